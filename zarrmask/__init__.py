@@ -1,0 +1,1 @@
+"""Mask a scroll out of a micro-CT stack."""

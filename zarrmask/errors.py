@@ -1,0 +1,21 @@
+"""What zarrmask says when it cannot go on: one message for a person, never a traceback."""
+
+
+class ZarrmaskError(Exception):
+    """Something a person can mend. The message says what was found, what was expected, what to do."""
+
+
+class StackError(ZarrmaskError):
+    """The input stack cannot be read as one volume."""
+
+
+class CheckpointError(ZarrmaskError):
+    """A checkpoint or its model config cannot be used."""
+
+
+class SettingsError(ZarrmaskError):
+    """A setting is missing, unknown or out of range."""
+
+
+class OutputError(ZarrmaskError):
+    """The output folder cannot be written: in use, not zarrmask's, or of another run."""

@@ -1,0 +1,238 @@
+"""Slices of ever new simulated scrolls, to train on."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmask.phantom.noise import Array, Field, enlarge
+from zarrmask.phantom.render import compose
+from zarrmask.phantom.scanner import Scanner
+from zarrmask.phantom.scroll import COLUMNS, Look, Scroll, Section
+from zarrmask.phantom.surroundings import Case, Film, Pores, distance_outside, hull
+
+Mask = NDArray[np.bool_]
+
+
+def simulate(
+    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.06
+) -> tuple[NDArray[np.uint8], list[Mask]]:
+    """Draw one slice of a scroll that nobody has drawn before.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        The only source of chance: equal states give equal slices.
+    size : int or (int, int)
+        The shorter side (the longer is drawn at random), or height and width, in pixels.
+    empty : float
+        Share of slices that hold no papyrus.
+
+    Returns
+    -------
+    image : ndarray of uint8, shape (h, w)
+    instances : list of ndarray of bool, shape (h, w)
+        One mask for each piece of papyrus, largest first; none on an empty slice.
+    """
+    height, width = size if isinstance(size, tuple) else _sides(rng, size)
+    over = float(rng.choice([1.0, 1.5, 1.5, 2.0]))
+    tall, wide = round(height * over), round(width * over)
+    # A good third is as scrolls in their cases usually look; the rest is as odd as it may get.
+    usual = bool(rng.random() < 0.4)
+    section = None
+    if rng.random() >= empty:
+        section = Scroll(rng, _look(rng, height, width, usual)).section(0.0, tall, wide)
+    scanner = _scanner(rng, over, usual)
+    image = _slice(rng, section, scanner, tall, wide, over, usual)
+    if over > 1.0:
+        image = np.asarray(
+            cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.float32
+        )
+    truth = np.zeros((height, width), bool)
+    if section is not None:
+        share = (section.inside & scanner.sees(tall, wide)).astype(np.float32)
+        truth = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5
+    return _photograph(rng, image), _pieces(truth)
+
+
+def _sides(rng: np.random.Generator, short: int) -> tuple[int, int]:
+    """Height and width; mostly landscape up to 16:9, some portrait."""
+    long = round(short * float(rng.choice([1.0, rng.uniform(1.0, 1.4), rng.uniform(1.4, 1.8)])))
+    return (long, short) if rng.random() < 0.2 else (short, long)
+
+
+def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Look:
+    """Draw a look, from plain round rolls to heavily crushed ones."""
+    u = rng.uniform
+    if usual:
+        fill, shake = float(u(0.4, 0.5)), 0.015
+    else:
+        fill = float(rng.choice([u(0.38, 0.5), u(0.15, 0.4), u(0.45, 0.6)], p=[0.7, 0.2, 0.1]))
+        shake = 0.02 + 0.3 * max(0.0, 0.42 - fill)
+    flat = float(np.exp(rng.normal(0, 0.06 if usual else 0.12)))
+    axes = (min(fill * flat, 0.62), min(fill / flat, 0.62))
+    centre = (0.5 + float(rng.normal(0, shake)), 0.5 + float(rng.normal(0, shake)))
+    if not usual and rng.random() < 0.2:  # cut by the border
+        centre = (float(u(0.1, 0.9)), float(u(0.1, 0.9)))
+    turn = 0.0
+    if rng.random() < 0.25:  # free rotation wants axes equal in pixels, not in shares
+        turn = float(u(0, np.pi))
+        side = min(height, width) * min(axes)
+        axes = (side / width, side / height * float(u(0.5, 1.0)))
+    crushed = float(rng.choice([0.0, 0.5, 1.0, 1.4], p=[0.05, 0.25, 0.45, 0.25]))
+    end = 1.0 if usual else rng.random()
+    mouth = float(u(0.3, 3.0)) if end < 0.11 else 0.0
+    broken = float(u(0.15, 0.6)) if 0.08 < end < 0.2 else 0.0
+    low, high = (0.005, 0.011) if usual else (0.003, 0.03)
+    pitch = float(np.exp(u(np.log(low), np.log(high))))
+    return Look(
+        centre=centre, axes=axes, turn=turn, corner=float(u(1.5, 3.0)),
+        lobes=0.14 * crushed * float(u(0.2, 1)), folds=int(rng.integers(0, 11) * min(crushed, 1.0)),
+        depth=0.32 * crushed * float(u(0.2, 1)), reach=float(np.exp(u(-1.2, 1.5))),
+        warp=0.1 * crushed * float(u(0, 1)), pitch=pitch, crumple=float(u(0, 0.4) * u(0.1, 1)),
+        streaks=int(rng.integers(96, 640)),
+        lamination=float(u(0.05, 0.6 if usual else 0.8)),
+        grain=float(u(0.3 if usual else 0.1, 0.9)),
+        closeness=float(rng.normal(0.45, 0.15 if usual else 0.3)), opening=float(u(0.2, 1.2)),
+        gaps=int(rng.integers(0, 5)), inclusions=float(rng.choice([0, u(0, 0.08)])),
+        mouth=mouth, hollow=float(u(0, 0.6)), broken=broken,
+    )  # fmt: skip
+
+
+def _slice(
+    rng: np.random.Generator,
+    section: Section | None,
+    scanner: Scanner,
+    tall: int,
+    wide: int,
+    over: float,
+    usual: bool,
+) -> Array:
+    """Surround the section and look at it through a random scanner."""
+    u = rng.uniform
+    if section is None:
+        fit = np.zeros((tall, wide), np.uint8)
+        axes = (int(wide * u(0.2, 0.5)), int(tall * u(0.2, 0.5)))
+        cv2.ellipse(fit, (wide // 2, tall // 2), axes, 0, 0, 360, 1, cv2.FILLED)
+        whole = fit.astype(bool)
+        rows, cols = np.mgrid[:tall, :wide].astype(np.float32)
+        angle = cv2.phase(cols - wide / 2, rows - tall / 2)
+        column = (angle * (COLUMNS / 6.2832)).astype(np.int32).clip(0, COLUMNS - 1)
+    else:
+        whole, column = section.whole, section.angle
+    away = distance_outside(hull(whole))
+
+    case = _case(rng, usual).draw(rng, away, column)
+    pore = float(np.exp(u(-0.9, 0.6))) * over
+    many = 0.0 if rng.random() < 0.2 else float(np.exp(u(5.5, 9.6))) / over**2
+    pores = Pores(int(rng.integers(2**31)), many, pore).draw(0, tall, wide)
+
+    film = np.zeros((tall, wide), np.uint8)
+    for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.15, 0.55, 0.2, 0.1]))):
+        _film(rng, over, usual).draw(film, away, 0.0)
+    for _ in range(int(rng.integers(0, 3))):
+        _thread(rng, film)
+
+    texture = enlarge(
+        np.float32(u(0, 0.03)) * rng.standard_normal((tall // 2, wide // 2), dtype=np.float32),
+        tall, wide,
+    )  # fmt: skip
+    if rng.random() < 0.5:
+        texture += enlarge(
+            np.float32(u(0, 0.05)) * rng.standard_normal((9, 9), dtype=np.float32), tall, wide
+        )
+    crust = 1.0 + float(rng.choice([0.0, u(0, 1.0)]))
+    image = compose(section, case, pores, film, scanner, texture, crust)
+    return scanner.expose(scanner.shape(image), rng)
+
+
+def _scanner(rng: np.random.Generator, over: float, usual: bool) -> Scanner:
+    u = rng.uniform
+    if usual:
+        air = float(rng.normal(0.39, 0.03))
+        contrast = float(np.exp(rng.normal(np.log(0.23), 0.12)))
+        bright = float(u(0.85, 1.25))
+        noise = float(np.exp(u(np.log(0.002), np.log(0.02))))
+    else:
+        air = max(float(rng.choice([rng.normal(0.39, 0.06), u(0.02, 0.5)])), 0.02)
+        contrast = float(np.exp(rng.normal(np.log(0.22), 0.35)))
+        bright = float(rng.choice([u(0.85, 1.3), u(0.4, 2.2)]))
+        noise = float(np.exp(u(np.log(0.002), np.log(0.07))))
+    return Scanner(
+        air=air, papyrus=air + contrast, case=air + contrast * bright,
+        film=air + contrast * float(u(0.4, 1.4)), blur=float(u(0, 0.6)) * over,
+        noise=noise * over ** 0.5, noise_grain=float(u(0, 1.0)),
+        edge=float(rng.choice([0.0, u(0, 1.2)])),
+        rings=float(rng.choice([0.0, u(0, 0.02)], p=[0.6, 0.4])), shading=float(u(0, 0.02)),
+        view=float(rng.choice([0.0, u(0.95, 1.25)], p=[0.65, 0.35])),
+        outside=float(rng.choice([0.0, air, air + 0.03])),
+    )  # fmt: skip
+
+
+def _case(rng: np.random.Generator, usual: bool) -> Case:
+    u = rng.uniform
+    if usual:
+        return Case(
+            kind="fitted", gap=float(u(0, 0.03)), thickness=float(u(0.08, 0.22)),
+            bumps=float(u(0, 0.08)), slots=int(rng.integers(1, 5)),
+            pieces=int(rng.integers(0, 5)), rough=float(u(0, 0.3)),
+        )  # fmt: skip
+    kind = str(rng.choice(
+        ["fitted", "ring", "box", "clamp", "blocks", "none"],
+        p=[0.22, 0.22, 0.14, 0.12, 0.1, 0.2],
+    ))  # fmt: skip
+    return Case(
+        kind=kind, gap=float(rng.choice([0.0, u(0, 0.03), u(0, 0.12)])),
+        thickness=float(u(0.03, 0.3)), bumps=float(rng.choice([0.0, u(0, 0.12)])),
+        slots=int(rng.integers(0, 5)), pieces=0 if kind == "none" else int(rng.integers(0, 5)),
+        rough=float(rng.choice([0.0, u(0, 0.35)])),
+    )  # fmt: skip
+
+
+def _film(rng: np.random.Generator, over: float, usual: bool) -> Film:
+    u = rng.uniform
+    loops = int(rng.choice([0, 0, 1, 3]))
+    curls = tuple((float(u(0, 1)), float(u(0.004, 0.02)), float(u(1, 6))) for _ in range(loops))
+    return Film(
+        Field(rng, (int(rng.integers(3, 12)),) * 2), float(rng.choice([u(0, 0.015), u(0, 0.07)])),
+        float(u(0.5, 1.2 if usual else 2.2)) * over, curls,
+        float(rng.choice([0.0, u(0, 0.7)])),
+    )  # fmt: skip
+
+
+def _thread(rng: np.random.Generator, drawn: NDArray[np.uint8]) -> None:
+    """Draw a loose strand anywhere."""
+    height, width = drawn.shape
+    steps = rng.normal(0, min(height, width) * 0.06, (6, 2))
+    line = rng.random(2) * (width, height) + np.cumsum(steps, axis=0)
+    cv2.polylines(drawn, [line.astype(np.int32)], False, int(rng.integers(60, 255)), 1, cv2.LINE_AA)
+
+
+def _photograph(rng: np.random.Generator, image: Array) -> NDArray[np.uint8]:
+    """Grey values as somebody may have stored them: window, gamma, labels, JPEG."""
+    u = rng.uniform
+    image = np.clip((image - u(-0.05, 0.05)) * u(0.8, 1.25), 0, 1)
+    if rng.random() < 0.4:
+        image = image ** np.float32(np.exp(rng.normal(0, 0.3)))
+    if rng.random() < 0.04:
+        image = 1 - image
+    grey = np.asarray(image * np.float32(255), np.uint8)
+    if rng.random() < 0.1:
+        height, width = grey.shape
+        place = (int(u(0, 0.8) * width), int(u(0.05, 1) * height))
+        text = f"z {rng.integers(20000)} {u(0, 9):.2f} mm"
+        cv2.putText(grey, text, place, cv2.FONT_HERSHEY_SIMPLEX, u(0.3, 0.6), 255, 1, cv2.LINE_AA)
+        cv2.rectangle(grey, place, (place[0] + int(u(10, 90)), place[1] + 3), 255, cv2.FILLED)
+    if rng.random() < 0.35:
+        _, packed = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, int(u(30, 95))])
+        grey = np.asarray(cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE), np.uint8)
+    return grey
+
+
+def _pieces(truth: Mask, least: float = 0.0015) -> list[Mask]:
+    """Split off the connected pieces of a mask that are not specks, largest first."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    order = sorted(range(1, count), key=lambda i: -int(areas[i]))
+    return [labels == i for i in order if areas[i] >= least * truth.size]

@@ -1,0 +1,407 @@
+"""What a detectron2 config says about a Mask R-CNN, as far as it changes what the network predicts.
+
+Only the standard FPN architecture is understood. A key that would change the result and is not
+supported is refused by name; keys that only concern training or data are passed over.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.errors import CheckpointError
+
+STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+"""Pixels of the network's input for each step in a feature map."""
+
+_MISSING = object()
+_Check = Callable[[Any], Any]
+
+
+def _key(path: str, default: Any, check: _Check) -> Any:
+    """Declare a field read from the config's `path`; `default` is detectron2's own."""
+    return field(default=default, metadata={"path": path, "check": check})
+
+
+def _whole(least: int) -> _Check:
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return value
+
+    return check
+
+
+def _choice(*allowed: Any) -> _Check:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(" or ".join(repr(choice) for choice in allowed))
+        return value
+
+    return check
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fraction(value: Any) -> float:
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return float(value)
+
+
+def _numbers(count: int) -> _Check:
+    def check(value: Any) -> tuple[float, ...]:
+        if not isinstance(value, tuple) or len(value) != count or not all(map(_is_number, value)):
+            raise ValueError(f"{count} numbers")
+        return tuple(float(number) for number in value)
+
+    return check
+
+
+def _number_lists(value: Any) -> tuple[tuple[float, ...], ...]:
+    rows = value if isinstance(value, tuple) and value else ()
+    rows = (rows,) if all(map(_is_number, rows)) else rows
+    if not all(isinstance(row, tuple) and row and all(map(_is_number, row)) for row in rows) or (
+        rows == ((),)
+    ):
+        raise ValueError("a list of lists of numbers")
+    return tuple(tuple(float(number) for number in row) for row in rows)
+
+
+def _levels(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, tuple) or not value or not set(map(str, value)) <= set(STRIDES):
+        raise ValueError(f"a list of feature maps out of {', '.join(STRIDES)}")
+    return tuple(map(str, value))
+
+
+def _pyramid(value: Any) -> tuple[str, ...]:
+    levels = _levels(value)
+    first = list(STRIDES).index(levels[0])
+    if list(levels) != list(STRIDES)[first : first + len(levels)]:
+        raise ValueError("neighbouring feature maps in rising order, as p2, p3, p4, p5")
+    return levels
+
+
+_NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "GN")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Mask R-CNN with a ResNet and a feature pyramid, in detectron2's terms.
+
+    Every field names its detectron2 key; its default is detectron2's. Sizes are in pixels of the
+    network's input, channels and counts are numbers.
+    """
+
+    depth: int = _key("MODEL.RESNETS.DEPTH", 50, _choice(18, 34, 50, 101))
+    resnet_norm: str = _key("MODEL.RESNETS.NORM", "FrozenBN", _choice(*_NORMS))
+    stem_channels: int = _key("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, _whole(1))
+    res2_channels: int = _key("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, _whole(4))
+    bottleneck_channels: int = _key("MODEL.RESNETS.WIDTH_PER_GROUP", 64, _whole(1))
+    stride_in_1x1: bool = _key("MODEL.RESNETS.STRIDE_IN_1X1", True, _flag)
+
+    fpn_channels: int = _key("MODEL.FPN.OUT_CHANNELS", 256, _whole(1))
+    fpn_norm: str = _key("MODEL.FPN.NORM", "", _choice("", *_NORMS))
+
+    anchor_sizes: tuple[tuple[float, ...], ...] = _key(
+        "MODEL.ANCHOR_GENERATOR.SIZES", ((32.0, 64.0, 128.0, 256.0, 512.0),), _number_lists
+    )
+    anchor_ratios: tuple[tuple[float, ...], ...] = _key(
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", ((0.5, 1.0, 2.0),), _number_lists
+    )
+    rpn_levels: tuple[str, ...] = _key("MODEL.RPN.IN_FEATURES", ("res4",), _levels)
+    rpn_box_weights: tuple[float, ...] = _key(
+        "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0), _numbers(4)
+    )
+    rpn_pre_nms: int = _key("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000, _whole(1))
+    rpn_post_nms: int = _key("MODEL.RPN.POST_NMS_TOPK_TEST", 1000, _whole(1))
+    rpn_nms: float = _key("MODEL.RPN.NMS_THRESH", 0.7, _fraction)
+
+    classes: int = _key("MODEL.ROI_HEADS.NUM_CLASSES", 80, _whole(1))
+    roi_levels: tuple[str, ...] = _key("MODEL.ROI_HEADS.IN_FEATURES", ("res4",), _pyramid)
+    score_threshold: float | None = _key("MODEL.ROI_HEADS.SCORE_THRESH_TEST", None, _fraction)
+    """None where the config states none; the caller's default is to be taken then."""
+    nms: float = _key("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5, _fraction)
+    detections_per_image: int = _key("TEST.DETECTIONS_PER_IMAGE", 100, _whole(1))
+
+    box_fc_count: int = _key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, _whole(1))
+    box_fc_channels: int = _key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, _whole(1))
+    box_weights: tuple[float, ...] = _key(
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0), _numbers(4)
+    )
+    box_pool_size: int = _key("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, _whole(1))
+    box_pool_samples: int = _key("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0, _whole(0))
+    box_pool_type: str = _key(
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2", _choice("ROIAlignV2", "ROIAlign")
+    )
+
+    mask_convs: int = _key("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, _whole(0))
+    mask_channels: int = _key("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, _whole(1))
+    mask_pool_size: int = _key("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 14, _whole(1))
+    mask_pool_samples: int = _key("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0, _whole(0))
+    mask_pool_type: str = _key(
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignV2", _choice("ROIAlignV2", "ROIAlign")
+    )
+
+    min_size: int = _key("INPUT.MIN_SIZE_TEST", 800, _whole(0))
+    max_size: int = _key("INPUT.MAX_SIZE_TEST", 1333, _whole(1))
+    channel_order: str = _key("INPUT.FORMAT", "BGR", _choice("BGR", "RGB"))
+    pixel_mean: tuple[float, ...] = _key("MODEL.PIXEL_MEAN", (103.53, 116.28, 123.675), _numbers(3))
+    pixel_std: tuple[float, ...] = _key("MODEL.PIXEL_STD", (1.0, 1.0, 1.0), _numbers(3))
+
+    @property
+    def is_bottleneck(self) -> bool:
+        """Whether the residual blocks are bottlenecks (depth 50 and more)."""
+        return self.depth >= 50
+
+    @property
+    def anchors_per_place(self) -> int:
+        """Anchors at each place of a feature map."""
+        return len(self.anchor_sizes[0]) * len(self.anchor_ratios[0])
+
+
+_RESNET_LEVELS = ("res2", "res3", "res4", "res5")
+
+# Keys that must stand as here: (detectron2's default, the only value understood).
+_FIXED: dict[str, tuple[Any, Any]] = {
+    "VERSION": (2, 2),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "GeneralizedRCNN"),
+    "MODEL.MASK_ON": (False, True),
+    "MODEL.KEYPOINT_ON": (False, False),
+    "MODEL.LOAD_PROPOSALS": (False, False),
+    "MODEL.BACKBONE.NAME": ("build_resnet_backbone", "build_resnet_fpn_backbone"),
+    "MODEL.RESNETS.OUT_FEATURES": (("res4",), _RESNET_LEVELS),
+    "MODEL.RESNETS.NUM_GROUPS": (1, 1),
+    "MODEL.RESNETS.RES5_DILATION": (1, 1),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ((False,) * 4, (False,) * 4),
+    "MODEL.FPN.IN_FEATURES": ((), _RESNET_LEVELS),
+    "MODEL.FPN.FUSE_TYPE": ("sum", "sum"),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN", "RPN"),
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": (0, 0),
+    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator", "DefaultAnchorGenerator"),
+    "MODEL.ANCHOR_GENERATOR.OFFSET": (0.0, 0.0),
+    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", "StandardRPNHead"),
+    "MODEL.RPN.CONV_DIMS": ((-1,), (-1,)),
+    "MODEL.ROI_HEADS.NAME": ("Res5ROIHeads", "StandardROIHeads"),
+    "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": (0, 0),
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False, False),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False, False),
+    "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead", "MaskRCNNConvUpsampleHead"),
+    "MODEL.ROI_MASK_HEAD.NORM": ("", ""),
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False, False),
+    "TEST.AUG.ENABLED": (False, False),
+}
+
+# Keys of the sections above that change nothing at inference.
+_TRAINING_KEYS = {
+    "MODEL.RESNETS": {"DEFORM_MODULATED", "DEFORM_NUM_GROUPS"},
+    "MODEL.FPN": set[str](),
+    "MODEL.PROPOSAL_GENERATOR": set[str](),
+    "MODEL.ANCHOR_GENERATOR": {"ANGLES"},
+    "MODEL.RPN": {
+        *("BOUNDARY_THRESH", "IOU_THRESHOLDS", "IOU_LABELS", "BATCH_SIZE_PER_IMAGE"),
+        *("POSITIVE_FRACTION", "BBOX_REG_LOSS_TYPE", "BBOX_REG_LOSS_WEIGHT", "SMOOTH_L1_BETA"),
+        *("LOSS_WEIGHT", "PRE_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TRAIN"),
+    },
+    "MODEL.ROI_HEADS": {
+        *("IOU_THRESHOLDS", "IOU_LABELS", "BATCH_SIZE_PER_IMAGE", "POSITIVE_FRACTION"),
+        "PROPOSAL_APPEND_GT",
+    },
+    "MODEL.ROI_BOX_HEAD": {
+        *("BBOX_REG_LOSS_TYPE", "BBOX_REG_LOSS_WEIGHT", "SMOOTH_L1_BETA", "CONV_DIM", "NORM"),
+        *("TRAIN_ON_PRED_BOXES", "USE_FED_LOSS", "FED_LOSS_FREQ_WEIGHT_POWER"),
+        "FED_LOSS_NUM_CLASSES",
+    },
+    "MODEL.ROI_MASK_HEAD": set[str](),
+}
+
+# detectron2's Base-RCNN-FPN.yaml, as far as it matters at inference.
+_STANDARD_FPN: Document = {
+    "MODEL": {
+        "MASK_ON": True,
+        "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
+        "RESNETS": {"OUT_FEATURES": _RESNET_LEVELS},
+        "FPN": {"IN_FEATURES": _RESNET_LEVELS},
+        "ANCHOR_GENERATOR": {"SIZES": ((32,), (64,), (128,), (256,), (512,))},
+        "RPN": {"IN_FEATURES": tuple(STRIDES), "PRE_NMS_TOPK_TEST": 1000},
+        "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": ("p2", "p3", "p4", "p5")},
+        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "POOLER_RESOLUTION": 7},
+        "ROI_MASK_HEAD": {"NUM_CONV": 4},
+    }
+}
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a detectron2 config, plain or as dumped with Python tags.
+
+    Parameters
+    ----------
+    path : Path
+        A YAML file. A `_BASE_` in it is read too, relative to the file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read as data alone, or says something that is not supported. All such
+        keys are listed.
+    """
+    return interpret(read_documents(path), str(path))
+
+
+def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
+    """Make a `ModelConfig` of nested mappings, the first of which takes precedence.
+
+    Raises
+    ------
+    CheckpointError
+        Listing every key of `source` that is unknown or not supported.
+    """
+    problems = list(_unknown_keys(documents))
+    for path, (default, expected) in _FIXED.items():
+        found = _lookup(documents, path, default)
+        if found != expected:
+            problems.append(f"{path} is {short(found)}, must be {expected!r}")
+    values: dict[str, Any] = {}
+    for declared in fields(ModelConfig):
+        found = _lookup(documents, declared.metadata["path"], _MISSING)
+        try:
+            values[declared.name] = _checked(declared, found)
+        except ValueError as expected:
+            found = declared.default if found is _MISSING else found
+            problems.append(f"{declared.metadata['path']} is {short(found)}, must be {expected}")
+    if not problems:
+        config = ModelConfig(**values)
+        problems = list(_contradictions(config))
+    if problems:
+        raise CheckpointError(
+            f"{source}: this model config is not supported. zarrmask runs detectron2's Mask R-CNN "
+            "with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x).\n  " + "\n  ".join(problems)
+        )
+    return config
+
+
+def infer_config(shapes: Mapping[str, Sequence[int]], source: str) -> ModelConfig:
+    """Tell the config from the shapes of a checkpoint's tensors, in detectron2's names.
+
+    What shapes do not show (thresholds, input size, anchors) is as in detectron2's
+    `mask_rcnn_R_*_FPN` configs.
+
+    Raises
+    ------
+    CheckpointError
+        If the tensors are not those of a Mask R-CNN with FPN.
+    """
+    bottom_up = "backbone.bottom_up."
+    try:
+        blocks = len({name.split(".")[3] for name in shapes if name.startswith(bottom_up + "res4")})
+        first = shapes[bottom_up + "res2.0.conv1.weight"]
+        is_bottleneck = bottom_up + "res2.0.conv3.weight" in shapes
+        last = "conv3" if is_bottleneck else "conv2"
+        fc1 = shapes["roi_heads.box_head.fc1.weight"]
+        fpn_channels = shapes["backbone.fpn_output2.weight"][0]
+        inferred: Document = {
+            "MODEL": {
+                "RESNETS": {
+                    "DEPTH": {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}.get(
+                        (blocks, is_bottleneck), f"{blocks} blocks in res4"
+                    ),
+                    "STEM_OUT_CHANNELS": shapes[bottom_up + "stem.conv1.weight"][0],
+                    "RES2_OUT_CHANNELS": shapes[f"{bottom_up}res2.0.{last}.weight"][0],
+                    "WIDTH_PER_GROUP": first[0],
+                },
+                "FPN": {"OUT_CHANNELS": fpn_channels, "NORM": _fpn_norm(shapes)},
+                "ROI_HEADS": {
+                    "NUM_CLASSES": shapes["roi_heads.mask_head.predictor.weight"][0],
+                },
+                "ROI_BOX_HEAD": {
+                    "NUM_FC": _count(shapes, "roi_heads.box_head.fc"),
+                    "FC_DIM": fc1[0],
+                    "POOLER_RESOLUTION": round((fc1[1] / fpn_channels) ** 0.5),
+                },
+                "ROI_MASK_HEAD": {
+                    "NUM_CONV": _count(shapes, "roi_heads.mask_head.mask_fcn"),
+                    "CONV_DIM": shapes["roi_heads.mask_head.deconv.weight"][1],
+                },
+            }
+        }
+        anchors = shapes["proposal_generator.rpn_head.objectness_logits.weight"][0]
+    except (KeyError, IndexError) as missing:
+        raise CheckpointError(
+            f"{source} does not hold a detectron2 Mask R-CNN with FPN: {missing.args[0]} is not "
+            f"among its {len(shapes)} tensors. Give a checkpoint that detectron2 trained from a "
+            "mask_rcnn_R_*_FPN config, or the config it was trained with (--config)."
+        ) from None
+    config = interpret([inferred, _STANDARD_FPN], source)
+    if anchors != config.anchors_per_place:
+        raise CheckpointError(
+            f"{source} has {anchors} anchors a place, not the usual {config.anchors_per_place}: "
+            "their sizes cannot be told from the weights. Give the config it was trained with "
+            "(--config)."
+        )
+    return config
+
+
+def _checked(declared: "Field[Any]", found: Any) -> Any:
+    if found is _MISSING:
+        if declared.default is None:
+            return None
+        found = declared.default
+    return declared.metadata["check"](found)
+
+
+def _contradictions(config: ModelConfig) -> Iterable[str]:
+    for name, lists in (("SIZES", config.anchor_sizes), ("ASPECT_RATIOS", config.anchor_ratios)):
+        if len(lists) not in (1, len(config.rpn_levels)) or len(set(map(len, lists))) > 1:
+            yield (
+                f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists of "
+                f"{', '.join(str(len(row)) for row in lists)} numbers for "
+                f"{len(config.rpn_levels)} feature maps in MODEL.RPN.IN_FEATURES; must be lists of "
+                "one length, one for each feature map or one for all"
+            )
+    if config.is_bottleneck and config.res2_channels % 4:
+        yield f"MODEL.RESNETS.RES2_OUT_CHANNELS is {config.res2_channels}, must be a multiple of 4"
+
+
+def _unknown_keys(documents: Sequence[Document]) -> Iterable[str]:
+    """Keys that detectron2 does not know either, so that a slip of the pen is not passed over."""
+    known = {declared.metadata["path"] for declared in fields(ModelConfig)} | set(_FIXED)
+    for section, training in _TRAINING_KEYS.items():
+        for document in documents:
+            content = _lookup([document], section, {})
+            if not isinstance(content, Mapping):
+                yield f"{section} is {short(content)}, must be a section with keys"
+                continue
+            for key in content:
+                if f"{section}.{key}" not in known and key not in training:
+                    yield f"{section}.{key} is not a key that zarrmask knows; correct or remove it"
+
+
+def _lookup(documents: Sequence[Document], path: str, default: Any) -> Any:
+    for document in documents:
+        value: Any = document
+        for key in path.split("."):
+            value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
+        if value is not _MISSING:
+            return value
+    return default
+
+
+def _count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
+    return sum(name.startswith(prefix) and name.endswith(".weight") for name in shapes)
+
+
+def _fpn_norm(shapes: Mapping[str, Sequence[int]]) -> str:
+    if "backbone.fpn_lateral2.norm.running_mean" in shapes:
+        return "BN"
+    return "GN" if "backbone.fpn_lateral2.norm.weight" in shapes else ""

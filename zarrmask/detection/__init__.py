@@ -1,1 +1,5 @@
-"""detection."""
+"""Finding the scroll in a slice: the detector, its checkpoints and configs, its training.
+
+Importing this package does not import torch: tasks without weights need only `inputs` and
+`detections`.
+"""

@@ -1,0 +1,193 @@
+"""Reading checkpoint files as data: nothing in them is ever executed."""
+
+import hashlib
+import pickle
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from zarrmask.errors import CheckpointError
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The tensors of a checkpoint file.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        By detectron2's names.
+    metadata : mapping of str to object
+        The numbers and texts beside them, such as `iteration`.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that detectron2 or zarrmask wrote.
+
+    Parameters
+    ----------
+    path : Path
+        A `.pth` (of a trainer, or a state dict alone), a model-zoo `.pkl`, or `.safetensors`. The
+        content decides which it is.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is none of these, is damaged, or asks to import anything but arrays.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
+    if zipfile.is_zipfile(path):
+        return _from_content(_load_torch(path, mmap=True), path)
+    if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
+        return _load_safetensors(path)
+    if start[:1] == b"\x80" or path.suffix == ".pkl":
+        is_legacy_torch = path.suffix != ".pkl"  # before torch 1.6: pickles one after another
+        content = _load_torch(path, mmap=False) if is_legacy_torch else _load_pickle(path)
+        return _from_content(content, path)
+    raise CheckpointError(
+        f"{path} is no checkpoint: it starts with {start!r}. Expected a detectron2 .pth or .pkl, "
+        "or a .safetensors file."
+    )
+
+
+def sha256(path: Path) -> str:
+    """Give a file's SHA-256 in hexadecimal digits, to name a checkpoint beyond doubt."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_torch(path: Path, *, mmap: bool) -> Any:
+    """Load torch's own format; memory-mapped, so that an optimizer in the file costs nothing."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)|(?:function|class|type) (\S+\.\S+)", str(error))
+        if wanted is None:
+            raise _damaged(path, error) from None
+        raise _refused(path, wanted[1] or wanted[2]) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, error) from None
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except _ForbiddenImportError as error:
+        raise _refused(path, str(error)) from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise _damaged(path, error) from None
+
+
+class _ForbiddenImportError(Exception):
+    """A pickle asked for something that is no array."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes arrays and plain containers, and can import nothing else.
+
+    Where pickled arrays name a function of NumPy's, an own one that does only the needful stands
+    in: a pickle can call what it is given with whatever it likes.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core", "numpy.core")
+        allowed: dict[tuple[str, str], Any] = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy.core.multiarray", "scalar"): _scalar,
+            ("numpy.core.numeric", "_frombuffer"): _array,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): _latin1,
+        }
+        if (module, name) not in allowed:
+            raise _ForbiddenImportError(f"{module}.{name}")
+        return allowed[module, name]
+
+
+def _empty_array(_kind: Any, _shape: Any, _code: Any) -> Any:
+    return np.ndarray(0, np.int8)  # the pickle sets shape, dtype and values afterwards
+
+
+def _scalar(dtype: np.dtype, raw: bytes) -> Any:
+    return np.frombuffer(raw, dtype, 1)[0]
+
+
+def _array(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> Any:
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _latin1(text: str, _encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _from_content(content: Any, path: Path) -> Checkpoint:
+    """Find the named tensors in what a file holds; `model` holds them, or the top level does."""
+    if not isinstance(content, Mapping):
+        raise _no_weights(path, f"it holds a {type(content).__name__}")
+    model = content.get("model", content)
+    if not isinstance(model, Mapping):
+        raise _no_weights(path, f"its 'model' is a {type(model).__name__}")
+    tensors = {
+        str(name): torch.as_tensor(value)
+        for name, value in model.items()
+        if isinstance(value, Tensor)
+        or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu")
+    }
+    if not tensors:
+        raise _no_weights(path, f"it holds {', '.join(map(repr, list(model)[:5])) or 'nothing'}")
+    if all(name.startswith("module.") for name in tensors):  # as saved from several GPUs
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    plain = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
+    return Checkpoint(tensors, plain)
+
+
+def _refused(path: Path, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not loaded: it asks to import {wanted}, and a checkpoint may hold nothing but "
+        "arrays. Nothing in it was run. If you trust its author, load it where it was made, save "
+        "its weights alone, torch.save({'model': model.state_dict()}, FILE), and give that file."
+    )
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(
+        f"{path} is no checkpoint, or a damaged one ({reason}). Expected a detectron2 .pth or "
+        ".pkl, or a .safetensors file; compare its size and hash with the original."
+    )
+
+
+def _no_weights(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds no weights: {found}. Expected detectron2's {{'model': {{name: array}}}}."
+    )

@@ -1,0 +1,111 @@
+"""What a detector found in one slice, and the masks that follow from it (NumPy only)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BAND_VALUES = 1 << 21  # mask values at a time: 8 MB of float32, whatever the slice's size
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The instances found in one slice, the surest first.
+
+    Parameters
+    ----------
+    boxes : ndarray of float32, (n, 4)
+        x0, y0, x1, y1 in pixels of the slice; a pixel's centre lies at its index + 0.5.
+    scores : ndarray of float32, (n,)
+        From 0 to 1, descending.
+    classes : ndarray of int64, (n,)
+        Counted from 0.
+    patches : ndarray of float32, (n, m, m)
+        The probability of being the object, on a grid that fills the box.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    patches: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score: float) -> Self:
+        """Keep what scores more than `score`.
+
+        Detecting with that threshold gives the same: suppression and the limit on their number go
+        from the highest score down.
+        """
+        keep = self.scores > score
+        return type(self)(
+            self.boxes[keep], self.scores[keep], self.classes[keep], self.patches[keep]
+        )
+
+
+def union_mask(detections: Detections, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Mark what any instance covers.
+
+    Parameters
+    ----------
+    detections : Detections
+    shape : (int, int)
+        Height and width of the slice, in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, (h, w)
+        255 where a patch, spread over its box, is at least 0.5 at the pixel's centre; else 0.
+    """
+    mask = np.zeros(shape, np.uint8)
+    for box, patch in zip(detections.boxes, detections.patches, strict=True):
+        for rows, columns, inside in _paste(box, patch, shape):
+            mask[rows, columns] |= inside
+    return mask * np.uint8(255)
+
+
+def instance_mask(
+    box: NDArray[np.float32], patch: NDArray[np.float32], shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Mark what one instance covers, by the rule of `union_mask`."""
+    mask = np.zeros(shape, np.uint8)
+    for rows, columns, inside in _paste(box, patch, shape):
+        mask[rows, columns] = inside
+    return mask * np.uint8(255)
+
+
+def _paste(
+    box: NDArray[np.float32], patch: NDArray[np.float32], shape: tuple[int, int]
+) -> Iterator[tuple[slice, slice, NDArray[np.bool_]]]:
+    """Give a patch's mask in bands of rows, so that no full slice of floats is ever held.
+
+    As detectron2 pastes masks: the patch is interpolated linearly between the centres of its cells
+    and is zero outside. Such an interpolation is a product: row weights @ patch @ column weights.
+    """
+    x0, y0, x1, y1 = (float(side) for side in box)
+    rows = _covered(y0, y1, shape[0])
+    columns = _covered(x0, x1, shape[1])
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return
+    across = patch @ _weights(columns, x0, x1, patch.shape[1]).T
+    height = max(1, _BAND_VALUES // (columns.stop - columns.start))
+    for start in range(rows.start, rows.stop, height):
+        band = slice(start, min(start + height, rows.stop))
+        yield band, columns, _weights(band, y0, y1, patch.shape[0]) @ across >= 0.5
+
+
+def _covered(low: float, high: float, size: int) -> slice:
+    """Pixels whose centres lie between `low` and `high`."""
+    return slice(max(0, int(np.ceil(low - 0.5))), min(size, int(np.floor(high - 0.5)) + 1))
+
+
+def _weights(pixels: slice, low: float, high: float, cells: int) -> NDArray[np.float32]:
+    """Weight of each cell at each pixel's centre, (pixels, cells)."""
+    centres = np.arange(pixels.start, pixels.stop) + 0.5
+    place = (centres - low) / (high - low) * cells - 0.5
+    weights = 1 - np.abs(place[:, None] - np.arange(cells))
+    positive: NDArray[np.float32] = np.maximum(weights, 0).astype(np.float32)
+    return positive

@@ -1,0 +1,236 @@
+"""`report.html`: a run on one page, in one file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import shlex
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from zarrmask.report import headline, words
+from zarrmask.report.atomic import replace_file
+from zarrmask.report.charts import area_chart, score_chart
+from zarrmask.report.views import Plane, Views, open_pyramid, read_views
+from zarrmask.report.words import DASH, counted, number, pick, plain
+
+FILES = {
+    "volume.zarr": "the stack",
+    "mask.zarr": "the mask, 0 or 255",
+    "masked.zarr": "the stack with zeros outside the mask",
+    "keyframes.zarr": "what the detector said on each keyframe",
+    "scroll.khprj": "a khartes project that holds these volumes",
+    "overview.png": "the pictures of this page on one sheet",
+    "run.json": "settings, versions, timings, all figures of this page",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plane as the template shows it."""
+
+    title: str
+    alt: str
+    data: str
+    width: int
+    height: int
+    outline: str
+    bar: Bar
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A scale bar: how much of the picture's width it takes, and what that is."""
+
+    percent: float
+    label: str
+
+
+def write_report(out: Path, record: Mapping[str, Any]) -> Path:
+    """Write `report.html` of a finished run, one file with all pictures in it.
+
+    Parameters
+    ----------
+    out : Path
+        The run's folder, with `mask.zarr`, `volume.zarr` or `masked.zarr`, and `keyframes.zarr`.
+    record : mapping
+        The content of its `run.json`; what is missing is shown as a dash.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    OutputError
+        The run's pyramids are missing or cannot be read.
+    """
+    environment = Environment(
+        loader=PackageLoader("zarrmask.report", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = plain
+    page = environment.get_template("report.html.j2").render(
+        _content(read_views(out, record), out, record)
+    )
+    path = out / "report.html"
+    # A file name that is no UTF-8 holds lone surrogates, which cannot be encoded.
+    replace_file(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def _content(views: Views, out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather all that the template shows."""
+    return {
+        "title": headline.title(out, record),
+        "summary": headline.slices(views) + ", " + headline.size_in_voxels(views),
+        "how": headline.how(record),
+        "command": pick(record, "command"),
+        "tiles": _tiles(views, record),
+        "warnings": _warnings(views, record),
+        "from_masked": views.source == "masked.zarr",
+        "slices": [_picture(views, plane) for plane in views.slices],
+        "sections": [_picture(views, plane) for plane in views.sections]
+        if views.shape[0] > 1
+        else [],
+        "lying": views.lying,
+        "area": area_chart(views),
+        "scores": score_chart(views, number(pick(record, "settings", "score"))),
+        "tables": _tables(record),
+        "stages": _stages(record),
+        "files": [
+            (name, use, _stored(out / name)) for name, use in FILES.items() if (out / name).exists()
+        ],
+        "folder": str(out.absolute()),
+        "khartes": f"python khartes.py {shlex.quote(str(out.absolute() / 'scroll.khprj'))}",
+        "masked": repr(str(out.absolute() / "masked.zarr")),
+        "first_z": views.first_z,
+    }
+
+
+def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Give the figures that matter most: what, how much, out of what."""
+    voxels = partial(pick, record, "voxels")
+    share = partial(words.percent, whole=voxels("total"))
+    keyframes = views.keyframes
+    empty = len(keyframes.empty_z)
+    return [
+        ("kept", share(voxels("kept")), f"{words.large(voxels('kept'))} voxels"),
+        ("removed", share(voxels("removed")), f"{words.large(voxels('removed'))} voxels"),
+        ("slices", f"{views.shape[0]:,}", headline.slices(views).split(" ", 1)[1]),
+        (
+            "keyframes",
+            f"{len(keyframes.z):,}",
+            f"{empty:,} without a detection" if empty else "a detection on each",
+        ),
+        ("time", words.duration(headline.run_seconds(record)), "all stages"),
+        ("peak memory", words.size(pick(record, "peak_memory_bytes")), "all processes"),
+    ]
+
+
+def _warnings(views: Views, record: Mapping[str, Any]) -> list[str]:
+    given = pick(record, "warnings")
+    warnings = [str(one) for one in given] if isinstance(given, list | tuple) else []
+    empty = views.keyframes.empty_z
+    if empty:
+        listed = words.runs(empty, [int(z) for z in views.keyframes.z])
+        of = counted(len(views.keyframes.z), "keyframe")
+        warnings.append(f"Nothing was detected on {len(empty):,} of {of}: z {listed}")
+    if not views.survey.area.any():
+        warnings.append("The mask is empty: nothing was kept.")
+    missing = pick(record, "input", "missing")
+    if isinstance(missing, list | tuple) and missing:
+        slices = counted(len(missing), "slice")
+        warnings.append(f"{slices} missing from the stack, taken as zeros: {_numbers(missing)}")
+    return warnings
+
+
+def _numbers(values: list[Any] | tuple[Any, ...]) -> str:
+    whole = sorted(value for value in values if isinstance(value, int))
+    if len(whole) < len(values):
+        return plain(values)
+    return words.runs(whole, range(whole[0], whole[-1] + 1))
+
+
+def _picture(views: Views, plane: Plane) -> Picture:
+    stream = BytesIO()
+    Image.fromarray(plane.image).save(stream, format="JPEG", quality=85)
+    height, width = plane.image.shape
+    kind = "Slice" if plane.axis == 0 else "Section"
+    shows = "with the outline of the mask" if plane.outlines else "where the mask is empty"
+    return Picture(
+        title=views.depicts(plane),
+        alt=f"{kind} {views.depicts(plane)} of the scan {shows}",
+        data=b64encode(stream.getvalue()).decode("ascii"),
+        width=width,
+        height=height,
+        outline="".join(_path(line.tolist()) for line in plane.outlines),
+        bar=_bar(width * plane.pixel, views.voxel_size_um),
+    )
+
+
+def _path(line: list[list[float]]) -> str:
+    return "M" + "L".join(f"{x:.2f},{y:.2f}" for x, y in line) + "Z"
+
+
+def _bar(voxels: float, voxel_size_um: float | None) -> Bar:
+    """Choose a round length of about a quarter of a picture's width."""
+    length, unit = (voxels, "voxels") if voxel_size_um is None else (voxels * voxel_size_um, "µm")
+    if voxel_size_um is not None and length >= 4000:
+        length, unit = length / 1000, "mm"
+    ticks = MaxNLocator(4).tick_values(0, length)
+    chosen = float(ticks[1] - ticks[0])
+    return Bar(round(100 * chosen / length, 2), f"{words.short(chosen)} {unit}")
+
+
+def _tables(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Give tables of names and values; one that the record lacks holds a dash."""
+    return [
+        (heading, _rows(pick(record, key)))
+        for heading, key in (
+            ("Settings", "settings"),
+            ("Input", "input"),
+            ("Checkpoint", "checkpoint"),
+            ("Versions", "versions"),
+        )
+    ]
+
+
+def _rows(values: Any) -> list[tuple[str, str]]:
+    if not isinstance(values, Mapping) or not values:
+        return [(DASH, DASH if values is None else plain(values))]
+    return [(str(key).replace("_", " "), plain(value)) for key, value in values.items()]
+
+
+def _stages(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Give each stage's name, time, amount and rate."""
+    stages = pick(record, "stages")
+    rows = []
+    for stage in stages if isinstance(stages, list | tuple) else ():
+        seconds, items = number(pick(stage, "seconds")), number(pick(stage, "items"))
+        unit = pick(stage, "unit") or ""
+        amount = DASH if items is None else f"{items:,.0f} {unit}".strip()
+        timed = seconds is not None and seconds >= 0.05 and items is not None
+        rate = f"{words.short(items / seconds)} {unit}/s" if timed else DASH  # type: ignore[operator]
+        rows.append((plain(pick(stage, "name")), words.duration(seconds), amount, rate))
+    return rows
+
+
+def _stored(path: Path) -> str:
+    """Say what an output holds: of a pyramid its size, type and levels."""
+    if path.name not in ("volume.zarr", "mask.zarr", "masked.zarr"):
+        return ""
+    pyramid = open_pyramid(path)
+    shape = " × ".join(f"{side:,}" for side in pyramid.shape)
+    return f"{shape}, {pyramid.levels[0].dtype}, {counted(len(pyramid.levels), 'level')}"

@@ -1,0 +1,408 @@
+"""What there is to see of a finished run: a few pictures, the mask's area over z, the keyframes.
+
+Only single planes of a coarse level are read, and one coarse mask level block by block, so that
+time and memory stay small whatever the volume's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from zarrmask.errors import OutputError
+from zarrmask.report.words import number, pick
+
+Z, Y, X = range(3)
+
+SLICES = 6
+"""How many slices are shown, spread over z."""
+SLICE_PIXELS, SECTION_PIXELS = 600, 1000
+"""The longer side that a picture has at least, where the volume is that large."""
+MOST_PIXELS = 1600
+"""The longer side that a picture has at most, where a pyramid lacks coarse levels."""
+SURVEY_VOXELS = 2**29
+"""Voxels of the mask level on which area is measured, at most (if the pyramid has such a level)."""
+
+Outline = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The levels of an OME-Zarr image, finest first; level n has voxels 2^n wide."""
+
+    levels: tuple[zarr.Array[Any], ...]
+    voxel_size_um: float | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size of level 0 (z, y, x), voxels."""
+        z, y, x = self.levels[0].shape
+        return z, y, x
+
+    def level_for(self, pixels: int, axes: tuple[int, int]) -> int:
+        """Tell the coarsest level whose longer side along two axes is `pixels` or more, else 0."""
+        fine = [
+            level
+            for level, array in enumerate(self.levels)
+            if max(array.shape[axis] for axis in axes) >= pixels
+        ]
+        return max(fine, default=0)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A cut through the run across one axis, with what the mask encloses there.
+
+    Attributes
+    ----------
+    axis : int
+        The axis that the cut goes across: 0 for a slice, 1 for an XZ section, 2 for a YZ section.
+    index : int
+        Where it cuts, voxels of level 0 from the volume's first.
+    image : uint8 array (rows, columns)
+        Grey values, stretched for display.
+    outlines : tuple of float32 arrays (n, 2)
+        Closed lines around the mask, x and y in pixels of `image` (0: the first one's edge).
+    pixel : float
+        Side of a pixel, voxels.
+    """
+
+    axis: int
+    index: int
+    image: NDArray[np.uint8]
+    outlines: tuple[Outline, ...]
+    pixel: float
+
+    def turned(self) -> Plane:
+        """Swap rows and columns."""
+        outlines = tuple(line[:, ::-1] for line in self.outlines)
+        image = np.ascontiguousarray(self.image.T)
+        return Plane(self.axis, self.index, image, outlines, self.pixel)
+
+
+@dataclass(frozen=True)
+class Keyframes:
+    """What the detector said, one entry a keyframe: (k,) arrays."""
+
+    z: NDArray[np.int64]
+    count: NDArray[np.int64]
+    best_score: NDArray[np.float64]
+    area: NDArray[np.float64]
+
+    @property
+    def empty_z(self) -> list[int]:
+        """Slice numbers of the keyframes without a detection."""
+        return [int(z) for z in self.z[self.count == 0]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The mask measured once through.
+
+    Attributes
+    ----------
+    edges : int64 array (n + 1,)
+        Where each of the n steps along z begins, and where the last one ends; indices of slices.
+    area : float64 array (n,)
+        Mask voxels a slice in each step.
+    middle : (z, y, x)
+        The mask's centre of mass, or the volume's middle where the mask is empty; indices.
+    level : int
+        The pyramid's level on which this was measured.
+    """
+
+    edges: NDArray[np.int64]
+    area: NDArray[np.float64]
+    middle: tuple[int, int, int]
+    level: int
+
+
+@dataclass(frozen=True)
+class Views:
+    """All that the report and the overview show of a run."""
+
+    source: str
+    shape: tuple[int, int, int]
+    first_z: int
+    voxel_size_um: float | None
+    slices: tuple[Plane, ...]
+    xz: Plane
+    yz: Plane
+    survey: Survey
+    keyframes: Keyframes
+
+    @property
+    def stop_z(self) -> int:
+        """The slice number after the last."""
+        return self.first_z + self.shape[Z]
+
+    @property
+    def lying(self) -> bool:
+        """Whether sections are shown with z to the right: z is the longest side."""
+        return self.shape[Z] >= max(self.shape[Y:])
+
+    @property
+    def sections(self) -> tuple[Plane, Plane]:
+        """The XZ and the YZ section, turned as they are to be shown."""
+        return (self.xz.turned(), self.yz.turned()) if self.lying else (self.xz, self.yz)
+
+    def depicts(self, plane: Plane) -> str:
+        """Name a plane: a slice by its number, a section by its axes and place."""
+        if plane.axis == Z:
+            return f"z {self.first_z + plane.index}"
+        return f"XZ at y {plane.index}" if plane.axis == Y else f"YZ at x {plane.index}"
+
+
+def read_views(out: Path, record: Mapping[str, Any]) -> Views:
+    """Read what is to be shown of the run in `out`.
+
+    Parameters
+    ----------
+    out : Path
+        A finished run's folder.
+    record : mapping
+        The content of its `run.json`.
+
+    Raises
+    ------
+    OutputError
+        There is no readable `mask.zarr`, or neither `volume.zarr` nor `masked.zarr`.
+    """
+    mask = open_pyramid(out / "mask.zarr")
+    source = "volume.zarr" if (out / "volume.zarr").is_dir() else "masked.zarr"
+    grey = open_pyramid(out / source)
+    if grey.shape != mask.shape:
+        raise OutputError(
+            f"{out / source} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "
+            "run. Run again with --overwrite."
+        )
+    survey = survey_mask(mask, number(pick(record, "voxels", "kept")))
+    places: list[tuple[int, int, int]] = [
+        (Z, index, SLICE_PIXELS) for index in spread(mask.shape[Z], SLICES)
+    ]
+    places += [(Y, survey.middle[Y], SECTION_PIXELS), (X, survey.middle[X], SECTION_PIXELS)]
+    *slices, xz, yz = _planes(grey, mask, places, only_masked=source == "masked.zarr")
+    z = pick(record, "z")
+    voxel_size = number(pick(record, "input", "voxel_size_um")) or mask.voxel_size_um
+    return Views(
+        source=source,
+        shape=mask.shape,
+        first_z=int(z[0]) if isinstance(z, list | tuple) and z else 0,
+        voxel_size_um=voxel_size,
+        slices=tuple(slices),
+        xz=xz,
+        yz=yz,
+        survey=survey,
+        keyframes=read_keyframes(out / "keyframes.zarr"),
+    )
+
+
+def open_pyramid(path: Path) -> Pyramid:
+    """Open the levels of an OME-Zarr image.
+
+    Raises
+    ------
+    OutputError
+        It is missing or no OME-Zarr image of three axes.
+    """
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=2)
+        multiscale: Any = group.attrs["multiscales"][0]  # type: ignore[index]
+        levels = [group[dataset["path"]] for dataset in multiscale["datasets"]]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise OutputError(
+            f"{path} is not a readable OME-Zarr image ({type(error).__name__}: {error}): expected "
+            "what a finished run leaves. Run again with --overwrite."
+        ) from error
+    arrays = tuple(level for level in levels if isinstance(level, zarr.Array) and level.ndim == 3)
+    if not arrays or len(arrays) < len(levels):
+        raise OutputError(f"{path} does not hold arrays of three axes at each level.")
+    return Pyramid(arrays, _voxel_size(multiscale))
+
+
+def _voxel_size(multiscale: Mapping[str, Any]) -> float | None:
+    units = [pick(axis, "unit") for axis in multiscale.get("axes", ())]
+    if set(units) != {"micrometer"}:
+        return None
+    for transformation in multiscale.get("coordinateTransformations", ()):
+        if transformation.get("type") == "scale":
+            return float(transformation["scale"][-1])
+    return None
+
+
+def read_keyframes(path: Path) -> Keyframes:
+    """Read what the detector said on each keyframe, ascending in z; nothing if it was not kept."""
+    if not path.is_dir():
+        nothing = np.zeros(0)
+        return Keyframes(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
+    group = zarr.open_group(path, mode="r", zarr_format=2)
+    z, count, score, area = (
+        np.asarray(group[name][...])  # type: ignore[index]
+        for name in ("z", "count", "best_score", "area")
+    )
+    order = np.argsort(z)
+    return Keyframes(
+        z[order].astype(np.int64),
+        count[order].astype(np.int64),
+        score[order].astype(np.float64),
+        area[order].astype(np.float64),
+    )
+
+
+def spread(depth: int, count: int) -> list[int]:
+    """Choose up to `count` indices below `depth`, evenly spread and close to both ends.
+
+    Examples
+    --------
+    >>> spread(300, 6), spread(3, 6), spread(1, 6)
+    ([6, 63, 121, 178, 236, 293], [0, 1, 2], [0])
+    """
+    return sorted({int(place) for place in np.linspace(0.02, 0.98, count) * (depth - 1) + 0.5})
+
+
+def survey_mask(mask: Pyramid, kept: float | None) -> Survey:
+    """Measure a mask's area over z and its middle, on a level coarse enough to be quick.
+
+    Coarse mask levels hold the maximum, so that they overstate; the whole is scaled back to the
+    number of voxels kept, which the run counted at full size.
+
+    Parameters
+    ----------
+    mask : Pyramid
+        The mask.
+    kept : float or None
+        Mask voxels at level 0, if known.
+    """
+    level = next(
+        (n for n, array in enumerate(mask.levels) if array.size <= SURVEY_VOXELS),
+        len(mask.levels) - 1,
+    )
+    array, side = mask.levels[level], 2**level
+    totals = [np.zeros(length, np.int64) for length in array.shape]
+    for corner, block in _blocks(array):
+        inside = block != 0
+        if not inside.any():
+            continue
+        plane = inside.sum(axis=0, dtype=np.int64)
+        counts = ([np.count_nonzero(one) for one in inside], plane.sum(axis=1), plane.sum(axis=0))
+        for total, start, count in zip(totals, corner, counts, strict=True):
+            total[start : start + len(count)] += count
+    edges = np.minimum(np.arange(array.shape[Z] + 1) * side, mask.shape[Z])
+    area = totals[Z].astype(np.float64) * side**2
+    coarse = float((area * np.diff(edges)).sum())
+    if level and kept is not None and 0 < kept < coarse:
+        area *= kept / coarse
+    z, y, x = (
+        min(int((_centre(total) + 0.5) * side), length - 1)
+        for total, length in zip(totals, mask.shape, strict=True)
+    )
+    return Survey(edges, area, (z, y, x), level)
+
+
+def _blocks(array: zarr.Array[Any]) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Read an array chunk by chunk, whole rows of chunks at once; with the corner of each block."""
+    z, y, _ = array.shape
+    deep, high, _ = array.chunks
+    for top, left in product(range(0, z, deep), range(0, y, high)):
+        yield (top, left, 0), np.asarray(array[top : top + deep, left : left + high, :])
+
+
+def _centre(weights: NDArray[np.int64]) -> float:
+    """Centre of mass of a profile; its middle where it is empty."""
+    if not weights.any():
+        return (len(weights) - 1) / 2
+    return float(np.average(np.arange(len(weights)), weights=weights))
+
+
+def _planes(
+    grey: Pyramid,
+    mask: Pyramid,
+    places: list[tuple[int, int, int]],
+    *,
+    only_masked: bool,
+) -> list[Plane]:
+    """Read planes and stretch all of them by one pair of percentiles, so that they compare."""
+    raw = []
+    for axis, index, pixels in places:
+        rows, columns = (other for other in (Z, Y, X) if other != axis)
+        level = grey.level_for(pixels, (rows, columns))
+        image, inside = (
+            _cut(pyramid.levels[level], axis, index >> level) for pyramid in (grey, mask)
+        )
+        image, inside, shrunk = _limited(image.astype(np.float32), inside != 0)
+        raw.append((axis, index, image, inside, shrunk * 2**level))
+    shown = [image[inside] if only_masked else image.ravel() for _, _, image, inside, _ in raw]
+    low, high = _contrast(np.concatenate(shown))
+    return [
+        Plane(axis, index, _stretched(image, low, high), outlines(inside), pixel)
+        for axis, index, image, inside, pixel in raw
+    ]
+
+
+def _cut(array: zarr.Array[Any], axis: int, index: int) -> NDArray[Any]:
+    place = tuple(index if other == axis else slice(None) for other in range(3))
+    return np.asarray(array[place])
+
+
+def _limited(
+    image: NDArray[np.float32], inside: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
+    """Shrink a picture that is too large for a page; tell by how much."""
+    factor = max(image.shape) / MOST_PIXELS
+    if factor <= 1:
+        return image, inside, 1.0
+    height, width = (max(1, round(side / factor)) for side in image.shape)
+    small, share = (
+        np.asarray(cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+        for one in (image, inside.astype(np.float32))
+    )
+    return small, share >= 0.5, factor
+
+
+def _contrast(values: NDArray[np.float32]) -> tuple[float, float]:
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(values, (1, 99)))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _stretched(image: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    grey: NDArray[np.uint8] = np.rint(np.clip((image - low) / (high - low), 0, 1) * 255).astype(
+        "u1"
+    )
+    return grey
+
+
+def outlines(inside: NDArray[np.bool_]) -> tuple[Outline, ...]:
+    """Trace closed lines around a mask, holes included.
+
+    Parameters
+    ----------
+    inside : bool array (rows, columns)
+        The mask.
+
+    Returns
+    -------
+    tuple of float32 arrays (n, 2)
+        x and y in pixels, 0 being the edge of the first pixel. A line runs within the mask, a
+        quarter of a pixel from its edge.
+
+    Examples
+    --------
+    >>> [line.tolist() for line in outlines(np.array([[False, True]]))]
+    [[[1.25, 0.25], [1.25, 0.75], [1.75, 0.75], [1.75, 0.25]]]
+    """
+    # OpenCV traces through the middles of pixels: at twice the size a lone pixel has an outline.
+    doubled = np.repeat(np.repeat(inside.astype(np.uint8), 2, axis=0), 2, axis=1)
+    found, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    smooth = 1.0 if min(inside.shape) > 100 else 0.0
+    lines = (cv2.approxPolyDP(line, smooth, True)[:, 0, :] for line in found)
+    return tuple(((line + 0.5) / 2).astype(np.float32) for line in lines)

@@ -1,1 +1,89 @@
-"""stack."""
+"""What a stack is and how it is read: slices, multipage TIFFs and zarrs as one lazy volume."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from zarrmask.errors import StackError
+
+from .folder import FORMATS, open_folder
+from .header import printable
+from .multipage import open_multipage
+from .source import Progress, Source, as_xarray
+from .zarr_source import is_zarr, open_zarr
+
+__all__ = ["Source", "open_source", "open_stack"]
+
+
+def open_stack(
+    path: str | os.PathLike[str], *, allow_missing: bool = False, chunks: Any = None
+) -> xr.DataArray:
+    """Open a stack as one lazy volume.
+
+    Reads a header a file at most, never a pixel.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of numbered 2-D slices (TIFF, JPEG or PNG; the last digits in a file's name are
+        its z), a multipage TIFF, a zarr array or an OME-Zarr (level 0 is taken).
+    allow_missing : bool
+        Let slice numbers that are missing from a folder read as zeros.
+    chunks : optional
+        As `dask.array.from_array` takes it; by default whole slices, bands of rows or runs of
+        chunks, whichever the input is read by best.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims z, y, x; uint8 or uint16; coordinate z the slice numbers (int64); attrs `missing`
+        (numbers read as zeros), `source` (the path) and, if it is known, `voxel_size_um`.
+
+    Raises
+    ------
+    StackError
+        If it cannot be read as one volume; every bad file is named.
+    """
+    return as_xarray(open_source(path, allow_missing=allow_missing), chunks)
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    allow_missing: bool = False,
+    progress: Progress | None = None,
+) -> Source:
+    """Open a stack for reading by region, in this process or, pickled, in others.
+
+    Parameters
+    ----------
+    path, allow_missing
+        As for `open_stack`.
+    progress : callable, optional
+        Called with (headers checked, headers in all) from the calling thread.
+
+    Returns
+    -------
+    Source
+        The volume.
+
+    Raises
+    ------
+    StackError
+        If it cannot be read as one volume; every bad file is named.
+    """
+    place = os.path.abspath(os.fspath(path))  # noqa: PTH100  workers have another current folder
+    if os.path.isdir(place):  # noqa: PTH112
+        return open_zarr(place) if is_zarr(place) else open_folder(place, allow_missing, progress)
+    if not os.path.isfile(place):  # noqa: PTH113
+        there = "is no file or folder" if os.path.lexists(place) else "does not exist"
+        raise StackError(f"{printable(place)} {there}; expected a stack of slices")
+    suffix = Path(place).suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return open_multipage(place, progress)
+    raise StackError(
+        f"{printable(place)} is one file that is no TIFF; expected a folder of numbered slices "
+        f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
+    )

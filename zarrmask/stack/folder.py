@@ -1,0 +1,217 @@
+"""A folder of numbered slices: which files are slices, which number each is, what is missing."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from pathlib import PurePath
+from typing import NamedTuple
+
+from zarrmask.errors import StackError
+
+from .header import Header, header_or_problem, printable
+from .image import jpeg_header, png_header, read_jpeg, read_png
+from .slices import ReadSlice, SliceSource, disagreements, refusal
+from .source import Progress
+from .tiff import read_tiff, tiff_header
+
+
+class Format(NamedTuple):
+    """How slices of one file format are read."""
+
+    name: str
+    header: Callable[[str], Header]
+    read: ReadSlice
+
+
+TIFF = Format("TIFF", tiff_header, read_tiff)
+JPEG = Format("JPEG", jpeg_header, read_jpeg)
+PNG = Format("PNG", png_header, read_png)
+FORMATS = {".tif": TIFF, ".tiff": TIFF, ".jpg": JPEG, ".jpeg": JPEG, ".png": PNG}
+
+# Headers are waited for, not computed: on a network disk each is a round trip or two.
+THREADS = 8
+# More slices than any scan has: a date or a hash in the names, not a slice number.
+MOST_SLICES = 1_000_000
+RANGES = 20  # missing ranges spelled out in one message
+
+
+def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> SliceSource:
+    """Open a folder of numbered slices, every header checked.
+
+    Parameters
+    ----------
+    path : str
+        The folder. Only its own files count, hidden ones and other extensions do not.
+    allow_missing : bool
+        Let missing numbers read as zeros.
+    progress : callable, optional
+        Called with (headers done, headers in all).
+
+    Returns
+    -------
+    SliceSource
+        The volume; its first slice has the lowest number.
+
+    Raises
+    ------
+    StackError
+        If there are no slices or they are no volume; one error names all bad files.
+    """
+    names, odd = slice_files(path)
+    extension = only_extension(path, names + odd)
+    numbered, problems = by_number(names)
+    problems = [f"{printable(n)}: a broken link, or no regular file" for n in odd] + problems
+    if gaps := missing_ranges(numbered):
+        missing = sum(last - first + 1 for first, last in gaps)
+        if missing + len(numbered) > MOST_SLICES:
+            problems.append(
+                f"numbers run from {min(numbered)} to {max(numbered)}: no slice numbers? "
+                "(the last digits in each name are taken)"
+            )
+        elif not allow_missing:
+            problems.append(
+                f"{missing:,} missing slice numbers: {spelled(gaps)} "
+                "(allow missing slices to read zeros there)"
+            )
+    files = FORMATS[extension]
+    found = read_headers(path, files.header, numbered, progress)
+    bad, expected = disagreements({numbered[number]: found[number] for number in found})
+    if bad or problems:
+        raise refusal(path, problems + bad, expected)
+    first, last = min(numbered), max(numbered)
+    return SliceSource(
+        path,
+        f"{files.name} slices",
+        files.read,
+        first,
+        [numbered.get(number) for number in range(first, last + 1)],
+        [header_of(found.get(number)) for number in range(first, last + 1)],
+    )
+
+
+def slice_files(path: str) -> tuple[list[str], list[str]]:
+    """List the folder's slice files, and the entries so named that are no readable file.
+
+    Raises
+    ------
+    StackError
+        If there is neither; it says what is there.
+    """
+    names: list[str] = []
+    odd: list[str] = []
+    others = Counter[str]()
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                suffix = PurePath(entry.name).suffix.lower()
+                if entry.name.startswith(".") or suffix not in FORMATS or entry.is_dir():
+                    what = "folders" if entry.is_dir() else suffix or "without extension"
+                    others["hidden" if entry.name.startswith(".") else what] += 1
+                else:
+                    (names if entry.is_file() else odd).append(entry.name)
+    except OSError as error:
+        raise StackError(f"{printable(path)} cannot be listed: {error.strerror}") from None
+    if not names and not odd:
+        there = ", ".join(f"{count:,} {printable(what)}" for what, count in others.most_common(10))
+        raise StackError(
+            f"{printable(path)} holds no slices (found: {there or 'nothing, it is empty'}); "
+            f"expected numbered files ({', '.join(FORMATS)}), a multipage TIFF or a zarr"
+        )
+    return sorted(names), sorted(odd)
+
+
+def only_extension(path: str, names: Iterable[str]) -> str:
+    """Return the one extension that all files have, in lower case.
+
+    Raises
+    ------
+    StackError
+        If there are several; it says how many files have each.
+    """
+    counts = Counter(PurePath(name).suffix.lower() for name in names)
+    if len(counts) > 1:
+        there = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+        raise StackError(
+            f"{printable(path)} mixes files of several kinds ({there}); "
+            "expected one extension: move the others away"
+        )
+    return next(iter(counts))
+
+
+def slice_number(name: str) -> int | None:
+    """Return the last run of digits in a file's stem, or None if there is none.
+
+    Examples
+    --------
+    >>> slice_number("scan2_00123.tif")
+    123
+    """
+    digits = re.findall("[0-9]+", PurePath(name).stem)
+    return int(digits[-1]) if digits else None
+
+
+def by_number(names: Iterable[str]) -> tuple[dict[int, str], list[str]]:
+    """Order files by their number.
+
+    Returns
+    -------
+    numbered : dict
+        File name by slice number, rising.
+    problems : list of str
+        Files without a number, and numbers that several files have.
+    """
+    files: dict[int | None, list[str]] = defaultdict(list)
+    for name in names:
+        files[slice_number(name)].append(name)
+    problems = [f"{printable(n)}: no number in its name" for n in files.pop(None, [])]
+    numbered = {number: files[number] for number in sorted(n for n in files if n is not None)}
+    problems += [
+        f"slice number {number} more than once: {', '.join(map(printable, same))}"
+        for number, same in numbered.items()
+        if len(same) > 1
+    ]
+    return {number: same[0] for number, same in numbered.items()}, problems
+
+
+def missing_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and last of each run of numbers that rising numbers leave out.
+
+    Examples
+    --------
+    >>> missing_ranges([3, 4, 7, 9])
+    [(5, 6), (8, 8)]
+    """
+    return [(a + 1, b - 1) for a, b in pairwise(numbers) if b > a + 1]
+
+
+def spelled(ranges: list[tuple[int, int]]) -> str:
+    """Write ranges as a person would: 5-6, 8."""
+    text = ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ranges[:RANGES])
+    return text + (f", ... and {len(ranges) - RANGES:,} more" if len(ranges) > RANGES else "")
+
+
+def read_headers(
+    path: str,
+    read: Callable[[str], Header],
+    numbered: dict[int, str],
+    progress: Progress | None,
+) -> dict[int, Header | str]:
+    """Read every slice's header, or what is wrong with it, by number."""
+    paths = [os.path.join(path, name) for name in numbered.values()]  # noqa: PTH118
+    found: dict[int, Header | str] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        headers = pool.map(partial(header_or_problem, read), paths)
+        for number, header in zip(numbered, headers, strict=True):
+            found[number] = header
+            if progress:
+                progress(len(found), len(paths))
+    return found
+
+
+def header_of(found: Header | str | None) -> Header | None:
+    """Narrow to a header, once it is known that none is bad."""
+    return found if isinstance(found, Header) else None

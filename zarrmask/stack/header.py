@@ -1,0 +1,72 @@
+"""What the header of a slice says: enough to check it and to find its pixels later."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ACCEPTED = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+
+class BadSliceError(Exception):
+    """Why one file (or page) cannot be a slice; gathered into one `StackError` by `check`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A slice as its header describes it.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows, columns.
+    dtype : numpy.dtype
+        uint8 or uint16, native byte order.
+    block : tuple of int
+        Rows and columns that have to be decoded together.
+    ifd : int
+        Where the slice's directory stands in its TIFF, bytes.
+    offset : int
+        Where its pixels start in the file, if they lie there row after row as they are; else -1.
+    big_endian : bool
+        How those pixels are stored.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    block: tuple[int, int]
+    ifd: int = 0
+    offset: int = -1
+    big_endian: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.shape[0]} x {self.shape[1]} {self.dtype}"
+
+
+def wrong_dtype(dtype: np.dtype) -> str | None:
+    """Say what is wrong with pixels of this type, or None if they can be read."""
+    if dtype.newbyteorder("=") in ACCEPTED:
+        return None
+    hint = "convert it to uint16 first" if dtype.kind in "fiu" else "save it as uint8 or uint16"
+    return f"{dtype.newbyteorder('=')} pixels; expected uint8 or uint16: {hint}"
+
+
+def printable(text: str) -> str:
+    """Make a file name safe to print: line breaks, control and undecodable characters escaped."""
+    return text if text.isprintable() else ascii(text)
+
+
+def header_or_problem(read: Callable[[Item], Result], item: Item) -> Result | str:
+    """Read a header, or say what is wrong: no file, however odd, stops the check of the rest."""
+    try:
+        return read(item)
+    except BadSliceError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except Exception as error:  # a parser lost in garbage may raise anything
+        return f"damaged: {type(error).__name__}: {error}"

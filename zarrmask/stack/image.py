@@ -1,0 +1,129 @@
+"""JPEG and PNG slices: their headers, their ends, their pixels."""
+
+import io
+import os
+import struct
+from typing import BinaryIO
+
+import imagecodecs
+import numpy as np
+
+from .header import BadSliceError, Header
+
+# Bytes after the end marker (padding, a scanner's own notes) are let pass within this distance.
+TAIL = 4096
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what every decoder reads
+JPEG_OTHER_FRAMES = set(range(0xC0, 0xD0)) - JPEG_FRAMES - {0xC4, 0xC8, 0xCC}
+JPEG_SCAN = 0xDA
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "a colour palette", 4: "grey and alpha", 6: "RGBA"}
+
+
+def jpeg_header(path: str) -> Header:
+    """Read and check the header of a JPEG (ITU T.81): one greyscale frame of 8 bits, and its end.
+
+    Raises
+    ------
+    BadSliceError
+        If it is not that.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123  a plain string: names need not be valid text
+        if file.read(2) != JPEG_START:
+            raise BadSliceError("not a JPEG file")
+        frame = jpeg_frame(file)
+        if JPEG_END not in tail(file, file.tell()):
+            raise BadSliceError("truncated: no end marker")
+    try:
+        bits, rows, columns, components = struct.unpack(">BHHB", frame[:6])
+    except struct.error:
+        raise BadSliceError("a damaged JPEG header") from None
+    if components != 1:
+        raise BadSliceError(f"{components} samples a pixel (colour?); expected greyscale")
+    if bits != 8:
+        raise BadSliceError(f"{bits} bits a pixel; expected a JPEG of 8")
+    return whole_image(rows, columns, np.dtype(np.uint8))
+
+
+def jpeg_frame(file: BinaryIO) -> bytes:
+    """Walk the segments up to the first scan and return the frame header's content."""
+    frame = b""
+    while True:
+        marker = file.read(2)
+        while marker == b"\xff\xff":  # fill bytes are allowed before a marker
+            marker = b"\xff" + file.read(1)
+        length = file.read(2)
+        if len(marker) < 2 or marker[0] != 0xFF or len(length) < 2:
+            raise BadSliceError("truncated or damaged: no pixels after the JPEG header")
+        if marker[1] == JPEG_SCAN:
+            return frame
+        size = int.from_bytes(length, "big") - 2
+        if marker[1] in JPEG_OTHER_FRAMES:
+            raise BadSliceError(f"JPEG of kind 0x{marker[1]:X}; expected baseline or progressive")
+        if marker[1] in JPEG_FRAMES:
+            frame = file.read(size)
+        else:
+            file.seek(max(size, 0), os.SEEK_CUR)
+
+
+def png_header(path: str) -> Header:
+    """Read and check the header of a PNG (RFC 2083): greyscale of 8 or 16 bits, and its end.
+
+    Raises
+    ------
+    BadSliceError
+        If it is not that.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123
+        start = file.read(33)
+        if start[:8] != PNG_START:
+            raise BadSliceError("not a PNG file")
+        if len(start) < 33 or start[12:16] != b"IHDR":
+            raise BadSliceError("truncated or damaged: no PNG header")
+        if PNG_END not in tail(file, len(start)):
+            raise BadSliceError("truncated: no end marker")
+    columns, rows, bits, colour = struct.unpack(">IIBB", start[16:26])
+    if colour != 0:
+        raise BadSliceError(f"{PNG_COLOURS.get(colour, 'unknown colours')}; expected greyscale")
+    if bits not in (8, 16):
+        raise BadSliceError(f"{bits} bits a pixel; expected 8 or 16")
+    return whole_image(rows, columns, np.dtype(np.uint8 if bits == 8 else np.uint16))
+
+
+def tail(file: BinaryIO, start: int) -> bytes:
+    """Return the file's last bytes, but none before `start`."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(max(start, end - TAIL))
+    return file.read()
+
+
+def whole_image(rows: int, columns: int, dtype: np.dtype) -> Header:
+    """Describe an image that can only be decoded as a whole."""
+    if not rows or not columns:
+        raise BadSliceError(f"an image of {rows} x {columns} pixels")
+    return Header((rows, columns), dtype, block=(rows, columns))
+
+
+def read_jpeg(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
+    """Decode a JPEG and return a region of it."""
+    return grey(imagecodecs.jpeg_decode(content(path)), header)[y, x]
+
+
+def read_png(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
+    """Decode a PNG and return a region of it."""
+    return grey(imagecodecs.png_decode(content(path)), header)[y, x]
+
+
+def content(path: str) -> bytes:
+    """Return all bytes of a file."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        return file.read()
+
+
+def grey(image: np.ndarray, header: Header) -> np.ndarray:
+    """Check that a decoded image is what its header said when it was checked."""
+    if image.shape[:2] != header.shape or image.dtype != header.dtype:
+        raise ValueError(f"decoded to {image.shape} {image.dtype}; its header said {header}")
+    return image if image.ndim == 2 else image[:, :, 0]  # a transparent grey decodes as alpha

@@ -1,0 +1,202 @@
+"""What every input is read through: a lazy volume that travels well between processes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import ceil, prod
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.array.core import normalize_chunks
+from dask.base import tokenize
+
+# A Dask chunk of open_stack: bytes that a worker holds without noticing, and as few tasks as a
+# scheduler likes when the volume is a whole scroll.
+CHUNK_BYTES = 128 * 2**20
+CHUNK_ROWS = 512
+MOST_CHUNKS = 50_000
+
+Progress = Callable[[int, int], None]
+
+
+class Source(Protocol):
+    """A volume that is read by region; small when pickled, safe to read from many threads.
+
+    Attributes
+    ----------
+    path : str
+        Where it lies, absolute.
+    kind : str
+        What it is, for people: "TIFF slices", "multipage TIFF", "OME-Zarr", ...
+    shape : tuple of int
+        Slices, rows, columns.
+    dtype : numpy.dtype
+        uint8 or uint16, native byte order.
+    numbers : numpy.ndarray of int64, shape (z,)
+        The slices' numbers, rising by one.
+    missing : tuple of int
+        Numbers of the slices that are not there and read as zeros.
+    voxel_size : float or None
+        Micrometres, if the input says so and it is the same along all axes.
+    block : tuple of int
+        The smallest region that is cheap to read at once: whatever is read, whole blocks are.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    ndim: int
+    numbers: np.ndarray
+    missing: tuple[int, ...]
+    voxel_size: float | None
+    block: tuple[int, int, int]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read a region, given by indices (not numbers): integers and slices, as NumPy's."""
+
+    def fingerprint(self) -> str:
+        """Hash what would change if the input did: names, sizes, times, shape, dtype."""
+
+
+class RegionSource(ABC):
+    """A `Source` but for how a region is read: turns an index into ascending ranges."""
+
+    ndim = 3
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        ranges, dropped = index_ranges(key, self.shape)
+        if all(ranges):
+            rising = [r if r.step > 0 else r[::-1] for r in ranges]
+            z, y, x = (slice(r.start, r.stop, r.step) for r in rising)
+            region = self._read(z, y, x)[tuple(slice(None, None, _sign(r.step)) for r in ranges)]
+        else:
+            region = np.empty([len(r) for r in ranges], self.dtype)
+        return region.squeeze(dropped)
+
+    @abstractmethod
+    def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
+        """Read a region that is not empty; starts, stops and steps are within the shape."""
+
+
+def index_ranges(key: Any, shape: tuple[int, ...]) -> tuple[list[range], tuple[int, ...]]:
+    """Say which indices of each axis a NumPy index of integers and slices means.
+
+    Parameters
+    ----------
+    key : int, slice, Ellipsis or a tuple of them
+        The index.
+    shape : tuple of int
+        Of what is indexed.
+
+    Returns
+    -------
+    ranges : list of range
+        One for each axis.
+    dropped : tuple of int
+        The axes that were given an integer.
+
+    Raises
+    ------
+    IndexError
+        As NumPy does, and for indices other than integers and slices.
+
+    Examples
+    --------
+    >>> index_ranges((5, slice(-2, None)), (10, 20, 30))
+    ([range(5, 6), range(18, 20), range(0, 30)], (0,))
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    if Ellipsis not in keys:
+        keys = (*keys, Ellipsis)
+    gap = keys.index(Ellipsis)
+    given = len(keys) - 1
+    if given > len(shape) or Ellipsis in keys[gap + 1 :]:
+        raise IndexError(f"index {key!r} has more entries than the {len(shape)} axes")
+    full = (*keys[:gap], *[slice(None)] * (len(shape) - given), *keys[gap + 1 :])
+    ranges, dropped = [], []
+    for axis, (entry, size) in enumerate(zip(full, shape, strict=True)):
+        if isinstance(entry, slice):
+            ranges.append(range(size)[entry])
+        elif isinstance(entry, int | np.integer):
+            at = range(size)[entry]
+            ranges.append(range(at, at + 1))
+            dropped.append(axis)
+        else:
+            raise IndexError(f"a stack is indexed by integers and slices; got {entry!r}")
+    return ranges, tuple(dropped)
+
+
+def _sign(step: int) -> int:
+    return 1 if step > 0 else -1
+
+
+def as_xarray(source: Source, chunks: Any = None) -> xr.DataArray:
+    """Wrap a source as a lazy array with slice numbers, voxel size and what is missing.
+
+    Parameters
+    ----------
+    source : Source
+        What is read when the array is computed.
+    chunks : optional
+        As `dask.array.from_array` takes it; by default `default_chunks`.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims z, y, x; coordinate z the slice numbers.
+    """
+    chunks = chunks or default_chunks(source.shape, source.dtype, source.block)
+    data = da.from_array(
+        source,
+        chunks=chunks,
+        name="stack-" + tokenize(source.path, source.fingerprint(), chunks),
+        fancy=False,
+        meta=np.empty((0, 0, 0), source.dtype),
+    )
+    attrs: dict[str, Any] = {"missing": list(source.missing), "source": source.path}
+    if source.voxel_size is not None:
+        attrs["voxel_size_um"] = source.voxel_size
+    return xr.DataArray(data, {"z": source.numbers}, ("z", "y", "x"), name="stack", attrs=attrs)
+
+
+def default_chunks(
+    shape: tuple[int, int, int], dtype: np.dtype, block: tuple[int, int, int]
+) -> tuple[tuple[int, ...], ...]:
+    """Choose Dask chunks of whole blocks, of a bounded size and number.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The volume's, voxels.
+    dtype : numpy.dtype
+        The volume's.
+    block : tuple of int
+        What is read at once: see `Source`.
+
+    Returns
+    -------
+    tuple of tuple of int
+        One slice a chunk where a slice is decoded in one piece, bands of rows where it can be
+        read by rows, runs of blocks for chunked input.
+
+    Examples
+    --------
+    >>> [c[0] for c in default_chunks((27000, 8000, 8000), np.dtype("u2"), (1, 1, 8000))]
+    [16, 512, 8000]
+    >>> [c[0] for c in default_chunks((27000, 8000, 8000), np.dtype("u2"), (1, 8000, 8000))]
+    [1, 8000, 8000]
+    """
+    wanted: Any = "auto"
+    if block[0] == 1 and block[1] >= shape[1]:
+        wanted = (ceil(shape[0] / MOST_CHUNKS), -1, -1)
+    elif block[0] == 1:
+        wanted = ("auto", ceil(CHUNK_ROWS / block[1]) * block[1], -1)
+    limit = max(CHUNK_BYTES, 2 * dtype.itemsize * prod(shape) // MOST_CHUNKS)
+    chunks: tuple[tuple[int, ...], ...] = normalize_chunks(
+        wanted, shape, limit=limit, dtype=dtype, previous_chunks=block
+    )
+    return chunks

@@ -1,0 +1,185 @@
+"""TIFF pages: what their tags say, and their pixels by region."""
+
+import logging
+import math
+
+import numpy as np
+import tifffile
+from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
+
+from .header import BadSliceError, Header, wrong_dtype
+
+# A bad file is reported once, by us; without a handler Python would print tifffile's log as well.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+UNCOMPRESSED = 1
+
+
+def tiff_header(path: str) -> Header:
+    """Read and check the header of a TIFF that is one slice.
+
+    Raises
+    ------
+    BadSliceError
+        If it is not a TIFF, holds more than one image or `page_header` refuses it.
+    """
+    with open_tiff(path) as tif:
+        header = page_header(tif.pages.first)
+        if (count := image_count(tif)) > 1:
+            raise BadSliceError(
+                f"{count:,} images in one file; expected one slice a file "
+                "(a multipage TIFF is given by its own path)"
+            )
+        return header
+
+
+def open_tiff(path: str) -> TiffFile:
+    """Open a TIFF for reading, with BadSliceError for what is none."""
+    try:
+        tif = TiffFile(path)
+    except tifffile.TiffFileError as error:
+        raise BadSliceError(f"not a TIFF file ({error})") from None
+    if not tif.pages.is_multipage and not len(tif.pages):
+        tif.close()
+        raise BadSliceError("a TIFF without any image")
+    return tif
+
+
+def image_count(tif: TiffFile) -> int:
+    """Count a TIFF's images, thumbnails and pyramid levels left out."""
+    pages = sum(not page.aspage().is_reduced for page in tif.pages) if tif.pages.is_multipage else 1
+    return max(pages, declared_images(tif))
+
+
+def declared_images(tif: TiffFile) -> int:
+    """Return how many images a TIFF's description speaks of: there may be one page for all."""
+    if tif.is_imagej and tif.imagej_metadata:
+        return int(tif.imagej_metadata.get("images", 1))
+    if tif.is_shaped or tif.is_stk:
+        return int(tif.series[0].size // tif.pages.first.size)
+    return 1
+
+
+def page_header(page: TiffPage) -> Header:
+    """Check one page from its tags alone.
+
+    Raises
+    ------
+    BadSliceError
+        If it is not one greyscale uint8 or uint16 image, cannot be decoded, or its pixels are
+        not all inside the file.
+    """
+    if problem := wrong_pixels(page) or wrong_codec(page) or truncation(page):
+        raise BadSliceError(problem)
+    assert page.dtype is not None  # wrong_pixels has seen to it
+    rows, columns = page.shape
+    block = min(rows, page.chunks[-2]), min(columns, page.chunks[-1])
+    return Header(
+        shape=(rows, columns),
+        dtype=page.dtype,
+        block=(1, columns) if page.is_final else block,
+        ifd=page.offset,
+        offset=page.dataoffsets[0] if page.is_final else -1,
+        big_endian=page.parent.byteorder == ">",
+    )
+
+
+def wrong_pixels(page: TiffPage) -> str | None:
+    """Say why the page is no greyscale image of uint8 or uint16, or None."""
+    if page.samplesperpixel > 1:
+        return f"{page.samplesperpixel} samples a pixel (colour?); expected greyscale"
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        return "a colour palette; expected greyscale"
+    if page.photometric == PHOTOMETRIC.MINISWHITE and 262 in page.tags:
+        return "zero is white (MINISWHITE); expected zero to be black: invert it first"
+    if page.dtype is None or page.bitspersample not in (8, 16, 32, 64):
+        return f"{page.bitspersample} bits a pixel; expected 8 or 16: save it as uint8 or uint16"
+    if len(page.shape) != 2 or 0 in page.shape:
+        return f"an image of shape {page.shape}; expected rows x columns"
+    return wrong_dtype(page.dtype)
+
+
+def wrong_codec(page: TiffPage) -> str | None:
+    """Say why the page cannot be decoded, or None."""
+    for number, codecs, what in (
+        (page.compression, TIFF.DECOMPRESSORS, "compression"),
+        (page.predictor, TIFF.UNPREDICTORS, "predictor"),
+    ):
+        if number not in codecs:
+            return f"{what} {getattr(number, 'name', number)} is not supported: save it as LZW"
+    return None
+
+
+def truncation(page: TiffPage) -> str | None:
+    """Say how the page's pixels are not all inside the file, or None."""
+    offsets, counts = page.dataoffsets, page.databytecounts
+    expected = math.prod(page.chunked)
+    if not len(offsets) == len(counts) == expected:
+        return f"wrong tags: {len(offsets)} strips or tiles; expected {expected}"
+    if min(offsets) <= 0 or min(counts) <= 0:
+        return "wrong tags or not written to its end: a strip or tile has no bytes"
+    end = max(offset + count for offset, count in zip(offsets, counts, strict=True))
+    if page.compression == UNCOMPRESSED:
+        if sum(counts) < page.nbytes:
+            return f"wrong tags: {sum(counts):,} bytes of pixels; expected {page.nbytes:,}"
+        if page.is_final:
+            end = max(end if len(offsets) > 1 else 0, offsets[0] + page.nbytes)
+    if end > (size := page.parent.filehandle.size):
+        return f"truncated: {size:,} bytes; its pixels would end at {end:,}"
+    return None
+
+
+def read_tiff(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
+    """Read a region of one page: through a memory map, or from the strips or tiles it touches.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    header : Header
+        What `page_header` gave for the page.
+    y, x : slice
+        Rows and columns: start, stop and a positive step, all within the page.
+
+    Returns
+    -------
+    numpy.ndarray
+        The region; of a memory map a view in the file's byte order, to be copied by the caller.
+    """
+    if header.offset < 0:
+        return decode_region(path, header, y, x)
+    dtype = header.dtype.newbyteorder(">" if header.big_endian else "<")
+    return np.memmap(path, dtype, "r", header.offset, header.shape)[y, x]
+
+
+def decode_region(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
+    """Decode the strips or tiles that a region touches, and no others."""
+    out = np.empty((y.stop - y.start, x.stop - x.start), header.dtype)
+    with TiffFile(path) as tif:
+        tif.filehandle.seek(header.ifd)
+        page = TiffPage(tif, 0)
+        rows, columns = page.chunks
+        across = page.chunked[1]
+        touched = [
+            row * across + column
+            for row in range(y.start // rows, -(-y.stop // rows))
+            for column in range(x.start // columns, -(-x.stop // columns))
+        ]
+        segments = tif.filehandle.read_segments(
+            [page.dataoffsets[i] for i in touched],
+            [page.databytecounts[i] for i in touched],
+            touched,
+        )
+        for data, index in segments:
+            decoded, (_, _, top, left, _), _ = page.decode(
+                data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
+            )
+            if decoded is None:
+                raise ValueError(f"strip or tile {index} is empty")
+            tile = decoded[0, :, :, 0]
+            y0, y1 = max(top, y.start), min(top + tile.shape[0], y.stop)
+            x0, x1 = max(left, x.start), min(left + tile.shape[1], x.stop)
+            out[y0 - y.start : y1 - y.start, x0 - x.start : x1 - x.start] = tile[
+                y0 - top : y1 - top, x0 - left : x1 - left
+            ]
+    return out[:: y.step or 1, :: x.step or 1]

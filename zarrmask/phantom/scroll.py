@@ -260,8 +260,8 @@ class Scroll:
         density = smoothstep(bias, -0.6, 1.3)
         density *= 1.0 - gap
         if look.inclusions > 0:
-            crust = np.asarray(crust + np.float32(0.35) * grain, np.float32)
-            density += np.float32(0.9) * smoothstep(crust, 0.0, 0.5) * (grain > -0.3)
+            grit = np.asarray(crust + np.float32(0.35) * np.asarray(grain), np.float32)
+            density += np.float32(0.9) * smoothstep(grit, 0.0, 0.5) * (grain > -0.3)
         return density
 
     def _unrolled(self, t: float) -> Array:

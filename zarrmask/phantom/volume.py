@@ -114,7 +114,7 @@ class Phantom:
         return (np.clip(image, 0, 1) * 65535).astype(np.uint16), section.inside
 
     def _at(self, t: float) -> Look:
-        """Change the look at `t`: towards its ends the section opens into a C, breaks up and is gone."""
+        """Change the look at `t`: towards an end it opens into a C, breaks up and is gone."""
         near = min(t, 1.0 - t)
         whole = float(np.clip((near - 0.07) / 0.13, 0.0, 1.0))
         closed = float(np.clip((near - 0.16) / 0.12, 0.0, 1.0))

@@ -56,7 +56,7 @@ class SliceSource(RegionSource):
         self.shape = (len(names), rows, columns)
         self.dtype = there[0].dtype
         self.block = (1, max(h.block[0] for h in there), max(h.block[1] for h in there))
-        self.numbers = np.arange(first, first + len(names), dtype=np.int64)
+        self.first = first
         self.missing = tuple(first + i for i, name in enumerate(names) if name is None)
         self._read_slice = read
         self._names = tuple(names)
@@ -64,9 +64,6 @@ class SliceSource(RegionSource):
         self._ifd = np.array([h.ifd if h else 0 for h in headers], np.int64)
         self._offset = np.array([h.offset if h else 0 for h in headers], np.int64)
         self._big_endian = np.array([h.big_endian if h else False for h in headers])
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.shape} {self.dtype} from {printable(self.path)}>"
 
     def __getstate__(self) -> bytes:
         # Names, numbers and offsets are nearly regular: a tenth of a megabyte for a scroll.
@@ -84,7 +81,7 @@ class SliceSource(RegionSource):
                 found = os.stat(self._file(name))  # noqa: PTH116
             except OSError as error:
                 raise StackError(f"{printable(self._file(name))}: {error.strerror}") from None
-            entry = (name, int(self.numbers[index]), found.st_size, found.st_mtime_ns)
+            entry = (name, self.first + index, found.st_size, found.st_mtime_ns)
             digest.update(repr(entry).encode())
         return digest.hexdigest()
 
@@ -113,7 +110,7 @@ class SliceSource(RegionSource):
             return self._read_slice(self._file(name), header, y, x)
         except Exception as error:  # decoders raise what they like; a person wants the file
             raise StackError(
-                f"{printable(self._file(name))}: slice {self.numbers[index]} cannot be read: "
+                f"{printable(self._file(name))}: slice {self.first + index} cannot be read: "
                 f"{error} (damaged, or changed since it was checked?)"
             ) from error
 

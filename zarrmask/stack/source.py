@@ -11,6 +11,8 @@ import xarray as xr
 from dask.array.core import normalize_chunks
 from dask.base import tokenize
 
+from .header import printable
+
 # A Dask chunk of open_stack: bytes that a worker holds without noticing, and as few tasks as a
 # scheduler likes when the volume is a whole scroll.
 CHUNK_BYTES = 128 * 2**20
@@ -48,10 +50,13 @@ class Source(Protocol):
     shape: tuple[int, int, int]
     dtype: np.dtype
     ndim: int
-    numbers: np.ndarray
     missing: tuple[int, ...]
     voxel_size: float | None
     block: tuple[int, int, int]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The slices' numbers."""
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Read a region, given by indices (not numbers): integers and slices, as NumPy's."""
@@ -64,8 +69,19 @@ class RegionSource(ABC):
     """A `Source` but for how a region is read: turns an index into ascending ranges."""
 
     ndim = 3
+    path: str
+    kind: str
     shape: tuple[int, int, int]
     dtype: np.dtype
+    first = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.shape} {self.dtype} from {printable(self.path)}>"
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The slices' numbers."""
+        return np.arange(self.first, self.first + self.shape[0], dtype=np.int64)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         ranges, dropped = index_ranges(key, self.shape)

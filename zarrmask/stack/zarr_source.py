@@ -54,12 +54,8 @@ class ZarrSource(RegionSource):
         self.dtype = array.dtype.newbyteorder("=")
         z, y, x = (min(n, c) for n, c in zip(self.shape, array.chunks[-3:], strict=True))
         self.block = (z, y, x)
-        self.numbers = np.arange(self.shape[0], dtype=np.int64)
         self._array = array
         self._leading = (0,) * (array.ndim - 3)
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.shape} {self.dtype} from {printable(self.path)}>"
 
     def fingerprint(self) -> str:
         """Hash names, sizes and times (ns) of the array's files as they are now."""

@@ -2,7 +2,7 @@
 
 
 class ZarrmaskError(Exception):
-    """Something a person can mend. The message says what was found, what was expected, what to do."""
+    """Something a person can mend: says what was found, what was expected and what to do."""
 
 
 class StackError(ZarrmaskError):

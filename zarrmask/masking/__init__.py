@@ -1,1 +1,17 @@
-"""masking."""
+"""From keyframes to the mask of every slice."""
+
+from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
+from zarrmask.masking.hold import HeldMasks
+from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
+from zarrmask.masking.keyframes import held_by, keyframe_indices
+
+__all__ = [
+    "HeldMasks",
+    "KeyframeStore",
+    "Sighting",
+    "dilate",
+    "dilated_part",
+    "held_by",
+    "kernel_side",
+    "keyframe_indices",
+]

@@ -1,0 +1,146 @@
+"""Masks against the rule of the replaced scripts, written down plainly with OpenCV."""
+
+import doctest
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from zarrmask.masking import (
+    HeldMasks,
+    KeyframeStore,
+    Sighting,
+    dilate,
+    kernel_side,
+    keyframes,
+    window,
+)
+from zarrmask.masking.dilation import dilated_part
+from zarrmask.masking.keyframes import held_by, keyframe_indices
+from zarrmask.masking.window import auto_window, uses_little
+
+MASKS = hnp.arrays(
+    np.uint8,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=40),
+    elements=st.sampled_from([0, 0, 0, 255]),
+)
+
+
+@pytest.mark.parametrize("module", [keyframes, window])
+def test_examples(module):
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "percent", "side"),
+    [
+        ((720, 1280), 3, 38),
+        ((8000, 7888), 3, 240),
+        ((30, 20), 3, 0),
+        ((100, 10), 1, 1),
+        ((9, 9), 0, 0),
+    ],
+)
+def test_kernel_side(size, percent, side):
+    assert kernel_side(*size, percent) == side
+
+
+@given(MASKS, st.integers(0, 15))
+def test_dilation_is_the_square_kernels(mask, side):
+    expected = np.zeros_like(mask)
+    reach = max(side, 1)
+    for y, x in np.argwhere(mask):
+        top, left = y + reach // 2 - reach + 1, x + reach // 2 - reach + 1
+        expected[max(top, 0) : top + reach, max(left, 0) : left + reach] = 255
+    np.testing.assert_array_equal(dilate(mask, side), expected)
+
+
+@given(MASKS, st.integers(0, 15), st.data())
+def test_a_part_of_a_dilated_mask_is_that_of_the_whole(mask, side, data):
+    y, x = (
+        slice(*sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n)))))
+        for n in mask.shape
+    )
+    part = dilated_part(lambda rows, columns: mask[rows, columns], y, x, mask.shape, side)
+    np.testing.assert_array_equal(part, dilate(mask, side)[y, x])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60).map(np.array), st.integers(1, 12))
+def test_held_masks_are_the_seeds(present, every):
+    """The replaced loop: count slices that could be read, detect on every n-th, hold the last."""
+    expected, count, held = {}, 0, None
+    for z, readable in enumerate(present):
+        if readable:
+            if count % every == 0:
+                held = z
+            count += 1
+            expected[z] = held
+    chosen = keyframe_indices(present, every)
+    actual = {
+        z: int(chosen[position])
+        for position, start, stop in held_by(0, len(present), chosen)
+        for z in range(start, stop)
+    }
+    assert {z: actual[z] for z in expected} == expected
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.sets(st.integers(0, 120), max_size=9))
+def test_parts_of_a_stack_hold_what_the_whole_does(start, length, chosen):
+    chosen = np.array(sorted(chosen), np.int64)
+    whole = {z: n for n, a, b in held_by(0, 200, chosen) for z in range(a, b)}
+    part = {z: n for n, a, b in held_by(start, start + length, chosen) for z in range(a, b)}
+    assert part == {z: n for z, n in whole.items() if start <= z < start + length}
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 6))
+def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, percent):
+    depth, height, width = 13, 30, 50
+    rng = np.random.default_rng(every)
+    detected = (rng.random((depth, height, width)) < 0.01).astype(np.uint8) * 255
+    chosen = keyframe_indices(np.ones(depth, bool), every)
+    store = KeyframeStore(tmp_path_factory.mktemp("held") / "keyframes.zarr")
+    store.create(chosen, height, width)
+    for position, z in enumerate(chosen):
+        store.write_mask(position, detected[z])
+
+    side, mask, expected = int(max(height, width) * percent / 100), None, []
+    for z in range(depth):
+        if z % every == 0:
+            mask = detected[z]
+            if side >= 1:
+                mask = cv2.dilate(mask, np.ones((side, side), np.uint8), iterations=1)
+        expected.append(mask)
+
+    masks = HeldMasks(store, chosen, (height, width), side)
+    region = (slice(2, 12), slice(5, 30), slice(10, 45))
+    np.testing.assert_array_equal(masks.block(*region), np.array(expected)[region])
+
+
+def test_what_was_found_is_kept(tmp_path):
+    store = KeyframeStore(tmp_path / "keyframes.zarr")
+    store.create(np.array([100, 110]), 4, 5)
+    found = Sighting(np.ones((2, 4), np.float32), np.array([0.9, 0.3], np.float32), 7)
+    nothing = Sighting(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0)
+    store.write_sightings([found, nothing])
+    assert store.numbers() == [100, 110]
+    assert store.without_detection() == [110]
+
+
+def test_a_12_bit_stack_uses_little_of_16_bits():
+    histogram = np.zeros(65536, np.int64)
+    histogram[:4096] = 10
+    assert uses_little(histogram)
+    assert auto_window(histogram) == (20, 4075)
+    histogram[:60000] = 10
+    assert not uses_little(histogram)
+
+
+def test_a_window_of_one_grey_value_is_not_empty():
+    histogram = np.zeros(256, np.int64)
+    histogram[7] = 100
+    low, high = auto_window(histogram)
+    assert low < high

@@ -1,0 +1,239 @@
+"""Pyramids written brick by brick, against NumPy, khartes' rules and the OME-NGFF models."""
+
+import json
+from itertools import product
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ome_zarr.format import FormatV04
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+from ome_zarr_models.v04 import Image
+from ome_zarr_models.v04.image_label import ImageLabel
+
+from zarrmask import ZarrmaskError, open_pyramid
+from zarrmask.pyramid import BrickGrid, Pyramid, brick_grid, link_label, tiles, write_metadata
+from zarrmask.pyramid.downsample import halve_max, halve_mean
+from zarrmask.pyramid.layout import STEP, level_shapes
+
+ODD = (129, 257, 301)
+
+
+def write(path, data, reduce, grid=None, **metadata):
+    """Write all passes of a pyramid, brick by brick, in this process."""
+    pyramid = Pyramid(
+        path, path.parent / f"scratch-{path.name}", data.shape, str(data.dtype), reduce
+    )
+    pyramid.create()
+    for level in pyramid.passes:
+        source = data if level == 0 else pyramid.handed_over(level)
+        bricks = grid if level == 0 and grid else brick_grid(source.shape, 2, (1, 1, 1))
+        for index in product(*(range(count) for count in bricks.counts)):
+            for region in tiles(bricks.region(index), STEP[2]):
+                pyramid.write(level, region, np.asarray(source[region]))
+    write_metadata(
+        path,
+        path.stem,
+        len(pyramid.levels),
+        **({"voxel_size": None, "origin": (0, 0, 0)} | metadata),
+    )
+    return pyramid
+
+
+def noise(shape, dtype=np.uint16, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A volume of odd sizes, its mask and the masked volume."""
+    folder = tmp_path_factory.mktemp("pyramids")
+    volume = noise(ODD)
+    mask = np.zeros(ODD, np.uint8)
+    mask[20:100, 30:257, 200:301] = 255
+    for name, data, reduce in (
+        ("volume", volume, "mean"),
+        ("mask", mask, "max"),
+        ("masked", volume * (mask > 0), "mean"),
+    ):
+        write(folder / f"{name}.zarr", data, reduce, voxel_size=7.91, origin=(10, 0, 0))
+    link_label(folder / "masked.zarr", folder / "mask.zarr")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "halve"), [("volume", halve_mean), ("mask", halve_max)])
+def test_every_level_is_the_halved_one_before(written, name, halve):
+    levels = open_pyramid(written / f"{name}.zarr")
+    before = levels["0/image"].values
+    for n in range(1, len(levels.children)):
+        level = levels[f"{n}/image"].values
+        np.testing.assert_array_equal(level, halve(before))
+        before = level
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(1, 600)),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    reduce=st.sampled_from(["mean", "max"]),
+    whole=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_bricks_change_no_voxel(tmp_path_factory, shape, dtype, reduce, whole, seed):
+    data = noise(shape, dtype, seed)
+    grid = BrickGrid(shape, shape if whole else tuple(map(min, STEP, shape)))
+    path = tmp_path_factory.mktemp("bricks") / "image.zarr"
+    pyramid = write(path, data, reduce, grid)
+    assert pyramid.levels == level_shapes(shape)
+    for n in range(len(pyramid.levels)):
+        np.testing.assert_array_equal(pyramid.array(n)[:], data)
+        data = halve_mean(data) if reduce == "mean" else halve_max(data)
+
+
+# What khartes accepts, rule by rule.
+
+ALL_THREE = pytest.mark.parametrize("name", ["volume", "mask", "masked"])
+
+
+def document(path):
+    return json.loads(path.read_text())
+
+
+@ALL_THREE
+def test_khartes_format_2_only(written, name):
+    root = written / f"{name}.zarr"
+    assert not list(root.rglob("zarr.json"))
+    assert document(root / ".zgroup") == {"zarr_format": 2}
+    for level in root.glob("[0-9]"):
+        array = document(level / ".zarray")
+        assert array["zarr_format"] == 2
+        assert array["dimension_separator"] == "/"
+        assert array["compressor"]["id"] == "blosc"
+        assert array["chunks"] == [128, 128, 128]
+        assert array["fill_value"] == 0
+
+
+@ALL_THREE
+def test_khartes_paths_count_up_from_0(written, name):
+    (multiscale,) = document(written / f"{name}.zarr" / ".zattrs")["multiscales"]
+    paths = [dataset["path"] for dataset in multiscale["datasets"]]
+    assert paths == ["0", "1", "2"]
+
+
+@ALL_THREE
+def test_khartes_scale_is_two_to_the_level(written, name):
+    (multiscale,) = document(written / f"{name}.zarr" / ".zattrs")["multiscales"]
+    for level, dataset in enumerate(multiscale["datasets"]):
+        first = next(t for t in dataset["coordinateTransformations"] if "scale" in t)
+        assert first["scale"] == [2.0**level] * 3
+
+
+@ALL_THREE
+def test_khartes_axes_and_voxel_size(written, name):
+    (multiscale,) = document(written / f"{name}.zarr" / ".zattrs")["multiscales"]
+    assert [axis["name"] for axis in multiscale["axes"]] == ["z", "y", "x"]
+    assert {axis["unit"] for axis in multiscale["axes"]} == {"micrometer"}
+    assert multiscale["coordinateTransformations"][0] == {"type": "scale", "scale": [7.91] * 3}
+
+
+@ALL_THREE
+def test_khartes_level_shapes_are_rounded_up(written, name):
+    root = written / f"{name}.zarr"
+    shapes = [document(root / str(n) / ".zarray")["shape"] for n in range(3)]
+    assert shapes == [[129, 257, 301], [65, 129, 151], [33, 65, 76]]
+
+
+def test_khartes_a_mask_is_0_or_255(written):
+    levels = open_pyramid(written / "mask.zarr")
+    for level in levels.children.values():
+        assert level["image"].dtype == np.uint8
+        assert set(np.unique(level["image"].values)) == {0, 255}
+
+
+def test_khartes_no_file_for_an_empty_chunk(written):
+    chunks = {
+        path.relative_to(written).as_posix() for path in (written / "mask.zarr/0").rglob("*/*/*")
+    }
+    assert "mask.zarr/0/0/0/1" in chunks
+    assert "mask.zarr/0/0/0/0" not in chunks
+    assert "mask.zarr/0/1/0/1" not in chunks
+
+
+def test_khartes_reads_voxels_with_the_stock_pipeline(written):
+    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
+        np.testing.assert_array_equal(zarr.open_array(written / "volume.zarr/0")[:], noise(ODD))
+
+
+# What the specification and its readers say.
+
+
+@ALL_THREE
+def test_ngff_models_accept_it(written, name):
+    Image.from_zarr(zarr.open_group(written / f"{name}.zarr", mode="r"))
+
+
+def test_ngff_models_accept_the_label(written):
+    ImageLabel.from_zarr(zarr.open_group(written / "masked.zarr/labels/mask", mode="r"))
+
+
+@ALL_THREE
+def test_ome_zarr_reads_it(written, name):
+    node = next(iter(Reader(parse_url(str(written / f"{name}.zarr"), fmt=FormatV04()))()))
+    assert [data.shape for data in node.data] == list(level_shapes(ODD))
+    assert isinstance(node.data[0], da.Array)
+
+
+def test_ome_zarr_finds_the_label(written):
+    image, *others = Reader(parse_url(str(written / "masked.zarr"), fmt=FormatV04()))()
+    label = next(node for node in others if node.metadata.get("name") == "mask")
+    assert [data.shape for data in label.data] == [data.shape for data in image.data]
+    assert 255 in label.metadata["color"]
+
+
+def test_the_label_is_a_link_that_moves_along(written):
+    for level in ("0", "1", "2"):
+        link = written / "masked.zarr/labels/mask" / level
+        assert not link.readlink().is_absolute()
+        assert link.resolve() == written / "mask.zarr" / level
+
+
+def test_linking_twice_is_as_linking_once(written):
+    link_label(written / "masked.zarr", written / "mask.zarr")
+    assert document(written / "masked.zarr/labels/.zattrs")["labels"] == ["mask"]
+
+
+def test_a_tree_of_levels_with_coordinates_in_micrometres(written):
+    tree = open_pyramid(written / "volume.zarr")
+    assert isinstance(tree, xr.DataTree)
+    fine, coarse = tree["0/image"], tree["1/image"]
+    assert fine.dims == ("z", "y", "x")
+    assert isinstance(fine.data, da.Array)
+    assert fine.z.attrs["units"] == "micrometer"
+    np.testing.assert_allclose(fine.z[:2], [79.1, 87.01])  # the tenth slice of the stack
+    np.testing.assert_allclose(coarse.x[0], 7.91 / 2)  # midway between the two it stands for
+
+
+def test_without_voxel_size_coordinates_are_voxels(tmp_path):
+    write(tmp_path / "plain.zarr", noise((3, 4, 5)), "mean")
+    image = open_pyramid(tmp_path / "plain.zarr")["0/image"]
+    np.testing.assert_array_equal(image.x, np.arange(5))
+    assert "units" not in image.x.attrs
+
+
+def test_what_is_no_pyramid_is_said_to_be_none(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):
+            open_pyramid(path)
+
+
+def test_an_unfinished_pyramid_is_not_opened(tmp_path):
+    Pyramid(tmp_path / "a.zarr", tmp_path / "scratch", (3, 3, 3), "uint8", "mean").create()
+    with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):
+        open_pyramid(tmp_path / "a.zarr")

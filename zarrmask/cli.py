@@ -1,0 +1,197 @@
+"""The command line: one function a command, no logic."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zarrmask import __version__
+from zarrmask.errors import ZarrmaskError
+
+STACK = click.argument("stack", type=click.Path())
+OUT = click.argument("out", type=click.Path(path_type=Path))
+VOXEL_SIZE = click.option(
+    "--voxel-size", type=float, metavar="UM", help="Side of a voxel, micrometres."
+)
+Z_RANGE = click.option("--z", metavar="A:B", help="Slice numbers to work on, B excluded.")
+MISSING = click.option(
+    "--allow-missing", is_flag=True, default=None, help="Read missing slice numbers as zeros."
+)
+
+
+def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--overwrite", is_flag=True, help="Replace what zarrmask left in OUT before."),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Processes; one a core by default.",
+        ),
+        click.option("--scheduler", metavar="ADDRESS", help="Work on this Dask cluster."),
+    ):
+        command = option(command)
+    return command
+
+
+class _RunCommand(click.Command):
+    """Takes `--detect-window LO HI` beside `--detect-window seed|auto`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for place in [n for n, arg in enumerate(args) if arg == "--detect-window"]:
+            pair = args[place + 1 : place + 3]
+            if len(pair) == 2 and all(_is_number(value) for value in pair):
+                args[place + 1 : place + 3] = [" ".join(pair)]
+        return super().parse_args(ctx, args)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="zarrmask")
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+def cli(debug: bool) -> None:
+    """Cut the scroll out of a micro-CT stack: slices in, masked OME-Zarr pyramids out."""
+
+
+@cli.command("run", cls=_RunCommand)
+@STACK
+@OUT
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="YAML of settings, or a detectron2 config."
+)
+@Z_RANGE
+@click.option("--every", type=int, metavar="N", help="A keyframe every N slices.  [default: 10]")
+@click.option(
+    "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
+)
+@click.option(
+    "--dilate",
+    type=float,
+    metavar="P",
+    help="Kernel side, percent of the longer side.  [default: 3]",
+)
+@click.option(
+    "--detect-window",
+    metavar="seed|auto|LO HI",
+    help="Grey values the detector's 8 bits span: the high byte, percentiles, or these."
+    "  [default: seed]",
+)
+@VOXEL_SIZE
+@MISSING
+@click.option(
+    "--no-volume",
+    "volume",
+    flag_value=False,
+    type=bool,
+    default=None,
+    help="Do not write the unmasked volume.",
+)
+@_cluster_options
+def run_command(stack: str, out: Path, **options: Any) -> None:
+    """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
+    from zarrmask.pipeline import run
+
+    _summarise(out, run(stack, out, **options))
+
+
+@cli.command("convert")
+@STACK
+@click.argument("out", metavar="OUT.zarr", type=click.Path(path_type=Path))
+@Z_RANGE
+@VOXEL_SIZE
+@MISSING
+@_cluster_options
+def convert_command(stack: str, out: Path, **options: Any) -> None:
+    """Write STACK as an OME-Zarr pyramid."""
+    from zarrmask.pipeline import convert
+
+    click.echo(f"wrote {convert(stack, out, **options)}")
+
+
+@cli.command("demo")
+@OUT
+@click.option(
+    "--shape", type=int, nargs=3, default=(200, 512, 512), show_default=True, metavar="Z Y X"
+)
+@_cluster_options
+def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None:
+    """Make a simulated scroll in OUT/stack and mask it."""
+    from zarrmask.demo import demo
+
+    record, agreement = demo(out, shape, **options)
+    _summarise(out, record)
+    click.echo(f"agreement with the true mask before dilation: IoU {agreement:.3f}")
+
+
+@cli.command("phantom")
+@OUT
+@click.option("--shape", type=int, nargs=3, required=True, metavar="Z Y X")
+@click.option("--seed", type=int, default=0, show_default=True)
+def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
+    """Write a simulated scroll as numbered TIFF slices in OUT, its true mask in OUT/truth."""
+    from zarrmask.demo import make_phantom
+
+    make_phantom(out, shape, seed=seed)
+    click.echo(f"wrote {shape[0]} slices to {out}, their true masks to {out / 'truth'}")
+
+
+@cli.command("info")
+@click.argument("path", type=click.Path(path_type=Path))
+def info_command(path: Path) -> None:
+    """Say what PATH is: a stack, a run's folder, an OME-Zarr."""
+    from zarrmask.info import describe
+
+    for name, value in describe(path).items():
+        click.echo(f"{name:<12} {value}")
+
+
+def _summarise(out: Path, record: dict[str, Any]) -> None:
+    voxels = record["voxels"]
+    click.echo(
+        f"kept {voxels['kept'] / voxels['total']:.1%} of {voxels['total']:,} voxels; in {out}:"
+    )
+    for path in sorted(out.iterdir()):
+        if not path.name.startswith("."):
+            click.echo(f"  {path.name}")
+
+
+def main() -> None:
+    """Run the command line; a failure is one message, and an exit code that is not 0."""
+    debug = "--debug" in sys.argv
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; the same command goes on", err=True)
+        sys.exit(130)
+    except (ZarrmaskError, OSError) as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        name = type(error).__name__
+        click.echo(f"error: {name}: {error}\nthis is not foreseen; --debug shows where", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

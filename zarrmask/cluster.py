@@ -1,0 +1,83 @@
+"""Where the work runs: a local Dask cluster of its own, or the cluster at an address."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+from zarrmask.errors import ZarrmaskError
+
+
+@contextmanager
+def connect(scheduler: str | None = None, workers: int | None = None) -> Iterator[Client]:
+    """Connect to a Dask cluster.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address of a running cluster's scheduler. Without it a local cluster is started, and closed
+        at the end: processes with one thread each, on 127.0.0.1 only.
+    workers : int, optional
+        Processes of the local cluster; one a core by default.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where no scheduler answers, or it has no worker.
+    """
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="30s")
+        except (OSError, ValueError) as error:
+            raise ZarrmaskError(
+                f"no Dask scheduler answers at {scheduler}: {error}\n"
+                "start one with `dask scheduler`, or leave --scheduler out to work on this machine"
+            ) from None
+        with client:
+            _await_worker(client, scheduler)
+            yield client
+        return
+    settings = {
+        "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
+        "distributed.worker.memory.spill": False,  # no result here is worth a disk's time
+        "distributed.worker.memory.target": False,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=_dashboard(),
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _dashboard() -> str:
+    """Dask's usual port where it is free, else any."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 8787))
+        except OSError:
+            return "127.0.0.1:0"
+    return "127.0.0.1:8787"
+
+
+def _await_worker(client: Client, scheduler: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=60)
+    except TimeoutError:
+        raise ZarrmaskError(
+            f"the Dask cluster at {scheduler} has no worker after a minute; start some with "
+            f"`dask worker {scheduler}`"
+        ) from None

@@ -1,0 +1,93 @@
+"""A simulated scroll to try zarrmask on, and how well it was masked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from zarrmask.errors import OutputError
+from zarrmask.journal import Journal
+from zarrmask.masking import KeyframeStore
+from zarrmask.phantom import write_phantom
+from zarrmask.pipeline import run
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import Shape
+
+
+def make_phantom(
+    out: Path, shape: Shape, *, seed: int = 0, reporter: Reporter | None = None
+) -> None:
+    """Write a phantom and show how it comes along; see `write_phantom`."""
+    with (reporter or Reporter()).stage("simulating a scroll", shape[0], "slices") as advance:
+        write_phantom(out, shape, seed=seed, progress=lambda done, total: advance(1))
+
+
+def demo(
+    out: Path, shape: Shape, *, overwrite: bool = False, **options: Any
+) -> tuple[dict[str, Any], float]:
+    """Make a simulated scroll in `out/stack` and mask it into `out`.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to make.
+    shape : (z, y, x)
+        Voxels of the simulated stack.
+    overwrite : bool
+        Replace what an earlier demo left.
+    **options
+        See `zarrmask.run`.
+
+    Returns
+    -------
+    record : dict
+        See `zarrmask.run`.
+    agreement : float
+        Intersection over union of the keyframes' masks, not dilated, with the truth.
+    """
+    stack = out / "stack"
+    reporter = options.setdefault("reporter", Reporter())
+    journal = Journal.of_run(out)
+    with journal.lock():
+        if journal.read() is None:
+            journal.check({}, overwrite=overwrite)
+            journal.start(None)
+        _simulate(stack, shape, journal.work, overwrite, reporter)
+    record = run(stack, out, overwrite=overwrite, **options)
+    return record, _agreement(KeyframeStore(out / "keyframes.zarr"), stack / "truth")
+
+
+def _simulate(stack: Path, shape: Shape, work: Path, overwrite: bool, reporter: Reporter) -> None:
+    """Make the stack unless it is there; one that was stopped half-way is not."""
+    label = stack / "phantom.json"
+    if label.is_file():
+        there = tuple(json.loads(label.read_text())["shape"])
+        if there == shape:
+            return
+        if not overwrite:
+            raise OutputError(
+                f"{stack} holds a simulated scroll of {there}, not of {shape}; name another "
+                "output, or replace it with --overwrite"
+            )
+        shutil.rmtree(stack)
+    half = work / "stack"
+    shutil.rmtree(half, ignore_errors=True)
+    make_phantom(half, shape, reporter=reporter)
+    (half / label.name).write_text(json.dumps({"shape": shape, "seed": 0}) + "\n")
+    half.rename(stack)
+
+
+def _agreement(store: KeyframeStore, truth: Path) -> float:
+    """Intersection over union of all keyframes' masks with the truth."""
+    both = either = 0
+    for position, number in enumerate(store.numbers()):
+        true = cv2.imread(str(truth / f"{number:05d}.png"), cv2.IMREAD_GRAYSCALE)
+        found = store.read_mask(position, slice(None), slice(None)) > 0
+        both += int(np.count_nonzero(found & (true > 0)))
+        either += int(np.count_nonzero(found | (true > 0)))
+    return both / either if either else 1.0

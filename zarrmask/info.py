@@ -1,0 +1,78 @@
+"""What a path holds, in a few lines for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zarrmask.journal import Journal
+from zarrmask.pyramid import open_pyramid, read_metadata
+from zarrmask.stack import open_source
+
+
+def describe(path: Path) -> dict[str, str]:
+    """Say what a stack, a run's folder or an OME-Zarr is.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict
+        Names and values to print.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where it is none of them.
+    """
+    record = Journal.of_run(path).read()
+    if record is not None:
+        return _run(record)
+    if (path / ".zgroup").is_file() or (path / "zarr.json").is_file():
+        return _pyramid(path)
+    return _stack(path)
+
+
+def _run(record: dict) -> dict[str, str]:
+    if record["state"] != "finished":
+        return {"run": f"{record['state']}; the command that began it goes on"}
+    voxels, keyframes = record["voxels"], record["keyframes"]
+    empty = len(keyframes["without_detection"])
+    return {
+        "run": f"finished, zarrmask {record['version']}",
+        "input": f"{record['input']['path']} ({record['input']['kind']})",
+        "slices": f"{record['z'][0]} to {record['z'][1] - 1}",
+        "shape": _times(record["shape"]),
+        "kept": f"{voxels['kept'] / voxels['total']:.1%} of {voxels['total']:,} voxels",
+        "keyframes": f"{keyframes['count']}, {empty} without detection",
+        "warnings": str(len(record["warnings"])),
+    }
+
+
+def _pyramid(path: Path) -> dict[str, str]:
+    tree = open_pyramid(path)
+    metadata = read_metadata(path)
+    lines = {"image": f"OME-Zarr, NGFF {metadata.get('version')}, {metadata.get('name')}"}
+    for name, level in tree.children.items():
+        image = level["image"]
+        lines[f"level {name}"] = f"{_times(image.shape)} {image.dtype}"
+    z = tree["0/image"].coords["z"]
+    if "units" in z.attrs and len(z) > 1:
+        lines["voxel size"] = f"{float(z[1] - z[0]):g} {z.attrs['units']}"
+    return lines
+
+
+def _stack(path: Path) -> dict[str, str]:
+    source = open_source(path, allow_missing=True)
+    size = source.voxel_size
+    return {
+        "stack": source.kind,
+        "shape": f"{_times(source.shape)} {source.dtype}",
+        "slices": f"{source.numbers[0]} to {source.numbers[-1]}, {len(source.missing)} missing",
+        "voxel size": "not stated" if size is None else f"{size:g} micrometres",
+    }
+
+
+def _times(shape: tuple[int, ...] | list[int]) -> str:
+    return " x ".join(str(size) for size in shape)

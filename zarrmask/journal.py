@@ -1,0 +1,184 @@
+"""Whose an output is, which run it belongs to, and how far that run has come.
+
+The record lies in the output itself, so that it goes wherever that goes: in `run.json` of a run's
+folder, in the attributes of a converted zarr. While a run goes on a work folder holds its lock and
+what one pass leaves to the next; a finished run leaves none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zarrmask import __version__
+from zarrmask.atomic import replace_file
+from zarrmask.errors import OutputError
+
+WRITTEN = (
+    "volume.zarr",
+    "mask.zarr",
+    "masked.zarr",
+    "keyframes.zarr",
+    "report.html",
+    "overview.png",
+)
+"""What a run writes and `--overwrite` removes; `scroll.khprj`, in which a person draws, stays."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The record of one output.
+
+    Attributes
+    ----------
+    out : Path
+        The output folder, or the zarr of a conversion.
+    record : Path
+        JSON file in it that holds the record.
+    key : str or None
+        Where in that file the record is; None is the whole of it.
+    work : Path
+        Folder for the lock and for scratch data.
+    removable : tuple of str
+        What in `out` is zarrmask's to remove; empty is all of it.
+    """
+
+    out: Path
+    record: Path
+    key: str | None
+    work: Path
+    removable: tuple[str, ...]
+
+    @classmethod
+    def of_run(cls, out: Path) -> Journal:
+        """Journal of a run's folder."""
+        return cls(out, out / "run.json", None, out / ".zarrmask", WRITTEN)
+
+    @classmethod
+    def of_conversion(cls, out: Path) -> Journal:
+        """Journal of a zarr that is converted to."""
+        return cls(out, out / ".zattrs", "zarrmask", out.with_name(f".{out.name}.zarrmask"), ())
+
+    def read(self) -> dict[str, Any] | None:
+        """The record, or None where zarrmask has left none."""
+        try:
+            content = json.loads(self.record.read_text(encoding="utf-8"))
+            record = content if self.key is None else content[self.key]
+            return dict(record) if "version" in record and "state" in record else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Replace the record at once: a reader sees the old one or the new one."""
+        record = {"version": __version__, **record}
+        if self.key is not None:
+            try:
+                others = json.loads(self.record.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                others = {}
+            record = {**others, self.key: record}
+        replace_file(self.record, (json.dumps(record, indent=2) + "\n").encode())
+
+    def check(self, identity: Mapping[str, Any], *, overwrite: bool) -> str:
+        """Whether the output is "new", "unfinished" or "finished" work of this identity.
+
+        Raises
+        ------
+        OutputError
+            Where it is not zarrmask's, or of another identity and not to be overwritten.
+        """
+        if not self.out.exists() or not set(self.out.iterdir()) - {self.work}:
+            return "new"
+        record = self.read()
+        if record is None:
+            raise OutputError(
+                f"{self.out} exists and was not made by zarrmask, so it is left as it is; "
+                "name another output"
+            )
+        if overwrite or record.get("identity") is None:
+            return "new"
+        if differences := _differences(record["identity"], json.loads(json.dumps(identity))):
+            raise OutputError(
+                f"{self.out} holds a run with other settings or input:\n"
+                + "\n".join(f"  {line}" for line in differences)
+                + "\nname another output, or replace it with --overwrite"
+            )
+        return str(record["state"])
+
+    def start(self, identity: Mapping[str, Any] | None) -> None:
+        """Make the output this identity's, with nothing in it done; what was there is removed."""
+        if self.removable:
+            for name in self.removable:
+                _remove(self.out / name)
+        elif self.out.exists():
+            _remove(self.out)
+        _remove(self.work / "scratch")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.write({"state": "unfinished", "identity": identity})
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Leave the finished record, and nothing of the work folder."""
+        self.write(record)
+        _remove(self.scratch)
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for what one pass leaves to the next."""
+        return self.work / "scratch"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the output against other runs; the lock goes with the process, however it ends.
+
+        Raises
+        ------
+        OutputError
+            Where another run holds it.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise OutputError(f"{self.out} is a file; name a folder for the output")
+        made = [folder for folder in (self.work, *self.work.parents) if not folder.exists()]
+        self.work.mkdir(parents=True, exist_ok=True)
+        path = self.work / "lock"
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    raise BlockingIOError  # the holder before finished and removed it
+            except (BlockingIOError, FileNotFoundError):
+                raise OutputError(
+                    f"{self.out} is in use by another zarrmask; wait for it, or name another output"
+                ) from None
+            try:
+                yield
+            finally:
+                if not self.scratch.exists():
+                    _remove(self.work)
+                for folder in made:  # a run that was refused leaves no folder behind
+                    if folder.exists() and not any(folder.iterdir()):
+                        folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Lines that name what differs between two identities."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in dict.fromkeys([*then, *now])
+            for line in _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]

@@ -1,0 +1,73 @@
+"""Growing a keyframe's mask by a square kernel, at full size. Arithmetic only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def kernel_side(height: int, width: int, percent: float) -> int:
+    """Side of the square kernel in pixels, from a percentage of the slice's longer side.
+
+    Examples
+    --------
+    >>> kernel_side(720, 1280, 3)
+    38
+    """
+    return int(max(height, width) * percent / 100)
+
+
+def dilate(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Dilate once by a square kernel; a side below 2 changes nothing.
+
+    As OpenCV does: the kernel's anchor is `side // 2`, so an even kernel takes a mask one pixel
+    further down and right than up and left.
+
+    Parameters
+    ----------
+    mask : (y, x) uint8
+    side : int
+        Pixels.
+    """
+    if side < 2:
+        return mask
+    return np.asarray(cv2.dilate(mask, np.ones((side, side), np.uint8)), np.uint8)
+
+
+def dilated_part(
+    read: Callable[[slice, slice], NDArray[np.uint8]],
+    y: slice,
+    x: slice,
+    shape: tuple[int, int],
+    side: int,
+) -> NDArray[np.uint8]:
+    """Part of a dilated mask, from no more of the mask than it depends on.
+
+    Parameters
+    ----------
+    read : callable
+        Gives a part of the mask, (y, x) uint8.
+    y, x : slice
+        The part wanted, pixels.
+    shape : (height, width)
+        Of the whole mask.
+    side : int
+        Side of the kernel, pixels.
+
+    Returns
+    -------
+    (y, x) uint8
+        Equal to `dilate(whole, side)[y, x]`.
+    """
+    rows, columns = (
+        slice(max(0, part.start - side), min(size, part.stop + side))
+        for part, size in zip((y, x), shape, strict=True)
+    )
+    mask = read(rows, columns)
+    grown = dilate(mask, side) if mask.any() else mask
+    return grown[
+        y.start - rows.start : y.stop - rows.start, x.start - columns.start : x.stop - columns.start
+    ]

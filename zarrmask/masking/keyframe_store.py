@@ -1,0 +1,97 @@
+"""What the detector said on each keyframe, as a zarr group beside the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+ROWS_A_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was found on one keyframe.
+
+    Attributes
+    ----------
+    boxes : (n, 4) float32
+        x0, y0, x1, y1 in pixels of the slice, of the detections above the score.
+    scores : (n,) float32
+        Descending.
+    area : int
+        Pixels in the union of their masks, not dilated.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    area: int
+
+
+@dataclass(frozen=True)
+class KeyframeStore:
+    """The group `keyframes.zarr`.
+
+    Arrays: `z` (k,) slice numbers; `mask` (k, y, x) uint8 0/255, the union of the detections'
+    masks, not dilated; `count`, `area` and `best_score` (k,); `boxes` (k, n, 4) and `scores`
+    (k, n), padded with NaN.
+    """
+
+    path: Path
+
+    def create(self, numbers: NDArray[np.int64], height: int, width: int) -> None:
+        """Make the group with no masks in it."""
+        group = zarr.open_group(self.path, mode="w", zarr_format=2)
+        group.create_array("z", data=numbers)
+        group.create_array(
+            "mask",
+            shape=(len(numbers), height, width),
+            chunks=(1, min(height, ROWS_A_CHUNK), width),
+            dtype=np.uint8,
+            compressors=numcodecs.Blosc(cname="zstd", clevel=3),
+            fill_value=0,
+        )
+
+    def write_mask(self, position: int, mask: NDArray[np.uint8]) -> None:
+        """Keep the undilated mask (y, x) of the keyframe at `position`."""
+        self._array("mask", "r+")[position] = mask
+
+    def write_sightings(self, sightings: Sequence[Sighting]) -> None:
+        """Keep what was found on all keyframes, in their order."""
+        group = zarr.open_group(self.path, mode="r+")
+        most = max((len(s.scores) for s in sightings), default=0)
+        boxes = np.full((len(sightings), max(most, 1), 4), np.nan, np.float32)
+        scores = np.full((len(sightings), max(most, 1)), np.nan, np.float32)
+        for n, sighting in enumerate(sightings):
+            boxes[n, : len(sighting.scores)] = sighting.boxes
+            scores[n, : len(sighting.scores)] = sighting.scores
+        columns = {
+            "boxes": boxes,
+            "scores": scores,
+            "best_score": scores[:, 0],
+            "count": np.array([len(s.scores) for s in sightings], np.int64),
+            "area": np.array([s.area for s in sightings], np.int64),
+        }
+        for name, column in columns.items():
+            group.create_array(name, data=column, overwrite=True)
+
+    def read_mask(self, position: int, y: slice, x: slice) -> NDArray[np.uint8]:
+        """Part of one keyframe's undilated mask."""
+        return np.asarray(self._array("mask", "r")[position, y, x], np.uint8)
+
+    def numbers(self) -> list[int]:
+        """Slice numbers of the keyframes."""
+        return [int(z) for z in np.asarray(self._array("z", "r")[:])]
+
+    def without_detection(self) -> list[int]:
+        """Numbers of the keyframes on which nothing was found."""
+        counts = np.asarray(self._array("count", "r")[:])
+        return [z for z, count in zip(self.numbers(), counts, strict=True) if not count]
+
+    def _array(self, name: str, mode: str) -> zarr.Array:
+        return zarr.open_array(self.path / name, mode=mode)  # type: ignore[arg-type]

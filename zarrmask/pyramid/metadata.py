@@ -1,0 +1,111 @@
+"""The OME-NGFF 0.4 metadata of a pyramid, as khartes, napari and neuroglancer read it.
+
+Written and read through ome-zarr. A dataset's scale is 2 to the level, as khartes demands; the
+voxel size stands in the multiscale's own transformation, which NGFF applies after the dataset's
+(https://ngff.openmicroscopy.org/0.4/#multiscale-md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zarr
+from ome_zarr.format import FormatV04, FormatV05
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+from ome_zarr.writer import write_label_metadata, write_multiscales_metadata
+
+from zarrmask.errors import ZarrmaskError
+from zarrmask.pyramid.layout import Shape
+
+MASK_VALUE = 255
+LABEL = "mask"
+
+
+def write_metadata(
+    path: Path, name: str, levels: int, *, voxel_size: float | None, origin: Shape
+) -> None:
+    """Make a group of arrays "0", "1", ... an OME-NGFF image.
+
+    Parameters
+    ----------
+    path : Path
+        A zarr format 2 group.
+    name : str
+        The image's name.
+    levels : int
+        Number of levels.
+    voxel_size : float or None
+        Side of a voxel at level 0 in micrometres; None if unknown.
+    origin : (z, y, x)
+        Where the image begins in the stack it was cut from, voxels.
+    """
+    group = zarr.open_group(path, mode="r+")
+    unit = {} if voxel_size is None else {"unit": "micrometer"}
+    axes = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
+    datasets = [{"path": str(n), "coordinateTransformations": _level(n)} for n in range(levels)]
+    write_multiscales_metadata(group, datasets, fmt=FormatV04(), axes=axes, name=name)
+    whole: list[dict[str, Any]] = []
+    size = 1.0 if voxel_size is None else voxel_size
+    if voxel_size is not None or any(origin):
+        whole.append({"type": "scale", "scale": [size] * 3})
+    if any(origin):
+        whole.append({"type": "translation", "translation": [size * start for start in origin]})
+    if whole:
+        multiscales = group.attrs["multiscales"]
+        multiscales[0]["coordinateTransformations"] = whole  # type: ignore[index, call-overload]
+        group.attrs["multiscales"] = multiscales
+
+
+def _level(level: int) -> list[dict[str, Any]]:
+    scale = float(2**level)
+    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [scale] * 3}]
+    if level:
+        # The middle of a voxel that stands for 2^level: half of them, less half of itself.
+        transformations.append({"type": "translation", "translation": [(scale - 1) / 2] * 3})
+    return transformations
+
+
+def link_label(image: Path, mask: Path) -> None:
+    """Make a mask pyramid the label image `labels/mask` of an image, without writing it anew.
+
+    Parameters
+    ----------
+    image, mask : Path
+        Finished pyramids beside each other. The label has metadata of its own; its levels are
+        relative links, so that the folder that holds both can be moved.
+    """
+    labels = zarr.open_group(image / "labels", mode="w", zarr_format=2)
+    label = labels.create_group(LABEL)
+    multiscales: Any = zarr.open_group(mask, mode="r").attrs["multiscales"]
+    label.attrs["multiscales"] = multiscales
+    for dataset in multiscales[0]["datasets"]:
+        level = dataset["path"]
+        (image / "labels" / LABEL / level).symlink_to(
+            Path("..", "..", "..", mask.name, level), target_is_directory=True
+        )
+    colour = {"label-value": MASK_VALUE, "rgba": [255, 140, 0, 96]}
+    source = {"image": "../../"}
+    write_label_metadata(labels, LABEL, colors=[colour], fmt=FormatV04(), source=source)
+
+
+def read_metadata(path: str | Path) -> Mapping[str, Any]:
+    """First multiscale of an OME-Zarr image, as its metadata states it.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where there is no OME-Zarr image.
+    """
+    version = FormatV05() if (Path(path) / "zarr.json").is_file() else FormatV04()
+    location = parse_url(str(path), fmt=version)
+    nodes = list(Reader(location)()) if location is not None else []
+    if location is None or not nodes or "multiscales" not in location.root_attrs:
+        raise ZarrmaskError(
+            f"{path} is not an OME-Zarr image: expected a zarr group with `multiscales` in its "
+            "attributes, as `zarrmask convert` and `zarrmask run` write"
+        )
+    multiscale: Mapping[str, Any] = location.root_attrs["multiscales"][0]
+    return multiscale

@@ -1,0 +1,70 @@
+"""Reading a pyramid back as xarray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from zarrmask.pyramid.metadata import read_metadata
+
+
+def open_pyramid(path: str | Path) -> xr.DataTree:
+    """Open an OME-Zarr image as the tree of its levels, without reading a voxel.
+
+    Parameters
+    ----------
+    path : str or Path
+        An OME-Zarr image (NGFF 0.4 or 0.5) with axes z, y, x.
+
+    Returns
+    -------
+    xarray.DataTree
+        Children "0", "1", ...: datasets with the variable `image` (z, y, x), dask inside, and
+        coordinates at the voxels' middles: in micrometres where the image states its voxel size,
+        else in voxels of the finest level. Attributes hold the multiscale's name, and each level's
+        `scale` (z, y, x).
+
+    Raises
+    ------
+    ZarrmaskError
+        Where there is no OME-Zarr image.
+
+    Examples
+    --------
+    >>> tree = open_pyramid("out/masked.zarr")  # doctest: +SKIP
+    >>> tree["3/image"].mean().compute()  # doctest: +SKIP
+    """
+    multiscale = read_metadata(path)
+    whole = multiscale.get("coordinateTransformations", [])
+    axes = [axis["name"] for axis in multiscale["axes"]]
+    units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
+    levels = {}
+    for dataset in multiscale["datasets"]:
+        data = da.from_zarr(str(path), component=dataset["path"])
+        scale, start = _combined(dataset["coordinateTransformations"] + whole, len(axes))
+        coords = {
+            axis: (
+                axis,
+                start[n] + scale[n] * np.arange(data.shape[n]),
+                {"units": units[axis]} if units[axis] else {},
+            )
+            for n, axis in enumerate(axes)
+        }
+        image = xr.DataArray(data, coords=coords, dims=axes, attrs={"scale": tuple(scale)})
+        levels[f"/{dataset['path']}"] = xr.Dataset({"image": image})
+    root = xr.Dataset(attrs={"name": multiscale.get("name"), "ngff": multiscale.get("version")})
+    return xr.DataTree.from_dict({"/": root, **levels}, name=str(multiscale.get("name")))
+
+
+def _combined(transformations: list[dict], ndim: int) -> tuple[list[float], list[float]]:
+    """Scale and translation that a list of them, applied in order, amounts to."""
+    scale, start = np.ones(ndim), np.zeros(ndim)
+    for transformation in transformations:
+        if transformation["type"] == "scale":
+            scale, start = scale * transformation["scale"], start * transformation["scale"]
+        elif transformation["type"] == "translation":
+            start = start + transformation["translation"]
+    return scale.tolist(), start.tolist()

@@ -1,0 +1,140 @@
+"""Writing pyramids brick by brick, two levels a pass, so that level 0 is read once.
+
+A brick is written at levels n and n + 1. Its level n + 2, a 64th of it, goes to a scratch array
+from which the next pass takes it: coarser levels never read a finer one again, and nothing of a
+volume has to be held in memory or sent between workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from zarrmask.pyramid.downsample import halve_max, halve_mean
+from zarrmask.pyramid.layout import (
+    CHUNK,
+    LEVELS_A_PASS,
+    STEP,
+    Region,
+    Shape,
+    halved_region,
+    level_shapes,
+)
+
+HALVE: Mapping[str, Callable[[NDArray], NDArray]] = {"mean": halve_mean, "max": halve_max}
+
+_COMPRESSOR = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """A pyramid that is being written.
+
+    Attributes
+    ----------
+    path : Path
+        The OME-Zarr group.
+    scratch : Path
+        Folder for what one pass leaves to the next.
+    shape : (z, y, x)
+        Level 0, voxels.
+    dtype : str
+        uint8 or uint16.
+    reduce : str
+        How a level is made from the one before: "mean" or "max".
+    """
+
+    path: Path
+    scratch: Path
+    shape: Shape
+    dtype: str
+    reduce: str
+
+    @property
+    def levels(self) -> tuple[Shape, ...]:
+        """Shapes of the levels."""
+        return level_shapes(self.shape)
+
+    @property
+    def passes(self) -> range:
+        """First level of each pass."""
+        return range(0, len(self.levels), LEVELS_A_PASS)
+
+    def create(self) -> None:
+        """Make the empty arrays; what was in them goes. Without metadata no viewer opens them."""
+        group = zarr.open_group(self.path, mode="a", zarr_format=2)
+        for level, shape in enumerate(self.levels):
+            _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
+        scratch = zarr.open_group(self.scratch, mode="w", zarr_format=2)
+        kept = tuple(step // 2**LEVELS_A_PASS for step in STEP)
+        for level in self.passes[1:]:
+            _create(scratch, str(level), self.levels[level], self.dtype, kept, None)
+
+    def array(self, level: int) -> zarr.Array:
+        """One level, to read or write."""
+        return _open(self.path / str(level))
+
+    def handed_over(self, level: int) -> zarr.Array:
+        """What the pass before left of a level, the first of its own pass."""
+        return _open(self.scratch / str(level))
+
+    def write(self, level: int, region: Region, block: NDArray) -> None:
+        """Write a block at a level, halved at the next, and hand over what comes after.
+
+        Parameters
+        ----------
+        level : int
+            First level of a pass.
+        region : three slices
+            Where the block lies at this level; starts at multiples of `2 * CHUNK`.
+        block : (z, y, x) array
+            The voxels. All zeros are not written: a missing chunk is zeros.
+        """
+        if not block.any():
+            return
+        for step in range(LEVELS_A_PASS):
+            self.array(level + step)[region] = block
+            if level + step + 1 == len(self.levels):
+                return
+            region, block = halved_region(region), HALVE[self.reduce](block)
+        self.handed_over(level + LEVELS_A_PASS)[region] = block
+
+
+def _create(
+    group: zarr.Group,
+    name: str,
+    shape: Shape,
+    dtype: str,
+    chunks: tuple[int, ...],
+    compressor: Mapping[str, Any] | None,
+) -> None:
+    group.create_array(
+        name,
+        shape=shape,
+        dtype=np.dtype(dtype),
+        chunks=chunks,
+        compressors=None if compressor is None else numcodecs.get_codec(dict(compressor)),
+        filters=None,
+        fill_value=0,
+        order="C",
+        overwrite=True,
+        chunk_key_encoding={"name": "v2", "separator": "/"},
+    )
+
+
+def _open(path: Path) -> zarr.Array:
+    """Open an array so that it is written by zarrs and empty chunks are left out."""
+    with zarr.config.set(
+        {
+            "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
+            "array.write_empty_chunks": False,
+        }
+    ):
+        return zarr.open_array(path, mode="r+")

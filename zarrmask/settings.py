@@ -1,0 +1,154 @@
+"""All that a run can be told, in one frozen, validated object; also what a YAML config holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from zarrmask.errors import SettingsError
+
+DetectWindow = Literal["seed", "auto"] | tuple[float, float]
+
+
+def _range(value: object) -> object:
+    """Read "A:B", either side open."""
+    if not isinstance(value, str):
+        return value
+    start, colon, stop = value.partition(":")
+    if not colon:
+        raise ValueError("write a range as A:B, B excluded, such as 1000:2000, :500 or 700:")
+    return tuple(int(end) if end.strip() else None for end in (start, stop))
+
+
+def _window(value: object) -> object:
+    """Read "LO HI"."""
+    if isinstance(value, str) and value not in ("seed", "auto"):
+        parts = value.replace(",", " ").split()
+        if len(parts) != 2:
+            raise ValueError("write a window as seed, auto or two numbers LO HI")
+        return tuple(parts)
+    return value
+
+
+class Settings(BaseModel):
+    """What decides a run's result. Workers, schedulers and the like do not, and are not here.
+
+    Attributes
+    ----------
+    checkpoint : Path or None
+        Weights of the detector; None is the checkpoint that ships with zarrmask.
+    model : Path or None
+        detectron2 config of those weights; None takes the YAML beside the checkpoint, or reads the
+        architecture off the weights.
+    z : (int or None, int or None)
+        Slice numbers, the second excluded; None is open.
+    every : int
+        A keyframe every so many slices.
+    score : float
+        A detection counts above this score.
+    dilate : float
+        Side of the square kernel that grows a mask, in percent of the slice's longer side.
+    detect_window : "seed", "auto" or (lo, hi)
+        How the detector's 8 bits are taken from 16: the high byte, percentiles of the keyframes, or
+        the given grey values.
+    voxel_size : float or None
+        Side of a voxel in micrometres; None takes what the stack states.
+    volume : bool
+        Whether the unmasked volume is written too.
+    allow_missing : bool
+        Whether missing slice numbers are read as zeros.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    checkpoint: Path | None = None
+    model: Path | None = None
+    z: Annotated[tuple[int | None, int | None], BeforeValidator(_range)] = (None, None)
+    every: int = Field(10, ge=1)
+    score: float = Field(0.1, ge=0, le=1)
+    dilate: float = Field(3.0, ge=0, le=100)
+    detect_window: Annotated[DetectWindow, BeforeValidator(_window)] = "seed"
+    voxel_size: float | None = Field(None, gt=0, allow_inf_nan=False)
+    volume: bool = True
+    allow_missing: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        first, stop = self.z
+        if first is not None and stop is not None and first >= stop:
+            raise ValueError(f"z {first}:{stop} holds no slice; the second is excluded")
+        if isinstance(self.detect_window, tuple) and self.detect_window[0] >= self.detect_window[1]:
+            raise ValueError(f"detect_window {self.detect_window} is empty; write the lower first")
+        return self
+
+
+def read_settings(config: Path | None = None, **options: Any) -> Settings:
+    """Settings from a config file and options; an option that is not None beats the file.
+
+    Parameters
+    ----------
+    config : Path, optional
+        A YAML of zarrmask settings, or a detectron2 config: then it becomes `model`, and its score
+        threshold, where it states one, the default score.
+    **options
+        Fields of `Settings`.
+
+    Raises
+    ------
+    SettingsError
+        All that is wrong, at once.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**{**(_read_config(config) if config else {}), **given})
+    except ValidationError as error:
+        problems = "\n".join(
+            f"  {_name(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+            + (f" (got {problem['input']!r})" if problem["loc"] else "")
+            for problem in error.errors()
+        )
+        source = f" in {config} or the options" if config else ""
+        raise SettingsError(f"these settings{source} cannot be used:\n{problems}") from None
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    return str(location[0]) if location else "together"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the config {path}: {error}") from None
+    if _is_detectron2(text):
+        return _from_detectron2(path)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the config {path} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"the config {path} holds {type(content).__name__}, expected settings")
+    settings = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in ("checkpoint", "model"):  # relative to the file that names them
+        if isinstance(settings.get(key), str):
+            settings[key] = path.parent / settings[key]
+    return settings
+
+
+def _is_detectron2(text: str) -> bool:
+    """Whether a YAML is a detectron2 config: plain, based on another, or dumped with its tags."""
+    starts = ("_BASE_:", "MODEL:", "INPUT:", "!!python/object/new:detectron2.")
+    return any(line.startswith(starts) for line in text.splitlines())
+
+
+def _from_detectron2(path: Path) -> dict[str, Any]:
+    from zarrmask.detection.config import read_config
+
+    threshold = read_config(path).score_threshold
+    return {"model": path} | ({} if threshold is None else {"score": threshold})

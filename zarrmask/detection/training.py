@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -298,7 +298,7 @@ def save_checkpoint(model: nn.Module, path: Path) -> None:
         for name, tensor in model_weights(model).items()
     }
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"format": "pt"})
+    part.write_bytes(save(tensors, metadata={"format": "pt"}))
     part.replace(path)
 
 

@@ -153,16 +153,16 @@ def _scanner(rng: np.random.Generator, over: float, usual: bool) -> Scanner:
         air = float(rng.normal(0.39, 0.03))
         contrast = float(np.exp(rng.normal(np.log(0.23), 0.12)))
         bright = float(u(0.85, 1.25))
-        noise = float(np.exp(u(np.log(0.002), np.log(0.02))))
+        noise = float(np.exp(u(np.log(0.01), np.log(0.12))))
     else:
         air = max(float(rng.choice([rng.normal(0.39, 0.06), u(0.02, 0.5)])), 0.02)
-        contrast = float(np.exp(rng.normal(np.log(0.22), 0.35)))
+        contrast = float(np.clip(np.exp(rng.normal(np.log(0.2), 0.5)), 0.05, 0.55))
         bright = float(rng.choice([u(0.85, 1.3), u(0.4, 2.2)]))
-        noise = float(np.exp(u(np.log(0.002), np.log(0.07))))
+        noise = float(np.exp(u(np.log(0.01), np.log(0.35))))
     return Scanner(
         air=air, papyrus=air + contrast, case=air + contrast * bright,
         film=air + contrast * float(u(0.4, 1.4)), blur=float(u(0, 0.6)) * over,
-        noise=noise * over ** 0.5, noise_grain=float(u(0, 1.0)),
+        noise=contrast * noise * over ** 0.5, noise_grain=float(u(0, 1.0)),
         edge=float(rng.choice([0.0, u(0, 1.2)])),
         rings=float(rng.choice([0.0, u(0, 0.02)], p=[0.6, 0.4])), shading=float(u(0, 0.02)),
         view=float(rng.choice([0.0, u(0.95, 1.25)], p=[0.65, 0.35])),
@@ -174,8 +174,9 @@ def _case(rng: np.random.Generator, usual: bool) -> Case:
     u = rng.uniform
     if usual:
         return Case(
-            kind="fitted", gap=float(u(0, 0.03)), thickness=float(u(0.08, 0.22)),
-            bumps=float(u(0, 0.08)), slots=int(rng.integers(1, 5)),
+            kind="fitted", gap=float(rng.choice([u(0, 0.015), u(0, 0.06)])),
+            thickness=float(u(0.08, 0.22)),
+            bumps=float(u(0, 0.1)), slots=int(rng.integers(1, 5)),
             pieces=int(rng.integers(0, 5)), rough=float(u(0, 0.3)),
         )  # fmt: skip
     kind = str(rng.choice(

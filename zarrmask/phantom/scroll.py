@@ -255,6 +255,9 @@ class Scroll:
         bias += ribbon
         bias *= np.float32(0.6 * look.opening)
         bias += np.float32(look.closeness)
+        # Outer wraps may gape, but never so far that nobody could tell where the scroll ends.
+        rim = np.clip((level - np.float32(0.85)) * 8, 0.0, 1.0)
+        bias = np.maximum(bias, np.float32(1.2) * rim - np.float32(0.85))
         bias += np.float32(look.lamination) * np.cos(TAU * phase)
         bias += np.float32(look.grain) * grain
         density = smoothstep(bias, -0.6, 1.3)

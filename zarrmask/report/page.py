@@ -110,7 +110,9 @@ def _content(views: Views, out: Path, record: Mapping[str, Any]) -> dict[str, An
         "tables": _tables(record),
         "stages": _stages(record),
         "files": [
-            (name, use, _stored(out / name)) for name, use in FILES.items() if (out / name).exists()
+            (name, use, _stored(out / name))
+            for name, use in FILES.items()
+            if name != "volume.zarr" or (out / name).is_dir()
         ],
         "folder": str(out.absolute()),
         "khartes": f"python khartes.py {shlex.quote(str(out.absolute() / 'scroll.khprj'))}",
@@ -132,7 +134,7 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
         (
             "keyframes",
             f"{len(keyframes.z):,}",
-            f"{empty:,} without a detection" if empty else "a detection on each",
+            f"{empty:,} without a detection" if empty else "none without a detection",
         ),
         ("time", words.duration(headline.run_seconds(record)), "all stages"),
         ("peak memory", words.size(pick(record, "peak_memory_bytes")), "all processes"),
@@ -140,27 +142,36 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
 
 
 def _warnings(views: Views, record: Mapping[str, Any]) -> list[str]:
+    """Give what the run warned of, and where nothing was detected, whatever it said of that."""
     given = pick(record, "warnings")
     warnings = [str(one) for one in given] if isinstance(given, list | tuple) else []
-    empty = views.keyframes.empty_z
-    if empty:
-        listed = words.runs(empty, [int(z) for z in views.keyframes.z])
-        of = counted(len(views.keyframes.z), "keyframe")
-        warnings.append(f"Nothing was detected on {len(empty):,} of {of}: z {listed}")
+    if empty := views.keyframes.empty_z:
+        among = [int(z) for z in views.keyframes.z]
+        warnings.append(f"Keyframes without a detection: z {words.runs(empty, among)}")
     if not views.survey.area.any():
         warnings.append("The mask is empty: nothing was kept.")
-    missing = pick(record, "input", "missing")
-    if isinstance(missing, list | tuple) and missing:
-        slices = counted(len(missing), "slice")
-        warnings.append(f"{slices} missing from the stack, taken as zeros: {_numbers(missing)}")
     return warnings
 
 
-def _numbers(values: list[Any] | tuple[Any, ...]) -> str:
-    whole = sorted(value for value in values if isinstance(value, int))
-    if len(whole) < len(values):
-        return plain(values)
-    return words.runs(whole, range(whole[0], whole[-1] + 1))
+def _input(record: Mapping[str, Any]) -> Any:
+    """Give the input's entry, its missing slices as ranges: there can be thousands."""
+    values = pick(record, "input")
+    missing = pick(values, "missing")
+    if isinstance(missing, list | tuple) and missing and all(type(z) is int for z in missing):
+        among = range(min(missing), max(missing) + 1)
+        return {**values, "missing": words.runs(missing, among)}
+    return values
+
+
+def _settings(record: Mapping[str, Any]) -> Any:
+    """Give the settings, and what they came to on this stack."""
+    values = pick(record, "settings")
+    came_to = {
+        "window used": pick(record, "detection", "window"),
+        "dilation, pixels": pick(record, "dilation_pixels"),
+    }
+    known = {name: value for name, value in came_to.items() if value is not None}
+    return {**values, **known} if isinstance(values, Mapping) else values
 
 
 def _picture(views: Views, plane: Plane) -> Picture:
@@ -197,13 +208,10 @@ def _bar(voxels: float, voxel_size_um: float | None) -> Bar:
 def _tables(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Give tables of names and values; one that the record lacks holds a dash."""
     return [
-        (heading, _rows(pick(record, key)))
-        for heading, key in (
-            ("Settings", "settings"),
-            ("Input", "input"),
-            ("Checkpoint", "checkpoint"),
-            ("Versions", "versions"),
-        )
+        ("Settings", _rows(_settings(record))),
+        ("Input", _rows(_input(record))),
+        ("Checkpoint", _rows(pick(record, "checkpoint"))),
+        ("Versions", _rows(pick(record, "versions"))),
     ]
 
 

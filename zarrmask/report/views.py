@@ -26,7 +26,7 @@ SLICES = 6
 """How many slices are shown, spread over z."""
 SLICE_PIXELS, SECTION_PIXELS = 600, 1000
 """The longer side that a picture has at least, where the volume is that large."""
-MOST_PIXELS = 1600
+MOST_PIXELS = 2000
 """The longer side that a picture has at most, where a pyramid lacks coarse levels."""
 SURVEY_VOXELS = 2**29
 """Voxels of the mask level on which area is measured, at most (if the pyramid has such a level)."""
@@ -191,11 +191,16 @@ def read_views(out: Path, record: Mapping[str, Any]) -> Views:
     places += [(Y, survey.middle[Y], SECTION_PIXELS), (X, survey.middle[X], SECTION_PIXELS)]
     *slices, xz, yz = _planes(grey, mask, places, only_masked=source == "masked.zarr")
     z = pick(record, "z")
-    voxel_size = number(pick(record, "input", "voxel_size_um")) or mask.voxel_size_um
+    first = number(z[0]) if isinstance(z, list | tuple) and z else None
+    voxel_size = (
+        number(pick(record, "voxel_size_um"))
+        or number(pick(record, "input", "voxel_size_um"))
+        or mask.voxel_size_um
+    )
     return Views(
         source=source,
         shape=mask.shape,
-        first_z=int(z[0]) if isinstance(z, list | tuple) and z else 0,
+        first_z=int(first or 0),
         voxel_size_um=voxel_size,
         slices=tuple(slices),
         xz=xz,
@@ -243,11 +248,17 @@ def read_keyframes(path: Path) -> Keyframes:
     if not path.is_dir():
         nothing = np.zeros(0)
         return Keyframes(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
-    group = zarr.open_group(path, mode="r", zarr_format=2)
-    z, count, score, area = (
-        np.asarray(group[name][...])  # type: ignore[index]
-        for name in ("z", "count", "best_score", "area")
-    )
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=2)
+        z, count, score, area = (
+            np.asarray(group[name][...])  # type: ignore[index]
+            for name in ("z", "count", "best_score", "area")
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): expected what a finished "
+            "run leaves. Run again with --overwrite."
+        ) from error
     order = np.argsort(z)
     return Keyframes(
         z[order].astype(np.int64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 DASH = "–"
@@ -32,8 +33,8 @@ def pick(record: Any, *keys: str) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """Give a number as a float and anything else (a text, a flag, nan) as None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    """Give a finite number as a float and anything else (a text, a flag, nan) as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         return None
     return float(value)
 

@@ -1,0 +1,226 @@
+"""The overview picture and the HTML report of fake runs."""
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zarrmask.report import write_overview, write_report
+
+VOID = {"meta", "img", "input", "link", "br", "hr"}
+RUNS = {
+    "usual": {},
+    "one slice": {"shape": (1, 40, 56), "missed": ()},
+    "one voxel": {"shape": (1, 1, 1), "missed": ()},
+    "thin": {"shape": (2, 90, 400), "missed": ()},
+    "long": {"shape": (90, 20, 24)},
+    "empty mask": {"empty": True},
+    "no volume": {"volume": False},
+    "no voxel size": {"voxel_size_um": None},
+    "one level": {"levels": 1},
+}
+
+
+class Page(HTMLParser):
+    """Collect what a page holds; fail where its tags do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf8"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_kind_of_run_can_be_shown(tmp_path, fake_run, name):
+    record = fake_run(tmp_path, **RUNS[name])
+    overview = write_overview(tmp_path, record)
+    assert overview == tmp_path / "overview.png"
+    with Image.open(overview) as picture:
+        assert picture.format == "PNG"
+        assert picture.width == 1800
+        assert 600 < picture.height < 4000
+    page = read(write_report(tmp_path, record))
+    slices = min(6, record["input"]["shape"][0])
+    assert len(page.all("img")) == slices + (2 if slices > 1 else 0)
+    assert all(image["alt"] for image in page.all("img"))
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1
+    assert {path.name for path in tmp_path.iterdir()} - {"report.html", "overview.png"} == {
+        *(["volume.zarr"] if name != "no volume" else []),
+        *("mask.zarr", "masked.zarr", "keyframes.zarr"),
+    }
+
+
+def test_the_overview_shows_the_outline_where_the_mask_is(tmp_path, fake_run):
+    def orange(out):
+        with Image.open(write_overview(out, record)) as picture:
+            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), 2, 0)
+        return ((red > 240) & (abs(green - 176) < 20) & (blue < 40)).sum()
+
+    record = fake_run(tmp_path / "masked")
+    assert orange(tmp_path / "masked") > 3_000
+    record = fake_run(tmp_path / "empty", empty=True)
+    assert orange(tmp_path / "empty") == 0
+
+
+def test_the_report_says_what_the_record_says(tmp_path, fake_run):
+    record = fake_run(tmp_path, (24, 40, 56), missed=(4, 8, 16))
+    record["warnings"] = ["the slices use less than an eighth of their grey range"]
+    record["detection"] = {"window": [120, 4_000]}
+    record["input"]["missing"] = [3, 4, 5, 9]
+    text = " ".join(read(write_report(tmp_path, record)).text.split())
+    for said in (
+        "stack, masked",
+        "slices z 100 to 123, 24 × 40 × 56 voxels",
+        record["command"],
+        "less than an eighth",
+        "Keyframes without a detection: z 104–108, 116",
+        "3 without a detection",
+        "2.14 GB",
+        "41.2 s",
+        "0.146 slices/s",
+        "9f" * 32,
+        "2026.8.0",
+        "3–5, 9",
+        "120, 4,000",
+        "mask area, mm²",
+        f"python khartes.py {tmp_path}/scroll.khprj",
+        "its image 0 is slice z 100",
+        "24 × 40 × 56, uint16, 3 levels",
+    ):
+        assert said in text
+
+
+def test_an_empty_mask_is_warned_of(tmp_path, fake_run):
+    record = fake_run(tmp_path, empty=True)
+    assert "The mask is empty" in read(write_report(tmp_path, record)).text
+
+
+def test_pictures_from_the_masked_stack_say_so(tmp_path, fake_run):
+    record = fake_run(tmp_path, volume=False)
+    assert "no volume.zarr" in read(write_report(tmp_path, record)).text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"input": None, "settings": [], "stages": None, "voxels": 3, "warnings": "no list"},
+        {"stages": [None, {}, {"name": 3, "seconds": "x"}], "z": ["a"], "voxels": {"total": 0}},
+        {"stages": [{"seconds": float("nan"), "items": float("inf")}], "input": {"path": ""}},
+    ],
+)
+def test_a_record_that_lacks_things_shows_dashes(tmp_path, fake_run, record):
+    fake_run(tmp_path, (6, 20, 28))
+    if record == {}:
+        write_overview(tmp_path, record)
+    assert "–" in read(write_report(tmp_path, record)).text
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path, fake_run):
+    record = fake_run(tmp_path)
+    page = read(write_report(tmp_path, record))
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    loads = [
+        value
+        for _, attrs in page.tags
+        for key, value in attrs.items()
+        if key in ("src", "href", "xlink:href", "srcset", "action", "poster", "data")
+    ]
+    assert loads
+    assert all(value.startswith("data:image/jpeg;base64,") for value in loads)
+    text = (tmp_path / "report.html").read_text()
+    assert not re.search(r"https?:|url\(|@import", text)
+    policies = [meta.get("content", "") for meta in page.all("meta")]
+    assert any("default-src 'none'" in policy for policy in policies)
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror='alert(1)'>",
+    "{{ 7 * 7 }}{% raw %}",
+    "two\nlines\tand $\\frac{1}$ % &amp; \x1b[31m",
+    "χάρτης 卷軸 🗞 ‮",
+    os.fsdecode(b"latin-\xe9"),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_are_only_shown(tmp_path, fake_run, name):
+    out = tmp_path / name.replace("/", "_")
+    record = fake_run(out, (6, 20, 28))
+    plain = read(write_report(out, record))
+    record |= {"command": name, "warnings": [name], "zarrmask": name}
+    record["input"] |= {"path": f"/data/{name}", "kind": name}
+    record["settings"] |= {name: name, "score": name, "every": {name: [name]}}
+    record["versions"] = {name: name}
+    record["stages"] = [{"name": name, "seconds": 1, "items": 1, "unit": name}]
+    record["checkpoint"] = {"path": name, "sha256": name}
+    page = read(write_report(out, record))
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"section", "ul", "li"}
+    assert len(page.all("img")) == len(plain.all("img"))
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    shown = name.encode("utf8", "replace").decode("utf8")
+    assert shown in page.text
+
+
+def test_hostile_names_do_not_break_the_overview(tmp_path, fake_run):
+    name = " ".join(HOSTILE)
+    out = tmp_path / HOSTILE[-1]
+    record = fake_run(out, (6, 20, 28))
+    record |= {"zarrmask": name, "checkpoint": {"path": name}, "input": {"path": f"/data/{name}"}}
+    assert write_overview(out, record).is_file()
+
+
+def test_an_old_report_stays_until_the_new_one_is_whole(tmp_path, fake_run, monkeypatch):
+    record = fake_run(tmp_path)
+    path = write_report(tmp_path, record)
+    before = path.read_bytes()
+    record["warnings"] = ["something new"]
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            write_report(tmp_path, record)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".zarrmask-*"))
+    write_report(tmp_path, record)
+    assert path.read_bytes() != before
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

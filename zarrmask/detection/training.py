@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
+from pickle import UnpicklingError  # only its name: nothing is unpickled
 from typing import Any
 
 import cv2
@@ -64,8 +65,9 @@ class Recipe:
     anchors, proposals, regions : int
         Samples of a slice that the losses are taken of (``BATCH_SIZE_PER_IMAGE`` of the RPN and
         of the ROI heads) and proposals kept (``POST_NMS_TOPK_TRAIN``).
-    sides : tuple of int
-        Shortest and longest shorter side of a simulated slice, and the limit of the longer.
+    short, limit : tuple of int, int
+        Least and greatest shorter side of a simulated slice, pixels, and the limit of the longer:
+        ``INPUT.MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN``.
     average : float
         Decay of the running mean of the weights, which is what is kept.
     uses : int
@@ -81,7 +83,8 @@ class Recipe:
     anchors: int = 64
     proposals: int = 100
     regions: int = 32
-    sides: tuple[int, int, int] = (256, 384, 576)
+    short: tuple[int, int] = (256, 384)
+    limit: int = 576
     average: float = 0.998
     uses: int = 2
 
@@ -104,6 +107,8 @@ class Recipe:
             "anchors": ("MODEL", "RPN", "BATCH_SIZE_PER_IMAGE"),
             "proposals": ("MODEL", "RPN", "POST_NMS_TOPK_TRAIN"),
             "regions": ("MODEL", "ROI_HEADS", "BATCH_SIZE_PER_IMAGE"),
+            "short": ("INPUT", "MIN_SIZE_TRAIN"),
+            "limit": ("INPUT", "MAX_SIZE_TRAIN"),
         }
         documents = read_documents(config)
         found: dict[str, Any] = {}
@@ -117,7 +122,7 @@ class Recipe:
         bad = [
             f"{'.'.join(keys[name])} is {value!r}"
             for name, value in found.items()
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0
+            if not _are_positive(value if name == "short" else (value,))
         ]
         if bad:
             raise CheckpointError(f"{config}: {', '.join(bad)}; positive numbers are expected.")
@@ -129,6 +134,13 @@ class Recipe:
             return (iteration + 1) / self.warmup
         done = (iteration - self.warmup) / max(iterations - self.warmup, 1)
         return 0.5 * (1 + cos(pi * min(done, 1.0))) + 0.005
+
+
+def _are_positive(values: Any) -> bool:
+    return isinstance(values, tuple) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        for value in values
+    )
 
 
 class SimulatedBatches(IterableDataset[Batch]):
@@ -157,8 +169,8 @@ class SimulatedBatches(IterableDataset[Batch]):
 
     def _draw(self, rng: np.random.Generator) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
         """Draw one batch of images and stacks of masks, uint8."""
-        low, high, limit = self.recipe.sides
-        short = int(rng.integers(low, high + 1))
+        limit = self.recipe.limit
+        short = int(rng.integers(self.recipe.short[0], self.recipe.short[-1] + 1))
         long = min(
             int(short * rng.choice([1.0, rng.uniform(1, 1.4), rng.uniform(1.4, 1.8)])), limit
         )
@@ -368,7 +380,7 @@ def _restore(
         mean.load_state_dict(state["mean"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["iteration"])
-    except (KeyError, RuntimeError, ValueError, EOFError) as problem:
+    except (KeyError, RuntimeError, ValueError, EOFError, UnpicklingError) as problem:
         raise CheckpointError(
             f"{path} is not a training of this config ({str(problem).splitlines()[0]}). "
             "Name another folder, or remove the file to begin anew."

@@ -214,7 +214,7 @@ def test_an_old_report_stays_until_the_new_one_is_whole(tmp_path, fake_run, monk
         with pytest.raises(OSError, match="disk full"):
             write_report(tmp_path, record)
     assert path.read_bytes() == before
-    assert not list(tmp_path.glob(".zarrmask-*"))
+    assert not list(tmp_path.glob(".*.partial"))
     write_report(tmp_path, record)
     assert path.read_bytes() != before
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
-from zarrmask.report.atomic import replace_file
 
 KHARTES_VOXEL_SIZE_UM = 7.91
 """What khartes assumes where a project names no voxel size."""

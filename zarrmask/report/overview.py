@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from zarrmask.report.atomic import replace_file
+from zarrmask.atomic import replace_file
 from zarrmask.report.headline import headline, how, title
 from zarrmask.report.views import Plane, Views, Z, read_views
 

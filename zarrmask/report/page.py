@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from zarrmask.atomic import replace_file
 from zarrmask.report import headline, words
-from zarrmask.report.atomic import replace_file
 from zarrmask.report.charts import area_chart, score_chart
 from zarrmask.report.views import Plane, Views, open_pyramid, read_views
 from zarrmask.report.words import DASH, counted, number, pick, plain

@@ -84,7 +84,7 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
         if wanted is None:
             raise _damaged(path, error) from None
         raise _refused(path, wanted[1] or wanted[2]) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise _damaged(path, error) from None
 
 
@@ -180,7 +180,9 @@ def _refused(path: Path, wanted: str) -> CheckpointError:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # torch's own words advise to load the file unsafely; only what it stumbled on is repeated.
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    reason = text.splitlines()[0]
     return CheckpointError(
         f"{path} is no checkpoint, or a damaged one ({reason}). Expected a detectron2 .pth or "
         ".pkl, or a .safetensors file; compare its size and hash with the original."

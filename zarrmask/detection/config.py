@@ -79,9 +79,10 @@ def _number_lists(value: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def _levels(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, tuple) or not value or not set(map(str, value)) <= set(STRIDES):
+    levels = value if isinstance(value, tuple) else ()
+    if not levels or not all(isinstance(level, str) and level in STRIDES for level in levels):
         raise ValueError(f"a list of feature maps out of {', '.join(STRIDES)}")
-    return tuple(map(str, value))
+    return levels
 
 
 def _pyramid(value: Any) -> tuple[str, ...]:

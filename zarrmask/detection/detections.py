@@ -1,6 +1,5 @@
 """What a detector found in one slice, and the masks that follow from it (NumPy only)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -62,9 +61,8 @@ def union_mask(detections: Detections, shape: tuple[int, int]) -> NDArray[np.uin
     """
     mask = np.zeros(shape, np.uint8)
     for box, patch in zip(detections.boxes, detections.patches, strict=True):
-        for rows, columns, inside in _paste(box, patch, shape):
-            mask[rows, columns] |= inside
-    return mask * np.uint8(255)
+        _paste(mask, box, patch)
+    return mask
 
 
 def instance_mask(
@@ -72,29 +70,27 @@ def instance_mask(
 ) -> NDArray[np.uint8]:
     """Mark what one instance covers, by the rule of `union_mask`."""
     mask = np.zeros(shape, np.uint8)
-    for rows, columns, inside in _paste(box, patch, shape):
-        mask[rows, columns] = inside
-    return mask * np.uint8(255)
+    _paste(mask, box, patch)
+    return mask
 
 
-def _paste(
-    box: NDArray[np.float32], patch: NDArray[np.float32], shape: tuple[int, int]
-) -> Iterator[tuple[slice, slice, NDArray[np.bool_]]]:
-    """Give a patch's mask in bands of rows, so that no full slice of floats is ever held.
+def _paste(mask: NDArray[np.uint8], box: NDArray[np.float32], patch: NDArray[np.float32]) -> None:
+    """Add a patch to a mask, in bands of rows, so that no whole slice of floats is ever held.
 
     As detectron2 pastes masks: the patch is interpolated linearly between the centres of its cells
     and is zero outside. Such an interpolation is a product: row weights @ patch @ column weights.
     """
     x0, y0, x1, y1 = (float(side) for side in box)
-    rows = _covered(y0, y1, shape[0])
-    columns = _covered(x0, x1, shape[1])
+    rows = _covered(y0, y1, mask.shape[0])
+    columns = _covered(x0, x1, mask.shape[1])
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return
     across = patch @ _weights(columns, x0, x1, patch.shape[1]).T
     height = max(1, _BAND_VALUES // (columns.stop - columns.start))
     for start in range(rows.start, rows.stop, height):
         band = slice(start, min(start + height, rows.stop))
-        yield band, columns, _weights(band, y0, y1, patch.shape[0]) @ across >= 0.5
+        inside = _weights(band, y0, y1, patch.shape[0]) @ across >= 0.5
+        mask[band, columns] |= inside * np.uint8(255)
 
 
 def _covered(low: float, high: float, size: int) -> slice:

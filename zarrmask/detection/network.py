@@ -373,7 +373,7 @@ class _Heads(RoIHeads):
             place, label = torch.where(scores[:, 1:] > self.score_thresh)
             label = label + 1
             score = scores[place, label]
-            box = clip_boxes_to_image(boxes.reshape(len(boxes), -1, 4)[place, label], shape)
+            box = clip_boxes_to_image(boxes.unflatten(1, (-1, 4))[place, label], shape)
             keep = batched_nms(box, score, label, self.nms_thresh)[: self.detections_per_img]
             for result, values in zip(results, (box, score, label), strict=True):
                 result.append(values[keep])
@@ -430,7 +430,7 @@ def _for_each(lists: Sequence[Any], levels: int) -> tuple[Any, ...]:
 
 def _finite(boxes: Tensor, scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Drop the rows that hold an infinity or no number."""
-    good = torch.isfinite(boxes).all(1) & torch.isfinite(scores.reshape(len(boxes), -1)).all(1)
+    good = torch.isfinite(boxes).all(1) & torch.isfinite(scores.unsqueeze(-1).flatten(1)).all(1)
     return tuple(values[good] for values in (boxes, scores, *others))
 
 

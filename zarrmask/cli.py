@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,22 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     click.echo(f"wrote {shape[0]} slices to {out}, their true masks to {out / 'truth'}")
 
 
+@cli.command("train")
+@click.option("--phantom", is_flag=True, required=True, help="Learn from simulated slices.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--config", type=click.Path(path_type=Path), help="detectron2 config with a SOLVER.")
+@click.option("--iterations", type=click.IntRange(1), help="Instead of the config's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+def train_command(phantom: bool, out: Path, config: Path | None, **options: Any) -> None:
+    """Train a detector; the same command goes on with a training that was stopped."""
+    from zarrmask.detection.training import train
+    from zarrmask.shipped import CONFIGS
+
+    weights = train(config or CONFIGS / "phantom_r18.yaml", out, progress=click.echo, **options)
+    click.echo(f"wrote {weights}")
+
+
 @cli.command("info")
 @click.argument("path", type=click.Path(path_type=Path))
 def info_command(path: Path) -> None:
@@ -172,6 +189,7 @@ def _summarise(out: Path, record: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line; a failure is one message, and an exit code that is not 0."""
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters are closed
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

@@ -127,14 +127,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     if _is_detectron2(text):
         return _from_detectron2(path)
     try:
-        content = yaml.safe_load(text)
+        # As text: YAML reads 5:9 as a sexagesimal number; the settings know what they want.
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  makes nothing but text
     except yaml.YAMLError as error:
         raise SettingsError(f"the config {path} is not valid YAML: {error}") from None
-    if content is None:
+    if content is None or content == "":
         return {}
     if not isinstance(content, Mapping):
         raise SettingsError(f"the config {path} holds {type(content).__name__}, expected settings")
-    settings = {str(key).replace("-", "_"): value for key, value in content.items()}
+    settings = {
+        str(key).replace("-", "_"): value
+        for key, value in content.items()
+        if value not in ("", "null", "~")
+    }
     for key in ("checkpoint", "model"):  # relative to the file that names them
         if isinstance(settings.get(key), str):
             settings[key] = path.parent / settings[key]

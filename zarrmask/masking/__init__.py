@@ -4,14 +4,17 @@ from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
 from zarrmask.masking.hold import HeldMasks
 from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
 from zarrmask.masking.keyframes import held_by, keyframe_indices
+from zarrmask.masking.window import auto_window, uses_little
 
 __all__ = [
     "HeldMasks",
     "KeyframeStore",
     "Sighting",
+    "auto_window",
     "dilate",
     "dilated_part",
     "held_by",
     "kernel_side",
+    "uses_little",
     "keyframe_indices",
 ]

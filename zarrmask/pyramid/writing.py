@@ -70,6 +70,7 @@ class Pyramid:
     def create(self) -> None:
         """Make the empty arrays; what was in them goes. Without metadata no viewer opens them."""
         group = zarr.open_group(self.path, mode="a", zarr_format=2)
+        group.attrs.pop("multiscales", None)
         for level, shape in enumerate(self.levels):
             _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
         scratch = zarr.open_group(self.scratch, mode="w", zarr_format=2)

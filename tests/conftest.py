@@ -1,0 +1,41 @@
+"""What tests share: a small simulated stack, a cluster, the real slices where they are."""
+
+import os
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from zarrmask.cluster import connect
+from zarrmask.phantom import Phantom
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if marks & {"real", "reference"} and "ZARRMASK_SHARED" not in os.environ:
+            reason = "ZARRMASK_SHARED does not name the folder of real slices and references"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of real slices and references."""
+    return Path(os.environ["ZARRMASK_SHARED"])
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Address of a cluster of two worker processes."""
+    with connect(workers=2) as client:
+        yield client.scheduler.address
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory):
+    """The middle of a simulated scroll: 23 slices of 150 x 170, numbered from 100."""
+    folder = tmp_path_factory.mktemp("stack")
+    phantom = Phantom((80, 150, 170), seed=3)
+    for n in range(23):
+        tifffile.imwrite(folder / f"{100 + n:05d}.tif", phantom.slice(30 + n)[0])
+    return folder

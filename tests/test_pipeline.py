@@ -1,0 +1,315 @@
+"""Whole runs on a real cluster of processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+import zarrmask
+from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError
+from zarrmask.progress import Reporter
+
+OUTPUTS = {
+    "keyframes.zarr",
+    "mask.zarr",
+    "masked.zarr",
+    "overview.png",
+    "report.html",
+    "run.json",
+    "scroll.khprj",
+    "volume.zarr",
+}
+
+
+def level(out, name, n=0):
+    return zarr.open_array(out / f"{name}.zarr" / str(n), mode="r")[:]
+
+
+def keyframes(out):
+    group = zarr.open_group(out / "keyframes.zarr", mode="r")
+    return {name: array[:] for name, array in group.arrays()}
+
+
+def contents(folder):
+    """Every file under a folder and its bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def run(cluster, stack, tmp_path_factory):
+    """A finished run: its folder and its record."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, zarrmask.run(stack, out, every=7, dilate=5, voxel_size=7.91, scheduler=cluster)
+
+
+def test_a_run_leaves_all_its_outputs(run):
+    out, _ = run
+    assert {path.name for path in out.iterdir()} == OUTPUTS
+
+
+def test_the_volume_is_the_stack(run, stack):
+    out, _ = run
+    slices = [tifffile.imread(path) for path in sorted(stack.glob("*.tif"))]
+    np.testing.assert_array_equal(level(out, "volume"), np.array(slices))
+
+
+def test_masks_are_the_replaced_scripts_for_the_same_detections(run):
+    out, _ = run
+    found = keyframes(out)
+    assert found["z"].tolist() == [100, 107, 114, 121]
+    kernel = np.ones((8, 8), np.uint8)  # int(170 * 5 / 100)
+    expected, held = [], None
+    for count in range(23):
+        if count % 7 == 0:
+            held = cv2.dilate(found["mask"][count // 7], kernel, iterations=1)
+        expected.append(held)
+    np.testing.assert_array_equal(level(out, "mask"), np.array(expected))
+    assert level(out, "mask").any()
+
+
+def test_masked_is_the_volume_inside_the_mask_and_0_outside(run):
+    out, record = run
+    volume, mask, masked = (level(out, name) for name in ("volume", "mask", "masked"))
+    np.testing.assert_array_equal(masked, np.where(mask == 255, volume, 0))
+    assert record["voxels"] == {
+        "total": mask.size,
+        "kept": int((mask > 0).sum()),
+        "removed": int((mask == 0).sum()),
+    }
+
+
+def test_the_record_says_what_was_done(run):
+    out, record = run
+    assert json.loads((out / "run.json").read_text())["identity"] == record["identity"]
+    assert record["state"] == "finished"
+    assert record["z"] == [100, 123]
+    assert record["settings"]["every"] == 7
+    assert len(record["checkpoint"]["sha256"]) == 64
+    assert record["peak_memory_bytes"] > 0
+    assert {"detecting", "writing"} <= {stage["name"] for stage in record["stages"]}
+    assert record["versions"]["zarr"] == zarr.__version__
+
+
+def test_what_was_found_is_kept_with_z_and_scores(run):
+    out, _ = run
+    found = keyframes(out)
+    for n in range(4):
+        scores = found["scores"][n][: found["count"][n]]
+        assert (np.diff(scores) <= 0).all()
+        assert (scores > 0.1).all()
+        assert found["area"][n] == np.count_nonzero(found["mask"][n])
+
+
+def test_a_finished_run_is_left_as_it_is(run, stack, cluster):
+    out, record = run
+    before = contents(out)
+    options = {"every": 7, "dilate": 5, "voxel_size": 7.91, "scheduler": cluster}
+    assert zarrmask.run(stack, out, **options)["identity"] == record["identity"]
+    assert contents(out) == before
+
+
+def test_other_settings_are_refused_by_name(run, stack):
+    out, _ = run
+    before = contents(out)
+    with pytest.raises(OutputError, match=r"settings\.every: 7 then, 10 now"):
+        zarrmask.run(stack, out, dilate=5, voxel_size=7.91)
+    assert contents(out) == before
+
+
+def test_changed_input_is_refused(run, stack, tmp_path):
+    out, _ = run
+    other = tmp_path / "other"
+    shutil.copytree(stack, other)
+    tifffile.imwrite(other / "00100.tif", tifffile.imread(other / "00100.tif")[::-1].copy())
+    with pytest.raises(OutputError, match=r"input\.fingerprint"):
+        zarrmask.run(other, out, every=7, dilate=5, voxel_size=7.91)
+
+
+def test_overwriting_keeps_what_a_person_drew(run, stack, cluster, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run[0], out, symlinks=True)
+    drawing = out / "scroll.khprj" / "fragments" / "mine.json"
+    drawing.write_text("{}")
+    (out / "notes.txt").write_text("mine")
+    zarrmask.run(stack, out, every=12, volume=False, overwrite=True, scheduler=cluster)
+    assert drawing.read_text() == "{}"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "volume.zarr").exists()
+    assert keyframes(out)["z"].tolist() == [100, 112]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_another_maker_is_never_replaced(stack, tmp_path, overwrite):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="not made by zarrmask"):
+        zarrmask.run(stack, tmp_path, overwrite=overwrite)
+    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_range_of_slice_numbers_is_cut_out(stack, cluster, tmp_path):
+    out = tmp_path / "out"
+    zarrmask.run(stack, out, z="105:112", every=4, scheduler=cluster)
+    assert keyframes(out)["z"].tolist() == [105, 109]
+    assert level(out, "volume").shape == (7, 150, 170)
+    first = tifffile.imread(stack / "00105.tif")
+    np.testing.assert_array_equal(level(out, "volume")[0], first)
+
+
+@pytest.mark.parametrize("z", ["0:10", "90:110", "110:200"])
+def test_a_range_outside_of_the_stack_is_refused(stack, tmp_path, z):
+    with pytest.raises(SettingsError, match="100"):
+        zarrmask.run(stack, tmp_path / "out", z=z)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_jpeg_slice_is_a_stack(stack, cluster, tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    image = tifffile.imread(stack / "00110.tif")
+    cv2.imwrite(str(folder / "7.jpg"), (image >> 8).astype(np.uint8))
+    record = zarrmask.run(folder, tmp_path / "out", scheduler=cluster)
+    assert record["z"] == [7, 8]
+    assert level(tmp_path / "out", "mask").shape == (1, 150, 170)
+
+
+def test_a_dark_stack_is_advised_and_auto_finds_the_same(stack, cluster, tmp_path):
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    for path in sorted(stack.glob("*.tif"))[:8]:
+        tifffile.imwrite(folder / path.name, tifffile.imread(path) >> 4)
+    reporter = Reporter()
+    zarrmask.run(folder, tmp_path / "seed", scheduler=cluster, reporter=reporter)
+    assert any("--detect-window auto" in warning for warning in reporter.warnings)
+    zarrmask.run(folder, tmp_path / "auto", detect_window="auto", scheduler=cluster)
+    assert keyframes(tmp_path / "auto")["count"].all()
+
+
+def test_missing_slices_are_zeros_that_count_for_nothing(stack, cluster, tmp_path):
+    folder = tmp_path / "gap"
+    shutil.copytree(stack, folder)
+    (folder / "00103.tif").unlink()
+    with pytest.raises(StackError, match="103"):
+        zarrmask.run(folder, tmp_path / "out")
+    record = zarrmask.run(
+        folder, tmp_path / "out", every=3, z="100:110", allow_missing=True, scheduler=cluster
+    )
+    assert keyframes(tmp_path / "out")["z"].tolist() == [100, 104, 107]
+    assert not level(tmp_path / "out", "volume")[3].any()
+    assert record["input"]["missing"] == [103]
+
+
+def test_slices_without_the_object_are_warned_of(cluster, tmp_path):
+    folder = tmp_path / "air"
+    folder.mkdir()
+    for n in range(3):
+        tifffile.imwrite(folder / f"{n}.tif", np.full((90, 100), 9000, np.uint16))
+    record = zarrmask.run(folder, tmp_path / "out", every=2, scheduler=cluster)
+    assert record["keyframes"]["without_detection"] == [0, 2]
+    assert any("nothing was found on 2 of 2" in warning for warning in record["warnings"])
+    assert record["voxels"]["kept"] == 0
+
+
+def test_a_checkpoint_that_is_none_leaves_nothing_behind(stack, cluster, tmp_path):
+    (tmp_path / "model.pth").write_text("not weights")
+    with pytest.raises(CheckpointError, match=r"model\.pth"):
+        zarrmask.run(stack, tmp_path / "out", checkpoint=tmp_path / "model.pth", scheduler=cluster)
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_writes_the_stack_alone(stack, cluster, tmp_path):
+    out = zarrmask.convert(stack, tmp_path / "stack.zarr", voxel_size=3.24, scheduler=cluster)
+    np.testing.assert_array_equal(
+        zarr.open_array(out / "0", mode="r")[0], tifffile.imread(stack / "00100.tif")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["stack.zarr"]
+    before = contents(out)
+    zarrmask.convert(stack, out, voxel_size=3.24)
+    assert contents(out) == before
+    with pytest.raises(OutputError, match=r"voxel_size: 3\.24 then, None now"):
+        zarrmask.convert(stack, out)
+    assert zarrmask.open_pyramid(out)["0/image"].shape == (23, 150, 170)
+
+
+def test_a_stack_of_its_own_making_is_read_back(run, cluster, tmp_path):
+    out, _ = run
+    zarrmask.convert(out / "masked.zarr", tmp_path / "again.zarr", scheduler=cluster)
+    again = zarr.open_array(tmp_path / "again.zarr/0", mode="r")[:]
+    np.testing.assert_array_equal(again, level(out, "masked"))
+
+
+# Runs as processes of their own, stopped from outside.
+
+
+def start(stack, out, *options):
+    arguments = [sys.executable, "-m", "zarrmask", "run", stack, out, "--workers", "1", *options]
+    return subprocess.Popen(
+        [str(argument) for argument in arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("stop", "moment"),
+    [(signal.SIGKILL, "keyframes.zarr/mask/.zarray"), (signal.SIGTERM, "mask.zarr/.zgroup")],
+)
+def test_a_stopped_run_ends_as_one_that_was_not(run, stack, tmp_path, stop, moment):
+    out, _ = run
+    again = tmp_path / "again"
+    options = ("--every", "7", "--dilate", "5", "--voxel-size", "7.91")
+    process = start(stack, again, *options)
+    try:
+        wait_for(again / moment, process)
+    finally:
+        if stop == signal.SIGKILL:
+            os.killpg(process.pid, stop)
+        else:
+            process.send_signal(stop)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert json.loads((again / "run.json").read_text())["state"] == "unfinished"
+
+    other = start(stack, again, "--every", "9")
+    assert "settings.every: 7 then, 9 now" in other.communicate(timeout=120)[1]
+    assert other.returncode == 1
+
+    resumed = start(stack, again, *options)
+    message = resumed.communicate(timeout=300)[1]
+    assert resumed.returncode == 0, message
+    assert {path.name for path in again.iterdir()} == OUTPUTS
+    for name in ("volume", "mask", "masked"):
+        assert contents(again / f"{name}.zarr") == contents(out / f"{name}.zarr")
+
+
+def test_two_runs_on_one_output_do_not_mix(stack, tmp_path):
+    first = start(stack, tmp_path / "out")
+    try:
+        wait_for(tmp_path / "out/.zarrmask/lock", first)
+        with pytest.raises(OutputError, match="in use"):
+            zarrmask.run(stack, tmp_path / "out")
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate(timeout=60)

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zarrmask.errors import SettingsError
+from zarrmask.settings import Settings, read_settings
+from zarrmask.shipped import CONFIGS
+
+
+def test_defaults():
+    settings = read_settings()
+    assert (settings.every, settings.score, settings.dilate) == (10, 0.1, 3)
+    assert settings.voxel_size is None
+    assert settings.detect_window == "seed"
+    assert settings.volume
+
+
+@pytest.mark.parametrize(
+    ("text", "z"),
+    [("3:9", (3, 9)), (":9", (None, 9)), ("3:", (3, None)), (":", (None, None))],
+)
+def test_ranges(text, z):
+    assert read_settings(z=text).z == z
+
+
+@pytest.mark.parametrize("text", ["100 5000", "100,5000"])
+def test_windows(text):
+    assert read_settings(detect_window=text).detect_window == (100, 5000)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(SettingsError) as error:
+        read_settings(every=0, score=2, dilate=-1, voxel_size=0, z="9:3", speed="fast")
+    for name in ("every", "score", "dilate", "voxel_size", "speed"):
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"z": "9:3"},
+        {"z": "a:b"},
+        {"z": "7"},
+        {"detect_window": "5 1"},
+        {"detect_window": "dark"},
+        {"voxel_size": float("nan")},
+    ],
+)
+def test_each_wrong_setting_is_refused(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        read_settings(**wrong)
+
+
+@given(st.integers(1, 99), st.integers(1, 99))
+def test_options_beat_the_config(tmp_path_factory, in_file, given_):
+    config = tmp_path_factory.mktemp("config") / "run.yaml"
+    config.write_text(f"every: {in_file}\ndilate: 1.5\n")
+    assert read_settings(config).every == in_file
+    settings = read_settings(config, every=given_, dilate=None)
+    assert (settings.every, settings.dilate) == (given_, 1.5)
+
+
+def test_a_config_names_files_beside_itself(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("checkpoint: model.pth\ndetect-window: 100 5000\nz: 5:9\n")
+    settings = read_settings(config)
+    assert settings.checkpoint == tmp_path / "model.pth"
+    assert settings.detect_window == (100, 5000)
+    assert settings.z == (5, 9)
+
+
+def test_a_detectron2_config_is_the_models(tmp_path):
+    config = tmp_path / "model.yaml"
+    base = (
+        f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\nMODEL:\n  ROI_HEADS:\n    NUM_CLASSES: 1\n"
+    )
+    config.write_text(base + "    SCORE_THRESH_TEST: 0.4\n")
+    assert read_settings(config) == Settings(model=config, score=0.4)
+    assert read_settings(config, score=0.2).score == 0.2
+    config.write_text(base)
+    assert read_settings(config).score == 0.1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("- a\n- b\n", "expected settings"), ("a: [1\n", "not valid YAML"), ("evry: 3\n", "evry")],
+)
+def test_a_config_that_is_none_is_refused(tmp_path, content, message):
+    config = tmp_path / "run.yaml"
+    config.write_text(content)
+    with pytest.raises(SettingsError, match=message):
+        read_settings(config)
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    with pytest.raises(SettingsError, match="cannot read"):
+        read_settings(Path(tmp_path / "none.yaml"))

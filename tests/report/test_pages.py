@@ -19,9 +19,7 @@ RUNS = {
     "thin": {"shape": (2, 90, 400), "missed": ()},
     "long": {"shape": (90, 20, 24)},
     "empty mask": {"empty": True},
-    "no volume": {"volume": False},
-    "no voxel size": {"voxel_size_um": None},
-    "one level": {"levels": 1},
+    "no volume": {"volume": False, "voxel_size_um": None, "levels": 1},
 }
 
 
@@ -117,6 +115,15 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
         "24 × 40 × 56, uint16, 3 levels",
     ):
         assert said in text
+
+
+def test_keyframes_without_a_detection_are_all_listed_once(tmp_path, fake_run):
+    record = fake_run(tmp_path, (24, 40, 56), missed=(4, 8, 16))
+    record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108, 116"]
+    assert "Keyframes without" not in read(write_report(tmp_path, record)).text
+    record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108 and 1 more"]
+    text = read(write_report(tmp_path, record)).text
+    assert "Keyframes without a detection: z 104–108, 116" in text
 
 
 def test_an_empty_mask_is_warned_of(tmp_path, fake_run):

@@ -1,5 +1,7 @@
 """What is read of a run to show it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -113,6 +115,17 @@ def test_a_long_volume_lies(tmp_path, fake_run):
 def test_the_record_knows_the_voxel_size_better_than_the_pyramid(tmp_path, fake_run, record, size):
     fake_run(tmp_path)
     assert read_views(tmp_path, record).voxel_size_um == size
+
+
+@pytest.mark.parametrize(
+    ("voxel_size", "largest", "unit"),
+    [(None, 10.0, (1, "voxels")), (None, 3e6, (1e-6, "million voxels")), (500, 3e6, (0.25, "mm²"))],
+)
+def test_areas_have_a_readable_unit(tmp_path, fake_run, voxel_size, largest, unit):
+    fake_run(tmp_path, (3, 9, 9))
+    seen = read_views(tmp_path, {})
+    survey = replace(seen.survey, area=np.array([largest]))
+    assert replace(seen, survey=survey, voxel_size_um=voxel_size).area_unit == unit
 
 
 def test_no_unit_no_voxel_size(tmp_path, fake_run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -13,7 +13,7 @@ from zarrmask.report.views import Views
 from zarrmask.report.words import short
 
 WIDTH, HEIGHT = 1100, 240
-LEFT, RIGHT, TOP, BOTTOM = 72, 1070, 12, 190
+LEFT, RIGHT, TOP, BOTTOM = 96, 1070, 12, 190
 STEPS = 1500
 """A line has at most this many steps: more than the page has pixels to show."""
 
@@ -53,6 +53,10 @@ class Chart:
         SVG path of a tick for each keyframe.
     threshold : Tick or None
         A level to compare with.
+    width, height : int
+        Size of the view box.
+    left, right, top, bottom : int
+        Where the axes lie in it.
     """
 
     summary: str
@@ -65,6 +69,12 @@ class Chart:
     empty: Sequence[Dot]
     keyframes: str
     threshold: Tick | None = None
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = RIGHT
+    top: int = TOP
+    bottom: int = BOTTOM
 
 
 @dataclass(frozen=True)
@@ -83,11 +93,7 @@ class _Scale:
 
 def area_chart(views: Views) -> Chart:
     """Chart the mask's area over z, and the area as detected on each keyframe."""
-    unit, name = (
-        (1.0, "voxels")
-        if views.voxel_size_um is None
-        else ((views.voxel_size_um / 1000) ** 2, "mm²")
-    )
+    unit, name = views.area_unit
     found = views.keyframes.area * unit
     edges, area = _thinned(views.survey.edges + views.first_z, views.survey.area * unit)
     top = max(area.max(initial=0), found.max(initial=0)) or 1.0
@@ -120,8 +126,7 @@ def score_chart(views: Views, threshold: float | None) -> Chart:
 
 
 def _with_threshold(chart: Chart, threshold: float, y: _Scale) -> Chart:
-    tick = Tick(y(threshold), f"threshold {threshold:g}")
-    return Chart(**{**chart.__dict__, "threshold": tick})
+    return replace(chart, threshold=Tick(y(threshold), f"threshold {threshold:g}"))
 
 
 def _scales(views: Views, top: float) -> tuple[_Scale, _Scale]:

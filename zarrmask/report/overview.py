@@ -18,6 +18,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from zarrmask.atomic import replace_file
 from zarrmask.report.headline import headline, how, title
 from zarrmask.report.views import Plane, Views, Z, read_views
+from zarrmask.report.words import short
 
 # From IBM's colour-blind safe palette; nothing is told apart by hue alone.
 OUTLINE, AREA, EMPTY = "#ffb000", "#648fff", "#dc267f"
@@ -75,7 +76,7 @@ def draw_overview(views: Views, out: Path, record: Mapping[str, Any]) -> Path:
 def _figure(views: Views, out: Path, record: Mapping[str, Any]) -> Figure:
     placed, below = _arranged(views)
     chart = Box(MARGIN + 20, below + 30, WIDTH - 2 * MARGIN, 250)
-    height = chart.top + chart.height + 100
+    height = chart.top + chart.height + 70
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     for text, top, size, weight in (
@@ -187,7 +188,7 @@ def _draw_plane(axes: Axes, views: Views, plane: Plane, box: Box) -> None:
 
 
 def _draw_area(axes: Axes, views: Views) -> None:
-    unit = 1.0 if views.voxel_size_um is None else (views.voxel_size_um / 1000) ** 2
+    unit, name = views.area_unit
     edges = views.first_z + views.survey.edges
     axes.stairs(views.survey.area * unit, edges, fill=True, color=AREA, alpha=0.25)
     axes.stairs(views.survey.area * unit, edges, color=AREA, linewidth=1.6, label="mask")
@@ -232,7 +233,8 @@ def _draw_area(axes: Axes, views: Views) -> None:
     axes.locator_params(axis="x", integer=True, nbins=18)
     axes.ticklabel_format(axis="x", useOffset=False, style="plain")
     axes.set_xlabel("slice z")
-    axes.set_ylabel("mask area, voxels" if views.voxel_size_um is None else "mask area, mm²")
+    axes.set_ylabel(f"mask area, {name}")
+    axes.yaxis.set_major_formatter(lambda value, _: short(value))
     axes.tick_params(labelsize=9, colors="#555555")
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

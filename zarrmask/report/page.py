@@ -142,10 +142,12 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
 
 
 def _warnings(views: Views, record: Mapping[str, Any]) -> list[str]:
-    """Give what the run warned of, and where nothing was detected, whatever it said of that."""
+    """Give what the run warned of, and each keyframe without a detection if it named only some."""
     given = pick(record, "warnings")
     warnings = [str(one) for one in given] if isinstance(given, list | tuple) else []
-    if empty := views.keyframes.empty_z:
+    empty = views.keyframes.empty_z
+    listed = ", ".join(str(z) for z in empty)
+    if empty and not any(listed in warning for warning in warnings):
         among = [int(z) for z in views.keyframes.z]
         warnings.append(f"Keyframes without a detection: z {words.runs(empty, among)}")
     if not views.survey.area.any():

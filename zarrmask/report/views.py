@@ -154,6 +154,15 @@ class Views:
         """The XZ and the YZ section, turned as they are to be shown."""
         return (self.xz.turned(), self.yz.turned()) if self.lying else (self.xz, self.yz)
 
+    @property
+    def area_unit(self) -> tuple[float, str]:
+        """A readable unit of area: how many of it a voxel has, and its name."""
+        if self.voxel_size_um is not None:
+            return (self.voxel_size_um / 1000) ** 2, "mm²"
+        if self.survey.area.max(initial=0) >= 1e6:
+            return 1e-6, "million voxels"
+        return 1.0, "voxels"
+
     def depicts(self, plane: Plane) -> str:
         """Name a plane: a slice by its number, a section by its axes and place."""
         if plane.axis == Z:

@@ -58,7 +58,8 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return json.dumps(value, default=str, ensure_ascii=False)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return ", ".join(plain(one) for one in value) or DASH
+        known = any(one is not None for one in value)
+        return ", ".join(plain(one) for one in value) if known else DASH
     return str(value)
 
 

@@ -62,7 +62,7 @@ def open_source(
     path, allow_missing
         As for `open_stack`.
     progress : callable, optional
-        Called with (headers checked, headers in all) from the calling thread.
+        Called with (headers checked, headers in all) from the calling thread, for a folder.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def open_source(
         raise StackError(f"{printable(place)} {there}; expected a stack of slices")
     suffix = Path(place).suffix.lower()
     if suffix in (".tif", ".tiff"):
-        return open_multipage(place, progress)
+        return open_multipage(place)
     raise StackError(
         f"{printable(place)} is one file that is no TIFF; expected a folder of numbered slices "
         f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"

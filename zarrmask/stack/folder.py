@@ -79,9 +79,10 @@ def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> Sl
             )
     files = FORMATS[extension]
     found = read_headers(path, files.header, numbered, progress)
-    bad, expected = disagreements({numbered[number]: found[number] for number in found})
+    bad, usual = disagreements({numbered[number]: found[number] for number in found})
     if bad or problems:
-        raise refusal(path, problems + bad, expected)
+        expected = [f"slices of {usual}"] * bool(bad) + ["every slice number once"] * bool(problems)
+        raise refusal(path, problems + bad, "; ".join(expected))
     first, last = min(numbered), max(numbered)
     return SliceSource(
         path,
@@ -108,11 +109,14 @@ def slice_files(path: str) -> tuple[list[str], list[str]]:
         with os.scandir(path) as entries:
             for entry in entries:
                 suffix = PurePath(entry.name).suffix.lower()
-                if entry.name.startswith(".") or suffix not in FORMATS or entry.is_dir():
-                    what = "folders" if entry.is_dir() else suffix or "without extension"
-                    others["hidden" if entry.name.startswith(".") else what] += 1
+                if entry.name.startswith("."):
+                    others["hidden"] += 1
+                elif os.path.isdir(entry.path):  # noqa: PTH112  entry.is_dir fails on link loops
+                    others["folders"] += 1
+                elif suffix not in FORMATS:
+                    others[suffix or "without extension"] += 1
                 else:
-                    (names if entry.is_file() else odd).append(entry.name)
+                    (names if os.path.isfile(entry.path) else odd).append(entry.name)  # noqa: PTH113
     except OSError as error:
         raise StackError(f"{printable(path)} cannot be listed: {error.strerror}") from None
     if not names and not odd:

@@ -69,4 +69,4 @@ def header_or_problem(read: Callable[[Item], Result], item: Item) -> Result | st
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except Exception as error:  # a parser lost in garbage may raise anything
-        return f"damaged: {type(error).__name__}: {error}"
+        return f"damaged: {error or type(error).__name__}"

@@ -31,8 +31,8 @@ def jpeg_header(path: str) -> Header:
         If it is not that.
     """
     with open(path, "rb") as file:  # noqa: PTH123  a plain string: names need not be valid text
-        if file.read(2) != JPEG_START:
-            raise BadSliceError("not a JPEG file")
+        if (start := file.read(2)) != JPEG_START:
+            raise BadSliceError("not a JPEG file" if start else "an empty file")
         frame = jpeg_frame(file)
         if JPEG_END not in tail(file, file.tell()):
             raise BadSliceError("truncated: no end marker")
@@ -79,7 +79,7 @@ def png_header(path: str) -> Header:
     with open(path, "rb") as file:  # noqa: PTH123
         start = file.read(33)
         if start[:8] != PNG_START:
-            raise BadSliceError("not a PNG file")
+            raise BadSliceError("not a PNG file" if start else "an empty file")
         if len(start) < 33 or start[12:16] != b"IHDR":
             raise BadSliceError("truncated or damaged: no PNG header")
         if PNG_END not in tail(file, len(start)):

@@ -8,19 +8,16 @@ from zarrmask.errors import StackError
 
 from .header import BadSliceError, Header, header_or_problem, printable
 from .slices import SliceSource, disagreements, refusal
-from .source import Progress
-from .tiff import declared_images, open_tiff, page_header, read_tiff
+from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff
 
 
-def open_multipage(path: str, progress: Progress | None) -> SliceSource:
+def open_multipage(path: str) -> SliceSource:
     """Open a multipage TIFF, every page's header checked.
 
     Parameters
     ----------
     path : str
         The file. A TIFF of one page is a stack of one slice.
-    progress : callable, optional
-        Called with (headers done, headers in all).
 
     Returns
     -------
@@ -35,8 +32,7 @@ def open_multipage(path: str, progress: Progress | None) -> SliceSource:
 
     def headers(path: str) -> list[Header | str]:
         with open_tiff(path) as tif:
-            found = page_headers(tif, progress)
-            return arranged(tif, found)
+            return arranged(tif, [header_or_problem(page_header, page) for page in full_pages(tif)])
 
     found = header_or_problem(headers, path)
     if isinstance(found, str):
@@ -46,18 +42,6 @@ def open_multipage(path: str, progress: Progress | None) -> SliceSource:
         raise refusal(path, bad, expected)
     slices = [header for header in found if isinstance(header, Header)]
     return SliceSource(path, "multipage TIFF", read_tiff, 0, [""] * len(slices), slices)
-
-
-def page_headers(tif: TiffFile, progress: Progress | None) -> list[Header | str]:
-    """Read the header of each page, or what is wrong with it; thumbnails are left out."""
-    found: list[Header | str] = []
-    for done, any_page in enumerate(tif.pages, start=1):
-        page = any_page.aspage()
-        if not page.is_reduced:
-            found.append(header_or_problem(page_header, page))
-        if progress:
-            progress(done, len(tif.pages))
-    return found
 
 
 def arranged(tif: TiffFile, found: list[Header | str]) -> list[Header | str]:

@@ -132,7 +132,7 @@ def disagreements(found: dict[str, Header | str]) -> tuple[list[str], str]:
     """
     kinds = Counter((h.shape, h.dtype) for h in found.values() if isinstance(h, Header))
     if not kinds:
-        expected = "greyscale slices of uint8 or uint16"
+        expected = "greyscale uint8 or uint16"
         if len(found) > 1 and len(set(found.values())) == 1:
             return [f"all {len(found):,} slices: {next(iter(found.values()))}"], expected
         return [f"{printable(label)}: {what}" for label, what in found.items()], expected

@@ -2,6 +2,9 @@
 
 import logging
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import tifffile
@@ -33,22 +36,41 @@ def tiff_header(path: str) -> Header:
         return header
 
 
-def open_tiff(path: str) -> TiffFile:
+@contextmanager
+def open_tiff(path: str) -> Iterator[TiffFile]:
     """Open a TIFF for reading, with BadSliceError for what is none."""
     try:
         tif = TiffFile(path)
-    except tifffile.TiffFileError as error:
-        raise BadSliceError(f"not a TIFF file ({error})") from None
-    if not tif.pages.is_multipage and not len(tif.pages):
-        tif.close()
-        raise BadSliceError("a TIFF without any image")
-    return tif
+    except tifffile.TiffFileError:
+        size = os.path.getsize(path)  # noqa: PTH202
+        raise BadSliceError("not a TIFF file" if size else "an empty file") from None
+    with tif:
+        if not tif.pages.is_multipage and not len(tif.pages):
+            raise BadSliceError("a TIFF without any image")
+        yield tif
 
 
 def image_count(tif: TiffFile) -> int:
     """Count a TIFF's images, thumbnails and pyramid levels left out."""
-    pages = sum(not page.aspage().is_reduced for page in tif.pages) if tif.pages.is_multipage else 1
+    pages = sum(1 for _ in full_pages(tif)) if tif.pages.is_multipage else 1
     return max(pages, declared_images(tif))
+
+
+def full_pages(tif: TiffFile) -> Iterator[TiffPage]:
+    """Go through a TIFF's pages, thumbnails and pyramid levels left out.
+
+    Raises
+    ------
+    BadSliceError
+        If the pages form a circle.
+    """
+    seen = set()
+    for page in tif.pages:
+        if page.offset in seen:
+            raise BadSliceError("damaged: its pages refer to each other in a circle")
+        seen.add(page.offset)
+        if not page.aspage().is_reduced:
+            yield page.aspage()
 
 
 def declared_images(tif: TiffFile) -> int:
@@ -88,12 +110,12 @@ def wrong_pixels(page: TiffPage) -> str | None:
     """Say why the page is no greyscale image of uint8 or uint16, or None."""
     if page.samplesperpixel > 1:
         return f"{page.samplesperpixel} samples a pixel (colour?); expected greyscale"
+    if page.dtype is None or page.bitspersample not in (8, 16, 32, 64):
+        return f"{page.bitspersample} bits a pixel; expected 8 or 16: save it as uint8 or uint16"
     if page.photometric == PHOTOMETRIC.PALETTE:
         return "a colour palette; expected greyscale"
     if page.photometric == PHOTOMETRIC.MINISWHITE and 262 in page.tags:
         return "zero is white (MINISWHITE); expected zero to be black: invert it first"
-    if page.dtype is None or page.bitspersample not in (8, 16, 32, 64):
-        return f"{page.bitspersample} bits a pixel; expected 8 or 16: save it as uint8 or uint16"
     if len(page.shape) != 2 or 0 in page.shape:
         return f"an image of shape {page.shape}; expected rows x columns"
     return wrong_dtype(page.dtype)

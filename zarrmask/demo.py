@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from zarrmask.errors import OutputError
 from zarrmask.journal import Journal
@@ -86,7 +86,7 @@ def _agreement(store: KeyframeStore, truth: Path) -> float:
     """Intersection over union of all keyframes' masks with the truth."""
     both = either = 0
     for position, number in enumerate(store.numbers()):
-        true = cv2.imread(str(truth / f"{number:05d}.png"), cv2.IMREAD_GRAYSCALE)
+        true = np.asarray(Image.open(truth / f"{number:05d}.png"))
         found = store.read_mask(position, slice(None), slice(None)) > 0
         both += int(np.count_nonzero(found & (true > 0)))
         either += int(np.count_nonzero(found | (true > 0)))

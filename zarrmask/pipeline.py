@@ -5,43 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
-from distributed import Client, as_completed
-from distributed.scheduler import KilledWorker
-from numpy.typing import NDArray
 
-from zarrmask import __version__, tasks
+from zarrmask import __version__
 from zarrmask.cluster import connect
 from zarrmask.detection.actors import start_detectors
-from zarrmask.errors import CheckpointError, ZarrmaskError
+from zarrmask.errors import CheckpointError
 from zarrmask.journal import Journal
-from zarrmask.masking import HeldMasks, KeyframeStore, Sighting, auto_window, uses_little
+from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
 from zarrmask.plan import Plan, make_plan
-from zarrmask.progress import Advance, Reporter
-from zarrmask.pyramid import (
-    BrickGrid,
-    Pyramid,
-    Region,
-    Shape,
-    brick_grid,
-    link_label,
-    write_metadata,
-)
+from zarrmask.progress import Reporter, listed
+from zarrmask.pyramid import Pyramid, link_label, write_metadata
 from zarrmask.report import write_khartes_project, write_overview, write_report
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
+from zarrmask.stages import choose_window, detect_keyframes, write_pyramids
 
-SAMPLED_KEYFRAMES = 8
 PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
 
 
@@ -105,15 +91,22 @@ def run(
             if done is None:
                 detectors = start_detectors(client, checkpoint, settings.model, settings.score)
                 journal.start(identity)
-                window = _window(client, source, plan, settings, reporter)
-                done = _detect(client, source, plan, settings, window, detectors, store, reporter)
+                said = len(reporter.warnings)
+                window = choose_window(client, source, plan, settings.detect_window, reporter)
+                detect_keyframes(client, source, plan, window, detectors, store, reporter)
+                done = {
+                    "window": window,
+                    "detectors": len(detectors),
+                    "warnings": reporter.warnings[said:],
+                }
                 del detectors
                 journal.write({**(journal.read() or {}), "detection": done})
-            for warning in done["warnings"]:
-                reporter.warn(warning)
+            else:
+                for warning in done["warnings"]:
+                    reporter.warn(warning)
             masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
             pyramids = _pyramids(journal, plan, source, settings)
-            kept = _write(client, source, plan, pyramids, masks, reporter)
+            kept = write_pyramids(client, source, plan, pyramids, masks, reporter)
         _finish_pyramids(pyramids, plan)
         link_label(out / "masked.zarr", out / "mask.zarr")
         total = int(np.prod(plan.shape))
@@ -189,7 +182,7 @@ def convert(
             journal.start(identity)
             pyramid = _pyramid(out, journal, plan, str(source.dtype), "mean")
             journal.write({"state": "unfinished", "identity": identity})
-            _write(client, source, plan, {"volume": pyramid}, None, reporter)
+            write_pyramids(client, source, plan, {"volume": pyramid}, None, reporter)
         _finish_pyramids({out.stem: pyramid}, plan)
         journal.finish({"state": "finished", "identity": identity})
     return out
@@ -202,8 +195,7 @@ def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
     if source.missing:
         reporter.warn(
-            f"{len(source.missing)} slices are missing and read as zeros: "
-            + _listed(source.missing)
+            f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)
         )
     return source
 
@@ -248,95 +240,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _window(
-    client: Client, source: Source, plan: Plan, settings: Settings, reporter: Reporter
-) -> tasks.Window:
-    """Grey values that the detector's 8 bits span; advises where the high byte shows nothing."""
-    window = settings.detect_window
-    if isinstance(window, tuple) or (window == "seed" and source.dtype == np.uint8):
-        return window
-    chosen = np.linspace(0, len(plan.keyframes) - 1, SAMPLED_KEYFRAMES).round().astype(int)
-    indices = plan.keyframes[np.unique(chosen)]
-    histograms = _keyframes(source, indices).map_blocks(
-        tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
-    )
-    with reporter.stage("sampling contrast", len(indices), "slices") as advance:
-        histogram = sum(block[0] for block in _results(client, histograms, advance))
-    if window == "auto":
-        return auto_window(histogram)
-    if uses_little(histogram):
-        reporter.warn(
-            "the slices use less than an eighth of their grey range, so their high byte shows the "
-            "detector next to nothing; --detect-window auto spreads what they use"
-        )
-    return window
-
-
-def _keyframes(source: Source, indices: NDArray[np.int64]) -> da.Array:
-    """The slices at these indices as one lazy array (k, y, x), a slice a block."""
-    _, height, width = source.shape
-    return da.from_array(_Slices(source, indices), chunks=(1, height, width), asarray=False)
-
-
-@dataclass(frozen=True)
-class _Slices:
-    """Some slices of a stack, as an array that Dask reads by blocks."""
-
-    source: Source
-    indices: NDArray[np.int64]
-
-    @property
-    def shape(self) -> Shape:
-        return (len(self.indices), *self.source.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.source.dtype
-
-    @property
-    def ndim(self) -> int:
-        return 3
-
-    def __getitem__(self, region: Region) -> NDArray:
-        z, y, x = region
-        return np.concatenate([self.source[i : i + 1, y, x] for i in self.indices[z].tolist()])
-
-
-def _detect(
-    client: Client,
-    source: Source,
-    plan: Plan,
-    settings: Settings,
-    window: tasks.Window,
-    detectors: list[Any],
-    store: KeyframeStore,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Detect on every keyframe; what was found goes to `store`."""
-    _, height, width = source.shape
-    store.create(plan.numbers, height, width)
-    sightings = _keyframes(source, plan.keyframes).map_blocks(
-        tasks.detect,
-        detectors=detectors,
-        network_input=detectors[0].input().result(),
-        window=window,
-        store=store,
-        drop_axis=[1, 2],
-        dtype=object,
-        meta=np.empty(0, object),
-    )
-    with reporter.stage("detecting", len(plan.keyframes), "slices") as advance:
-        found: list[Sighting] = [block[0] for block in _results(client, sightings, advance)]
-    store.write_sightings(found)
-    warnings = []
-    if empty := store.without_detection():
-        warnings.append(
-            f"nothing was found on {len(empty)} of {len(found)} keyframes; the slices that hold "
-            f"their masks are empty: {_listed(empty)}"
-        )
-    return {"window": window, "detectors": len(detectors), "warnings": warnings}
-
-
 def _pyramids(
     journal: Journal, plan: Plan, source: Source, settings: Settings
 ) -> dict[str, Pyramid]:
@@ -357,92 +260,9 @@ def _pyramid(path: Path, journal: Journal, plan: Plan, dtype: str, reduce: str) 
     return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce)
 
 
-def _write(
-    client: Client,
-    source: Source,
-    plan: Plan,
-    pyramids: Mapping[str, Pyramid],
-    masks: HeldMasks | None,
-    reporter: Reporter,
-) -> int:
-    """Write every pyramid: a pass over the stack, then one for every two coarser levels.
-
-    Returns
-    -------
-    int
-        Voxels inside the mask.
-    """
-    for pyramid in pyramids.values():
-        pyramid.create()
-    bricks = _bricks(
-        plan.grid,
-        tasks.write_brick,
-        source=dask.delayed(source),
-        offset=plan.offset,
-        volume=pyramids.get("volume"),
-        masked=pyramids.get("masked"),
-        mask=pyramids.get("mask"),
-        masks=masks,
-    )
-    with reporter.stage("writing", len(plan.grid), "bricks") as advance:
-        kept = sum(block.item() for block in _results(client, bricks, advance))
-    for level in next(iter(pyramids.values())).passes[1:]:
-        layers = []
-        for pyramid in pyramids.values():
-            dtype = np.dtype(pyramid.dtype)
-            grid = brick_grid(pyramid.levels[level], dtype.itemsize, (1, 1, 1))
-            layers.append(_bricks(grid, tasks.write_coarser, pyramid=pyramid, level=level))
-        name = f"levels {level} and up" if level else "writing"
-        with reporter.stage(name, sum(layer.npartitions for layer in layers), "bricks") as advance:
-            for layer in layers:
-                _results(client, layer, advance)
-    return kept
-
-
-def _bricks(grid: BrickGrid, task: Any, **arguments: Any) -> da.Array:
-    """One task a brick, as a lazy array with an element a brick."""
-    return da.map_blocks(
-        task,
-        grid=grid,
-        chunks=tuple((1,) * count for count in grid.counts),
-        dtype=object,
-        meta=np.empty((0, 0, 0), object),
-        **arguments,
-    )
-
-
-def _results(client: Client, blocks: da.Array, advance: Advance) -> list[NDArray]:
-    """Compute every block of an array, and tell of each as it comes; results in the blocks' order.
-
-    Raises
-    ------
-    ZarrmaskError
-        Where workers died of a task. Whatever else a task raises is raised here.
-    """
-    futures = client.compute(list(blocks.to_delayed().ravel()))
-    try:
-        for future in as_completed(futures):
-            future.result()
-            advance(1)
-        return [future.result() for future in futures]
-    except KilledWorker as error:
-        raise ZarrmaskError(
-            f"workers died one after another on the same task ({error.task}), most likely for want "
-            "of memory; use fewer --workers, then run the same command again"
-        ) from None
-    finally:
-        client.cancel(futures)
-
-
 def _finish_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
     """Give the pyramids their metadata: from here on viewers open them."""
     origin = (plan.first, 0, 0)
     for name, pyramid in pyramids.items():
         levels = len(pyramid.levels)
         write_metadata(pyramid.path, name, levels, voxel_size=plan.voxel_size, origin=origin)
-
-
-def _listed(numbers: Sequence[int], most: int = 20) -> str:
-    """Slice numbers for a person, the first of them where there are many."""
-    shown = ", ".join(str(number) for number in numbers[:most])
-    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")

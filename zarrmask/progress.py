@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -41,6 +41,18 @@ class Stage:
     unit: str
     items: int
     seconds: float = 0.0
+
+
+def listed(numbers: Sequence[int], most: int = 20) -> str:
+    """Slice numbers for a person, the first of them where there are many.
+
+    Examples
+    --------
+    >>> listed([3, 5, 8, 9], most=3)
+    '3, 5, 8 and 1 more'
+    """
+    shown = ", ".join(str(number) for number in numbers[:most])
+    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
 class _Rate(ProgressColumn):

@@ -7,7 +7,7 @@ belongs to that place themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from zarrmask.pyramid import STEP, BrickGrid, Pyramid, tiles
 if TYPE_CHECKING:
     from zarrmask.stack import Source
 
-Window = str | tuple[float, float]
+Window = Literal["seed"] | tuple[float, float]
 
 
 def grey_values(keyframe: NDArray) -> NDArray[np.object_]:

@@ -70,7 +70,7 @@ class KeyframeStore:
         for n, sighting in enumerate(sightings):
             boxes[n, : len(sighting.scores)] = sighting.boxes
             scores[n, : len(sighting.scores)] = sighting.scores
-        columns = {
+        columns: dict[str, NDArray] = {
             "boxes": boxes,
             "scores": scores,
             "best_score": scores[:, 0],
@@ -94,4 +94,4 @@ class KeyframeStore:
         return [z for z, count in zip(self.numbers(), counts, strict=True) if not count]
 
     def _array(self, name: str, mode: str) -> zarr.Array:
-        return zarr.open_array(self.path / name, mode=mode)  # type: ignore[arg-type]
+        return zarr.open_array(self.path / name, mode=mode)

@@ -61,7 +61,7 @@ def _in_pairs(combine: np.ufunc, block: NDArray, axis: int, dtype: type) -> NDAr
     size = block.shape[axis]
     shape = list(block.shape)
     shape[axis] = (size + 1) // 2
-    out = np.empty(shape, dtype)
+    out: NDArray = np.empty(shape, dtype)
     view, pairs = np.moveaxis(out, axis, 0), np.moveaxis(block, axis, 0)
     combine(pairs[0 : size // 2 * 2 : 2], pairs[1::2], out=view[: size // 2], dtype=dtype)
     if size % 2:

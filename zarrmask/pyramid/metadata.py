@@ -55,7 +55,7 @@ def write_metadata(
         whole.append({"type": "translation", "translation": [size * start for start in origin]})
     if whole:
         multiscales = group.attrs["multiscales"]
-        multiscales[0]["coordinateTransformations"] = whole  # type: ignore[index, call-overload]
+        multiscales[0]["coordinateTransformations"] = whole  # type: ignore[index]
         group.attrs["multiscales"] = multiscales
 
 

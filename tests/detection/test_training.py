@@ -16,8 +16,8 @@ SMALL = {
     "FC_DIM: 128": "FC_DIM: 8",
     "CONV_DIM: 64": "CONV_DIM: 8",
     "POOLER_RESOLUTION: 28": "POOLER_RESOLUTION: 7",
-    "IMS_PER_BATCH: 8": "IMS_PER_BATCH: 2",
-    "[256, 384]": "[64, 72]",
+    "IMS_PER_BATCH: 4": "IMS_PER_BATCH: 2",
+    "[224, 352]": "[64, 72]",
     "MAX_SIZE_TRAIN: 576": "MAX_SIZE_TRAIN: 90",
 }
 
@@ -44,12 +44,12 @@ def _threads():
 def test_recipe_is_read_from_the_config(config):
     recipe = Recipe.read(config)
     assert (recipe.batch, recipe.short, recipe.limit) == (2, (64, 72), 90)
-    assert Recipe.read(SHIPPED).batch == 8
+    assert Recipe.read(SHIPPED).batch == 4
 
 
 def test_recipe_names_every_bad_value(config):
     text = config.read_text().replace("IMS_PER_BATCH: 2", "IMS_PER_BATCH: none")
-    config.write_text(text.replace("BASE_LR: 0.001", "BASE_LR: -1"))
+    config.write_text(text.replace("BASE_LR: 0.0008", "BASE_LR: -1"))
     with pytest.raises(CheckpointError, match=r"IMS_PER_BATCH is 'none', SOLVER.BASE_LR is -1"):
         Recipe.read(config)
 

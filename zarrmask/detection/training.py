@@ -18,12 +18,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from zarrmask.detection.config import read_config
+from zarrmask.detection.config import STRIDES, read_config
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.network import build_model
 from zarrmask.detection.weights import model_weights
@@ -78,15 +79,15 @@ class Recipe:
     rate: float = 1e-3
     decay: float = 0.02
     warmup: int = 200
-    iterations: int = 4000
+    iterations: int = 3600
     period: int = 100
     anchors: int = 64
     proposals: int = 100
     regions: int = 32
-    short: tuple[int, int] = (256, 384)
+    short: tuple[int, int] = (224, 352)
     limit: int = 576
     average: float = 0.998
-    uses: int = 2
+    uses: int = 3
 
     @classmethod
     def read(cls, config: Path) -> Recipe:
@@ -162,7 +163,7 @@ class SimulatedBatches(IterableDataset[Batch]):
             batch = self._draw(rng)
             yield self._vary(rng, batch)
             kept.append(batch)
-            if len(kept) >= 16:
+            if len(kept) >= 24:
                 batch = kept.pop(int(rng.integers(len(kept))))
                 for _ in range(self.recipe.uses - 1):
                     yield self._vary(rng, batch)
@@ -266,10 +267,11 @@ def train(
     torch.manual_seed(seed)
     model = _prepared(build_model(read_config(config)), recipe)
     mean = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.rate)
+    pupil = _Pupil(model, read_config(config).fpn_channels)
+    optimizer = torch.optim.AdamW(_groups(pupil, recipe), lr=recipe.rate)
     start = 0
     if state_file.exists():
-        start = _restore(state_file, model, mean, optimizer)
+        start = _restore(state_file, pupil, mean, optimizer)
 
     batches = iter(
         DataLoader(
@@ -283,7 +285,7 @@ def train(
     for iteration in range(start, total):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * recipe.rate_at(iteration, total)
-        losses = _learn(model, optimizer, next(batches))
+        losses = _learn(pupil, optimizer, next(batches))
         _follow(mean, model, min(recipe.average, (iteration + 1) / (iteration + 10)))
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss
@@ -293,7 +295,7 @@ def train(
             progress(Step(done, total, {name: value / count for name, value in sums.items()}))
             sums = {}
         if done % recipe.period == 0 or done == total:
-            _save(state_file, model, mean, optimizer, done)
+            _save(state_file, pupil, mean, optimizer, done)
             save_checkpoint(mean, out / "model.safetensors")
             shutil.copyfile(config, out / "model.yaml")
     return out / "model.safetensors"
@@ -314,6 +316,46 @@ def save_checkpoint(model: nn.Module, path: Path) -> None:
     part.replace(path)
 
 
+class _Pupil(nn.Module):
+    """A network with a help for learning: its finest maps are to tell papyrus by themselves.
+
+    From scratch, the few regions that the mask head sees teach the backbone slowly. A single
+    convolution on each of two feature maps, thrown away afterwards, says at every place how much
+    of it is papyrus.
+    """
+
+    levels = ("p2", "p3")
+
+    def __init__(self, model: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.model = model
+        self.help = nn.ModuleList(nn.Conv2d(channels, 1, 1) for _ in self.levels)
+        self._maps: dict[str, Tensor] = {}
+        backbone: Any = model.backbone
+        backbone.register_forward_hook(lambda _module, _inputs, maps: self._maps.update(maps))
+
+    def forward(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Give the network's losses and `loss_help`."""
+        losses: dict[str, Tensor] = self.model(images, targets)
+        truth = torch.stack([target["masks"].any(0, keepdim=True) for target in targets]).float()
+        losses["loss_help"] = torch.stack(
+            [
+                self._loss(layer(self._maps[level]), truth, STRIDES[level])
+                for level, layer in zip(self.levels, self.help, strict=True)
+            ]
+        ).mean()
+        self._maps.clear()
+        return losses
+
+    @staticmethod
+    def _loss(logits: Tensor, truth: Tensor, step: int) -> Tensor:
+        """Compare with the share of papyrus in each cell of the map; padding is air."""
+        height, width = logits.shape[-2] * step, logits.shape[-1] * step
+        padded = F.pad(truth, (0, width - truth.shape[-1], 0, height - truth.shape[-2]))
+        share = F.avg_pool2d(padded, step)
+        return F.binary_cross_entropy_with_logits(logits.float(), share)
+
+
 def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
     """Set how many samples the losses are taken of, which is no part of a network for use."""
     rpn: Any = model.rpn
@@ -325,23 +367,23 @@ def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
     return model.to(memory_format=torch.channels_last).train()
 
 
-def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def _groups(pupil: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels, none for norms and biases."""
-    every = list(model.parameters())
+    every = list(pupil.parameters())
     return [
         {"params": [p for p in every if p.ndim > 1], "weight_decay": recipe.decay},
         {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 
-def _learn(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+def _learn(pupil: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
     images, targets = batch
     with torch.autocast("cpu", torch.bfloat16):
-        losses = model(images, targets)
+        losses = pupil(images, targets)
         total = sum(losses.values())
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
     optimizer.step()
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
@@ -358,11 +400,11 @@ def _follow(mean: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _save(
-    path: Path, model: nn.Module, mean: nn.Module, optimizer: torch.optim.Optimizer, done: int
+    path: Path, pupil: nn.Module, mean: nn.Module, optimizer: torch.optim.Optimizer, done: int
 ) -> None:
     part = path.with_name(path.name + ".part")
     state = {
-        "model": model.state_dict(),
+        "pupil": pupil.state_dict(),
         "mean": mean.state_dict(),
         "optimizer": optimizer.state_dict(),
         "iteration": done,
@@ -372,11 +414,11 @@ def _save(
 
 
 def _restore(
-    path: Path, model: nn.Module, mean: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, pupil: nn.Module, mean: nn.Module, optimizer: torch.optim.Optimizer
 ) -> int:
     try:
         state = torch.load(path, weights_only=True)
-        model.load_state_dict(state["model"])
+        pupil.load_state_dict(state["pupil"])
         mean.load_state_dict(state["mean"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["iteration"])

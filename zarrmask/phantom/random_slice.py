@@ -36,7 +36,7 @@ def simulate(
         One mask for each piece of papyrus, largest first; none on an empty slice.
     """
     height, width = size if isinstance(size, tuple) else _sides(rng, size)
-    over = float(rng.choice([1.0, 1.5, 1.5, 2.0]))
+    over = float(rng.choice([1.0, 1.5], p=[0.4, 0.6]))
     tall, wide = round(height * over), round(width * over)
     # A good third is as scrolls in their cases usually look; the rest is as odd as it may get.
     usual = bool(rng.random() < 0.4)

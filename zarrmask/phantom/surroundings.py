@@ -14,10 +14,10 @@ from zarrmask.phantom.scroll import COLUMNS
 
 def hull(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Convex hull of a mask, bool (h, w)."""
-    points = cv2.findNonZero(mask.astype(np.uint8))
+    rims, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = np.zeros(mask.shape, np.uint8)
-    if points is not None:
-        cv2.fillConvexPoly(filled, cv2.convexHull(points), 1)
+    if rims:
+        cv2.fillConvexPoly(filled, cv2.convexHull(np.concatenate(rims)), 1)
     return filled.astype(bool)
 
 

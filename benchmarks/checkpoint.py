@@ -1,0 +1,127 @@
+"""Print the figures of a checkpoint's model card.
+
+    python benchmarks/checkpoint.py [CHECKPOINT] [--slices 200]
+
+The rows on real slices need the folder that ZARRMASK_SHARED names.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zarrmask.detection.detections import union_mask
+from zarrmask.detection.load import load_detector
+from zarrmask.phantom import simulate
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "phantom_r18.safetensors"
+Mask = NDArray[np.bool_]
+Find = Callable[[NDArray[np.uint8]], Mask]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=SHIPPED)
+    parser.add_argument("--slices", type=int, default=200, help="simulated slices to draw")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    find = finder(arguments.checkpoint)
+
+    print("| | |\n|---|---|")
+    row("file", f"{arguments.checkpoint.stat().st_size / 1e6:.1f} MB")
+    for name, value in on_simulated(find, arguments.slices):
+        row(name, value)
+    if "ZARRMASK_SHARED" in os.environ:
+        for name, value in on_real(find, Path(os.environ["ZARRMASK_SHARED"]) / "data"):
+            row(name, value)
+
+
+def row(name: str, value: str) -> None:
+    print(f"| {name} | {value} |", flush=True)
+
+
+def finder(checkpoint: Path) -> Find:
+    """Give a function from a slice (h, w) to its undilated union mask at score 0.1."""
+    detector = load_detector(checkpoint, score_threshold=0.1)
+
+    def find(image: NDArray[np.uint8]) -> Mask:
+        shape = (image.shape[0], image.shape[1])
+        found = detector.detect([detector.network_input.prepare(image)], [shape])[0]
+        return union_mask(found, shape) > 0
+
+    return find
+
+
+def iou(found: Mask, truth: Mask) -> float:
+    return float((found & truth).sum() / max((found | truth).sum(), 1))
+
+
+def on_simulated(find: Find, count: int) -> Iterator[tuple[str, str]]:
+    """Slices of a seed that training never uses."""
+    scores, seconds = [], 0.0
+    for number in range(count):
+        image, pieces = simulate(np.random.default_rng([20261122, number]), 320, empty=0.0)
+        start = time.perf_counter()
+        found = find(image)
+        seconds += time.perf_counter() - start
+        scores.append(iou(found, np.any(pieces, axis=0)))
+    yield f"IoU on {count} simulated slices: mean", f"{np.mean(scores):.3f}"
+    yield (
+        "the same: median, 10th percentile",
+        " / ".join(f"{value:.3f}" for value in np.percentile(scores, [50, 10])),
+    )
+    empty = max(count // 4, 1)
+    false = sum(
+        find(simulate(np.random.default_rng([20261123, number]), 320, empty=1.0)[0]).any()
+        for number in range(empty)
+    )
+    yield "simulated slices without papyrus on which something is found", f"{false} of {empty}"
+    yield "seconds a slice (320 pixels, one thread)", f"{seconds / count:.2f}"
+
+
+def on_real(find: Find, folder: Path) -> Iterator[tuple[str, str]]:
+    """The hand-traced slices, and every frame of the film."""
+    image = grey(folder / "07000.jpg")
+    yield "IoU on real slice 07000", f"{iou(find(image), grey(folder / '07000_mask.png') > 0):.3f}"
+    truth = grey(folder / "scroll1_frame150_mask.png") > 0
+    reader = cv2.VideoCapture(str(folder / "scroll1.mp4"))
+    masks = []
+    while (frame := reader.read())[0]:
+        masks.append(find(np.ascontiguousarray(frame[1][..., 0])))
+    areas = np.array([mask.mean() for mask in masks])
+    jumps = np.abs(np.diff(areas)) / np.maximum(areas[:-1], 1e-9)
+    yield "IoU on frame 150 of the film", f"{iou(masks[150], truth):.3f}"
+    yield "frames of the film without a detection", f"{(areas == 0).sum()} of {len(areas)}"
+    yield (
+        "area along the film over that of frame 150's truth: least, greatest",
+        " / ".join(
+            f"{value:.3f}" for value in (areas.min() / truth.mean(), areas.max() / truth.mean())
+        ),
+    )
+    yield (
+        "change of area from frame to frame: mean, greatest",
+        (f"{jumps.mean():.2%} / {jumps.max():.2%}"),
+    )
+    yield (
+        "least IoU of neighbouring frames' masks",
+        (f"{min(iou(a, b) for a, b in pairwise(masks)):.3f}"),
+    )
+
+
+def grey(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise SystemExit(f"{path} is not an image: does ZARRMASK_SHARED name the right folder?")
+    return np.asarray(image, np.uint8)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +11,14 @@ from numpy.typing import NDArray
 from zarrmask.phantom.noise import Array, Field, enlarge
 from zarrmask.phantom.render import compose
 from zarrmask.phantom.scanner import Scanner
-from zarrmask.phantom.scroll import COLUMNS, Look, Scroll, Section
+from zarrmask.phantom.scroll import Look, Scroll, Section
 from zarrmask.phantom.surroundings import Case, Film, Pores, distance_outside, hull
 
 Mask = NDArray[np.bool_]
 
 
 def simulate(
-    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.06
+    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.08
 ) -> tuple[NDArray[np.uint8], list[Mask]]:
     """Draw one slice of a scroll that nobody has drawn before.
 
@@ -40,19 +42,18 @@ def simulate(
     tall, wide = round(height * over), round(width * over)
     # A good third is as scrolls in their cases usually look; the rest is as odd as it may get.
     usual = bool(rng.random() < 0.4)
-    section = None
-    if rng.random() >= empty:
-        section = Scroll(rng, _look(rng, height, width, usual)).section(0.0, tall, wide)
+    look = _look(rng, height, width, usual)
+    if rng.random() < empty:  # case and film are left, as beyond a scroll's end
+        look = replace(look, broken=1.0)
+    section = Scroll(rng, look).section(0.0, tall, wide)
     scanner = _scanner(rng, over, usual)
     image = _slice(rng, section, scanner, tall, wide, over, usual)
     if over > 1.0:
         image = np.asarray(
             cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.float32
         )
-    truth = np.zeros((height, width), bool)
-    if section is not None:
-        share = (section.inside & scanner.sees(tall, wide)).astype(np.float32)
-        truth = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5
+    share = (section.inside & scanner.sees(tall, wide)).astype(np.float32)
+    truth = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5
     return _photograph(rng, image), _pieces(truth)
 
 
@@ -102,7 +103,7 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
 
 def _slice(
     rng: np.random.Generator,
-    section: Section | None,
+    section: Section,
     scanner: Scanner,
     tall: int,
     wide: int,
@@ -111,19 +112,9 @@ def _slice(
 ) -> Array:
     """Surround the section and look at it through a random scanner."""
     u = rng.uniform
-    if section is None:
-        fit = np.zeros((tall, wide), np.uint8)
-        axes = (int(wide * u(0.2, 0.5)), int(tall * u(0.2, 0.5)))
-        cv2.ellipse(fit, (wide // 2, tall // 2), axes, 0, 0, 360, 1, cv2.FILLED)
-        whole = fit.astype(bool)
-        rows, cols = np.mgrid[:tall, :wide].astype(np.float32)
-        angle = cv2.phase(cols - wide / 2, rows - tall / 2)
-        column = (angle * (COLUMNS / 6.2832)).astype(np.int32).clip(0, COLUMNS - 1)
-    else:
-        whole, column = section.whole, section.angle
-    away = distance_outside(hull(whole))
+    away = distance_outside(hull(section.whole))
 
-    case = _case(rng, usual).draw(rng, away, column)
+    case = _case(rng, usual).draw(rng, away, section.angle)
     pore = float(np.exp(u(-0.9, 0.6))) * over
     many = 0.0 if rng.random() < 0.2 else float(np.exp(u(5.5, 9.6))) / over**2
     pores = Pores(int(rng.integers(2**31)), many, pore).draw(0, tall, wide)

@@ -12,7 +12,7 @@ from zarrmask.phantom.scroll import Section
 
 
 def compose(
-    section: Section | None,
+    section: Section,
     case: NDArray[np.uint8],
     pores: NDArray[np.uint8],
     film: NDArray[np.uint8],
@@ -24,8 +24,8 @@ def compose(
 
     Parameters
     ----------
-    section : Section or None
-        The papyrus; None for a slice without any.
+    section : Section
+        The papyrus.
     case, pores, film : ndarray of uint8, shape (h, w)
         Coverage, 0 to 255.
     texture : ndarray of float32, shape (h, w)
@@ -39,13 +39,11 @@ def compose(
     air = np.float32(scanner.air)
     image = np.full(case.shape, air)
     solid = cv2.multiply(case, pores, scale=1 / 255).astype(np.float32) * np.float32(1 / 255)
-    if section is not None:
-        solid *= ~section.inside
+    solid *= ~section.inside
     image += solid * (np.float32(scanner.case) - air + texture)
     line = film.astype(np.float32) * np.float32(1 / 255)
     line *= 1 - solid
     image += line * (np.float32(scanner.film) - air)
-    if section is not None:
-        papyrus = np.minimum(section.density, np.float32(crust)) * section.inside
-        image += papyrus * (np.float32(scanner.papyrus) - air) * (1 - line * np.float32(0.7))
+    papyrus = np.minimum(section.density, np.float32(crust)) * section.inside
+    image += papyrus * (np.float32(scanner.papyrus) - air) * (1 - line * np.float32(0.7))
     return np.asarray(image, np.float32)

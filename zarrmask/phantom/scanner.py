@@ -84,7 +84,7 @@ class Scanner:
         if self.noise > 0:
             grain = np.empty((height, width), np.float32)
             cv2.setRNGSeed(int(rng.integers(2**31)))
-            cv2.randn(grain, 0.0, self.noise)  # type: ignore[call-overload]
+            cv2.randn(grain, 0.0, self.noise)
             if self.noise_grain > 0.3:
                 grain = cv2.GaussianBlur(grain, (0, 0), self.noise_grain) * np.float32(
                     1 + 1.5 * self.noise_grain

@@ -98,7 +98,7 @@ class Phantom:
             layer.draw(film, away, t)
         texture = np.empty((height, width), np.float32)
         cv2.setRNGSeed(int(rng.integers(2**31)))
-        cv2.randn(texture, 0.0, 0.02)  # type: ignore[call-overload]
+        cv2.randn(texture, 0.0, 0.02)
         image = compose(
             section,
             self._case,

@@ -11,6 +11,9 @@ from distributed import Client, LocalCluster
 
 from zarrmask.errors import ZarrmaskError
 
+TIMEOUT = "30s"
+"""How long a scheduler may take to answer."""
+
 
 @contextmanager
 def connect(scheduler: str | None = None, workers: int | None = None) -> Iterator[Client]:
@@ -31,7 +34,7 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
     """
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="30s")
+            client = Client(scheduler, timeout=TIMEOUT)
         except (OSError, ValueError) as error:
             raise ZarrmaskError(
                 f"no Dask scheduler answers at {scheduler}: {error}\n"
@@ -53,7 +56,7 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=_dashboard(),
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,  # what a task raises is raised, and told, here,
         ) as cluster,
         Client(cluster) as client,
     ):

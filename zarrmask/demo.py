@@ -50,6 +50,7 @@ def demo(
     agreement : float
         Intersection over union of the keyframes' masks, not dilated, with the truth.
     """
+    out = out.absolute()
     stack = out / "stack"
     reporter = options.setdefault("reporter", Reporter())
     journal = Journal.of_run(out)

@@ -71,7 +71,7 @@ def run(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
-    out = Path(out)
+    out = Path(out).absolute()  # workers may have another current folder
     reporter = reporter or Reporter()
     settings = read_settings(Path(config) if config else None, **options)
     checkpoint = _checkpoint(settings)
@@ -89,7 +89,9 @@ def run(
             store = KeyframeStore(out / "keyframes.zarr")
             done = (journal.read() or {}).get("detection") if state == "unfinished" else None
             if done is None:
-                detectors = start_detectors(client, checkpoint, settings.model, settings.score)
+                with reporter.stage("loading detectors", 1, "checkpoint") as advance:
+                    detectors = start_detectors(client, checkpoint, settings.model, settings.score)
+                    advance(1)
                 journal.start(identity)
                 said = len(reporter.warnings)
                 window = choose_window(client, source, plan, settings.detect_window, reporter)
@@ -163,7 +165,7 @@ def convert(
     Path
         The OME-Zarr.
     """
-    out = Path(out)
+    out = Path(out).absolute()  # workers may have another current folder
     reporter = reporter or Reporter()
     settings = read_settings(**options)
     source = _open(stack, settings.allow_missing, reporter)
@@ -215,7 +217,7 @@ def _checkpoint(settings: Settings) -> Path:
     checkpoint = settings.checkpoint or DEFAULT_CHECKPOINT
     if not checkpoint.is_file():
         raise CheckpointError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
-    return checkpoint.absolute()
+    return checkpoint
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:

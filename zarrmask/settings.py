@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from zarrmask.errors import SettingsError
 
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]  # the workers' folder is another
 DetectWindow = Literal["seed", "auto"] | tuple[float, float]
 
 
@@ -65,8 +74,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    checkpoint: Path | None = None
-    model: Path | None = None
+    checkpoint: AbsolutePath | None = None
+    model: AbsolutePath | None = None
     z: Annotated[tuple[int | None, int | None], BeforeValidator(_range)] = (None, None)
     every: int = Field(10, ge=1)
     score: float = Field(0.1, ge=0, le=1)

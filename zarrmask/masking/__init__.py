@@ -15,6 +15,6 @@ __all__ = [
     "dilated_part",
     "held_by",
     "kernel_side",
-    "uses_little",
     "keyframe_indices",
+    "uses_little",
 ]

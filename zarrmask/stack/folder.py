@@ -75,7 +75,7 @@ def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> Sl
         elif not allow_missing:
             problems.append(
                 f"{missing:,} missing slice numbers: {spelled(gaps)} "
-                "(allow missing slices to read zeros there)"
+                "(--allow-missing reads zeros there)"
             )
     files = FORMATS[extension]
     found = read_headers(path, files.header, numbered, progress)

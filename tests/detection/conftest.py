@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from zarrmask.detection.config import _STANDARD_FPN, ModelConfig, interpret
+from zarrmask.detection.config import ModelConfig, interpret
 from zarrmask.detection.network import build_model
+from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.detection.weights import model_weights
 
 torch.set_num_threads(1)
@@ -17,7 +18,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def standard() -> ModelConfig:
     """detectron2's mask_rcnn_R_50_FPN (80 classes)."""
-    return interpret([_STANDARD_FPN], "standard")
+    return interpret([STANDARD_FPN], "standard")
 
 
 @pytest.fixture(scope="session")

@@ -62,10 +62,16 @@ def test_a_trainer_s_file(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_model_zoo_files(tmp_path, protocol, order):
+@pytest.mark.parametrize("kind", ["C", "F", ">", "read-only"])
+def test_model_zoo_files(tmp_path, protocol, kind):
     path = tmp_path / "model_final.pkl"
-    model = {name: np.asarray(value, order=order) for name, value in WEIGHTS.items()}
+    model = {name: value.copy() for name, value in WEIGHTS.items()}
+    for name, value in model.items():
+        if kind == "F":
+            model[name] = np.asfortranarray(value)
+        elif kind == ">":
+            model[name] = value.astype(value.dtype.newbyteorder(">"))
+        value.flags.writeable = kind != "read-only"
     content = {"model": OrderedDict(model), "__author__": "zoo", "epoch": np.float32(3)}
     path.write_bytes(pickle.dumps(content, protocol))
     checkpoint = read_checkpoint(path)

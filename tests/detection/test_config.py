@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zarrmask.detection.config import _STANDARD_FPN, infer_config, interpret, read_config
+from zarrmask.detection.config import interpret, read_config
 from zarrmask.detection.network import build_model
+from zarrmask.detection.shapes import STANDARD_FPN, infer_config
 from zarrmask.detection.weights import model_weights
 from zarrmask.errors import CheckpointError
 
@@ -247,7 +248,7 @@ def test_training_keys_and_other_sections_do_not_matter(write, standard):
         "SOLVER": {"MAX_ITER": 1},
         "DATASETS": {},
         "SEED": 3,
-        "MODEL": {**_STANDARD_FPN["MODEL"], "SEM_SEG_HEAD": {"NAME": "Unknown"}, "DEVICE": "tpu"},
+        "MODEL": {**STANDARD_FPN["MODEL"], "SEM_SEG_HEAD": {"NAME": "Unknown"}, "DEVICE": "tpu"},
     }
     path = write(yaml.dump(content, Dumper=yaml.Dumper))  # tuples get their Python tag
     assert read_config(path) == standard
@@ -261,7 +262,7 @@ def test_one_feature_map_for_the_heads(standard):
             "ANCHOR_GENERATOR": {"SIZES": (32, 64), "ASPECT_RATIOS": (0.5, 2)},
         }
     }
-    config = interpret([single, _STANDARD_FPN], "single")
+    config = interpret([single, STANDARD_FPN], "single")
     assert config.rpn_levels == config.roi_levels == ("p3",)
     assert config.anchor_sizes == ((32.0, 64.0),)
     assert config.anchors_per_place == 4
@@ -280,7 +281,7 @@ def test_one_feature_map_for_the_heads(standard):
 )
 def test_contradictions(section, message):
     with pytest.raises(CheckpointError, match=message):
-        interpret([{"MODEL": section}, _STANDARD_FPN], "contradiction")
+        interpret([{"MODEL": section}, STANDARD_FPN], "contradiction")
 
 
 @pytest.mark.parametrize(

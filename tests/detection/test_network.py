@@ -4,14 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from zarrmask.detection.network import (
-    _Anchors,
-    _BoxPredictor,
-    _mask_targets,
-    _MaskPredictor,
-    _Pool,
-    build_model,
-)
+from zarrmask.detection.heads import BoxPredictor, MaskPredictor, Pool, mask_targets
+from zarrmask.detection.network import build_model
+from zarrmask.detection.proposals import Anchors
 from zarrmask.detection.weights import load_weights
 
 
@@ -81,7 +76,7 @@ def test_losses_are_least_for_the_class_that_the_weights_name(tiny, label):
 
 
 def test_background_is_last_in_the_weights_and_first_within():
-    predictor = _BoxPredictor(4, 2)
+    predictor = BoxPredictor(4, 2)
     with torch.no_grad():
         predictor.cls_score.bias.copy_(torch.tensor([1.0, 2.0, 9.0]))  # 9: background
         predictor.bbox_pred.bias.copy_(torch.arange(8.0))
@@ -89,7 +84,7 @@ def test_background_is_last_in_the_weights_and_first_within():
     assert scores[0].tolist() == [9, 1, 2]
     assert deltas[0, 4:].tolist() == list(range(8))
     assert predictor.bbox_pred.weight.shape == (8, 4)
-    masks = _MaskPredictor(4, 4, 2)(torch.zeros(1, 4, 14, 14))
+    masks = MaskPredictor(4, 4, 2)(torch.zeros(1, 4, 14, 14))
     assert masks.shape == (1, 3, 28, 28)
     assert (masks[:, 0] == 0).all()
 
@@ -99,7 +94,7 @@ def test_anchors_are_detectron2_s(tiny):
     config = replace(
         tiny, rpn_levels=("p6",), anchor_sizes=((32.0, 64.0),), anchor_ratios=((0.5, 1.0),)
     )
-    generator = _Anchors(config)
+    generator = Anchors(config)
     root = 2**0.5
     expected = [
         [-16 * root, -8 * root, 16 * root, 8 * root],
@@ -121,7 +116,7 @@ def test_anchors_are_detectron2_s(tiny):
 )
 def test_boxes_are_pooled_from_the_level_of_their_size(side, level):
     names = ("p2", "p3", "p4", "p5")
-    pool = _Pool(names, 1, 0, "ROIAlignV2")
+    pool = Pool(names, 1, 0, "ROIAlignV2")
     features = {
         name: torch.full((1, 1, 2048 // 4 // 2**i, 2048 // 4 // 2**i), float(i))
         for i, name in enumerate(names)
@@ -134,7 +129,7 @@ def test_mask_targets_lie_on_pixel_centres():
     mask = torch.zeros(1, 40, 40, dtype=torch.uint8)
     mask[0, 6:20, 6:20] = 1
     boxes = torch.tensor([[6.0, 6, 20, 20], [0, 0, 28, 28]])
-    targets = _mask_targets(mask, torch.zeros(2, dtype=torch.int64), boxes, 14)
+    targets = mask_targets(mask, torch.zeros(2, dtype=torch.int64), boxes, 14)
     assert targets[0].all()
     half = F.pad(torch.ones(7, 7), (3, 4, 3, 4))
     assert torch.equal(targets[1], half)

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zarrmask.detection.config import infer_config
 from zarrmask.detection.network import build_model
+from zarrmask.detection.shapes import infer_config
 from zarrmask.detection.weights import load_weights, model_weights
 from zarrmask.errors import CheckpointError
 

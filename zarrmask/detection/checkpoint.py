@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zarrmask.errors import CheckpointError
@@ -158,10 +159,9 @@ def _from_content(content: Any, path: Path) -> Checkpoint:
     if not isinstance(model, Mapping):
         raise _no_weights(path, f"its 'model' is a {type(model).__name__}")
     tensors = {
-        str(name): torch.as_tensor(value)
+        str(name): value if isinstance(value, Tensor) else _tensor(value)
         for name, value in model.items()
-        if isinstance(value, Tensor)
-        or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu")
+        if isinstance(value, Tensor) or _is_numeric(value)
     }
     if not tensors:
         raise _no_weights(path, f"it holds {', '.join(map(repr, list(model)[:5])) or 'nothing'}")
@@ -169,6 +169,14 @@ def _from_content(content: Any, path: Path) -> Checkpoint:
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     plain = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
     return Checkpoint(tensors, plain)
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.itemsize <= 8
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _refused(path: Path, wanted: str) -> CheckpointError:

@@ -90,13 +90,14 @@ def to_8bit(image: NDArray[np.integer], window: Window = "seed") -> NDArray[np.u
     """
     if image.dtype not in (np.uint8, np.uint16):
         raise SettingsError(f"a slice is {image.dtype}, expected uint8 or uint16")
-    if window == "seed":
-        return (image if image.dtype == np.uint8 else image >> 8).astype(np.uint8, copy=False)
-    low, high = window
-    if not low < high:
-        raise SettingsError(f"the detector's window {low} to {high} is empty; give LO below HI")
-    # There are few grey values and many pixels: the arithmetic is done once for each value.
     greys = np.arange(np.iinfo(image.dtype).max + 1)
-    table = np.clip(np.rint((greys - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    seen: NDArray[np.uint8] = table[image]
+    if window == "seed":
+        table = greys >> 8 * (image.itemsize - 1)
+    else:
+        low, high = window
+        if not low < high:
+            raise SettingsError(f"the detector's window {low} to {high} is empty; give LO below HI")
+        table = np.clip(np.rint((greys - low) * (255 / (high - low))), 0, 255)
+    # There are few grey values and many pixels: one look-up a pixel, and no copy of the slice.
+    seen: NDArray[np.uint8] = table.astype(np.uint8)[image]
     return seen

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, infer_config, read_config
+from zarrmask.detection.config import ModelConfig, read_config
 from zarrmask.detection.detections import Detections
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.network import build_model
+from zarrmask.detection.shapes import infer_config
 from zarrmask.detection.weights import load_weights
 
 _LOWEST_SCORE = 0.05  # detectron2's own SCORE_THRESH_TEST

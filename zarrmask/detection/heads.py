@@ -1,0 +1,202 @@
+"""From proposals to boxes, classes and masks, as in detectron2; and the losses of these."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
+from torchvision.ops import (
+    MultiScaleRoIAlign,
+    batched_nms,
+    box_area,
+    clip_boxes_to_image,
+    roi_align,
+)
+
+from zarrmask.detection.config import STRIDES, ModelConfig
+from zarrmask.detection.proposals import finite
+
+
+class Heads(RoIHeads):
+    """Boxes and masks; no small box is dropped, and mask targets lie on pixel centres."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        pooled = config.box_pool_size
+        super().__init__(
+            box_roi_pool=Pool(
+                config.roi_levels, pooled, config.box_pool_samples, config.box_pool_type
+            ),
+            box_head=FastRCNNConvFCHead(
+                (config.fpn_channels, pooled, pooled),
+                conv_layers=[],
+                fc_layers=[config.box_fc_channels] * config.box_fc_count,
+            ),
+            box_predictor=BoxPredictor(config.box_fc_channels, config.classes),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=512,
+            positive_fraction=0.25,
+            bbox_reg_weights=config.box_weights,
+            score_thresh=0.05 if config.score_threshold is None else config.score_threshold,
+            nms_thresh=config.nms,
+            detections_per_img=config.detections_per_image,
+            mask_roi_pool=Pool(
+                config.roi_levels,
+                config.mask_pool_size,
+                config.mask_pool_samples,
+                config.mask_pool_type,
+            ),
+            mask_head=MaskRCNNHeads(
+                config.fpn_channels, [config.mask_channels] * config.mask_convs, dilation=1
+            ),
+            mask_predictor=MaskPredictor(
+                config.mask_channels if config.mask_convs else config.fpn_channels,
+                config.mask_channels,
+                config.classes,
+            ),
+        )
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detect from proposals, or give the losses where targets are given in training."""
+        if self.training:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        logits, deltas = self._predict_boxes(features, proposals, image_shapes)
+        found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        mask_logits = self._predict_masks(features, found[0], image_shapes)
+        masks = maskrcnn_inference(mask_logits, found[2])
+        names = ("boxes", "scores", "labels", "masks")
+        return [dict(zip(names, one, strict=True)) for one in zip(*found, masks, strict=True)], {}
+
+    def postprocess_detections(
+        self,
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Give the boxes, scores and labels of each image, the best first."""
+        counts = [len(boxes) for boxes in proposals]
+        every_box = self.box_coder.decode(box_regression, proposals).split(counts)
+        every_score = F.softmax(class_logits, -1).split(counts)
+        results: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        for boxes, scores, shape in zip(every_box, every_score, image_shapes, strict=True):
+            boxes, scores = finite(boxes.flatten(1), scores)
+            place, label = torch.where(scores[:, 1:] > self.score_thresh)
+            label = label + 1
+            score = scores[place, label]
+            box = clip_boxes_to_image(boxes.unflatten(1, (-1, 4))[place, label], shape)
+            keep = batched_nms(box, score, label, self.nms_thresh)[: self.detections_per_img]
+            for result, values in zip(results, (box, score, label), strict=True):
+                result.append(values[keep])
+        return results
+
+    def _predict_boxes(self, features: Any, boxes: Any, shapes: Any) -> tuple[Tensor, Tensor]:
+        pooled = self.box_roi_pool(features, boxes, shapes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits, deltas
+
+    def _predict_masks(self, features: Any, boxes: Any, shapes: Any) -> Tensor:
+        pooled = self.mask_roi_pool(features, boxes, shapes)
+        logits: Tensor = self.mask_predictor(self.mask_head(pooled))
+        return logits
+
+    def _losses(
+        self, features: Any, proposals: list[Tensor], shapes: Any, targets: Any
+    ) -> dict[str, Tensor]:
+        proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
+        loss_classifier, loss_box_reg = fastrcnn_loss(
+            *self._predict_boxes(features, proposals, shapes), labels, deltas
+        )
+        is_object = [label > 0 for label in labels]
+        boxes = [box[here] for box, here in zip(proposals, is_object, strict=True)]
+        logits = self._predict_masks(features, boxes, shapes)
+        truth = torch.cat(
+            [
+                mask_targets(target["masks"], which[here], box, logits.shape[-1])
+                for target, which, here, box in zip(targets, matched, is_object, boxes, strict=True)
+            ]
+        )
+        label = torch.cat([label[here] for label, here in zip(labels, is_object, strict=True)])
+        own = logits[torch.arange(len(label), device=label.device), label]
+        loss_mask = F.binary_cross_entropy_with_logits(own, truth, reduction="sum")
+        return {
+            "loss_classifier": loss_classifier,
+            "loss_box_reg": loss_box_reg,
+            "loss_mask": loss_mask / max(truth.numel(), 1),
+        }
+
+
+class Pool(MultiScaleRoIAlign):
+    """ROIAlign on fixed strides, aligned as ROIAlignV2; levels as in the FPN paper."""
+
+    def __init__(self, levels: Sequence[str], size: int, samples: int, kind: str) -> None:
+        super().__init__(list(levels), size, samples)
+        self.aligned = kind == "ROIAlignV2"
+
+    def forward(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Give (boxes of all images, channels, size, size)."""
+        every_box = torch.cat(boxes)
+        image = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
+        rois = torch.cat([image, every_box], dim=1)
+        side = torch.sqrt(box_area(every_box))
+        finest = list(STRIDES).index(self.featmap_names[0]) + 2
+        number = torch.floor(4 + torch.log2(side / 224 + 1e-8)) - finest
+        number = number.clamp(0, len(self.featmap_names) - 1)
+        first = x[self.featmap_names[0]]
+        pooled = first.new_zeros((len(rois), first.shape[1], *self.output_size))
+        for i, level in enumerate(self.featmap_names):
+            here = torch.where(number == i)[0]
+            pooled[here] = roi_align(
+                x[level],
+                rois[here],
+                self.output_size,
+                spatial_scale=1 / STRIDES[level],
+                sampling_ratio=self.sampling_ratio,
+                aligned=self.aligned,
+            ).to(pooled.dtype)
+        return pooled
+
+
+class BoxPredictor(FastRCNNPredictor):
+    """Holds detectron2's rows (background last, a box for each object class alone)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes + 1)
+        self.bbox_pred = nn.Linear(channels, classes * 4)
+        for layer, spread in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=spread)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Give scores and box deltas as torchvision orders them."""
+        scores, deltas = super().forward(x)
+        return scores.roll(1, dims=1), F.pad(deltas, (4, 0))
+
+
+class MaskPredictor(MaskRCNNPredictor):
+    """Holds a mask for each object class alone; the background's is zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give mask logits with the background's in front."""
+        return F.pad(super().forward(x), (0, 0, 0, 0, 1, 0))
+
+
+def mask_targets(masks: Tensor, which: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut masks out along boxes, aligned (torchvision's lie half a pixel off)."""
+    if len(boxes) == 0:
+        return boxes.new_zeros((0, size, size))
+    rois = torch.cat([which[:, None].to(boxes), boxes], dim=1)
+    cut: Tensor = roi_align(masks[:, None].to(boxes), rois, (size, size), aligned=True)
+    return (cut[:, 0] >= 0.5).to(boxes)

@@ -66,10 +66,10 @@ def arranged(tif: TiffFile, found: list[Header | str]) -> list[Header | str]:
     series = tif.series[0]
     # ImageJ calls a stack's axis what it likes; elsewhere channels and times are what they say.
     depth = "ZIQCT" if tif.is_imagej else "ZIQ"
-    sizes = {axis: n for axis, n in zip(series.axes, series.shape, strict=True) if n > 1}
-    others = {axis: n for axis, n in sizes.items() if axis not in "YX"}
+    sizes = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1]
+    others = [axis for axis, _ in sizes if axis not in "YX"]
     if len(others) > 1 or not set(others) <= set(depth):
-        axes = ", ".join(f"{axis}={n}" for axis, n in sizes.items())
+        axes = ", ".join(f"{axis}={n}" for axis, n in sizes)
         raise BadSliceError(
             f"axes {axes}; expected one volume (Z, Y, X): save each channel or time by itself"
         )

@@ -108,6 +108,8 @@ class SliceSource(RegionSource):
         )
         try:
             return self._read_slice(self._file(name), header, y, x)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders raise what they like; a person wants the file
             raise StackError(
                 f"{printable(self._file(name))}: slice {self.first + index} cannot be read: "

@@ -87,7 +87,7 @@ class RegionSource(ABC):
         ranges, dropped = index_ranges(key, self.shape)
         if all(ranges):
             rising = [r if r.step > 0 else r[::-1] for r in ranges]
-            z, y, x = (slice(r.start, r.stop, r.step) for r in rising)
+            z, y, x = (slice(r[0], r[-1] + 1, r.step) for r in rising)
             region = self._read(z, y, x)[tuple(slice(None, None, _sign(r.step)) for r in ranges)]
         else:
             region = np.empty([len(r) for r in ranges], self.dtype)
@@ -126,11 +126,11 @@ def index_ranges(key: Any, shape: tuple[int, ...]) -> tuple[list[range], tuple[i
     ([range(5, 6), range(18, 20), range(0, 30)], (0,))
     """
     keys = key if isinstance(key, tuple) else (key,)
-    if Ellipsis not in keys:
-        keys = (*keys, Ellipsis)
-    gap = keys.index(Ellipsis)
-    given = len(keys) - 1
-    if given > len(shape) or Ellipsis in keys[gap + 1 :]:
+    gaps = [i for i, entry in enumerate(keys) if entry is Ellipsis]
+    if not gaps:
+        gaps, keys = [len(keys)], (*keys, Ellipsis)
+    gap, given = gaps[0], len(keys) - 1
+    if given > len(shape) or len(gaps) > 1:
         raise IndexError(f"index {key!r} has more entries than the {len(shape)} axes")
     full = (*keys[:gap], *[slice(None)] * (len(shape) - given), *keys[gap + 1 :])
     ranges, dropped = [], []
@@ -165,7 +165,8 @@ def as_xarray(source: Source, chunks: Any = None) -> xr.DataArray:
     xarray.DataArray
         Dims z, y, x; coordinate z the slice numbers.
     """
-    chunks = chunks or default_chunks(source.shape, source.dtype, source.block)
+    if chunks is None:
+        chunks = default_chunks(source.shape, source.dtype, source.block)
     data = da.from_array(
         source,
         chunks=chunks,

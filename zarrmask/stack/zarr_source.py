@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ MICROMETRES = {
     "centimeter": 1e4,
     "meter": 1e6,
 }
+# An array keeps the pipeline that it was opened with, also when pickled. The faster zarrs cannot
+# read big-endian or Fortran-ordered arrays, so it is not used for what others wrote.
+STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
 LISTED = 20  # members of a group named in a message
 
 
@@ -70,12 +74,14 @@ class ZarrSource(RegionSource):
         return digest.hexdigest()
 
     def _root(self) -> str:
-        return os.path.join(self.path, self._array.path)  # noqa: PTH118
+        return os.path.join(self.path, self._array.path).rstrip("/")  # noqa: PTH118
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
         key: Any = (*self._leading, z, y, x)
         try:
             region = np.asarray(self._array[key])
+        except MemoryError:
+            raise
         except Exception as error:  # codecs raise what they like; a person wants the place
             raise StackError(
                 f"{printable(self._root())}: slices {z.start} to {z.stop - 1}, rows {y.start} to "
@@ -103,30 +109,59 @@ def open_zarr(path: str) -> ZarrSource:
         If it is neither, is no volume, or not uint8 or uint16.
     """
     try:
-        node = zarr.open(path, mode="r")
+        with zarr.config.set(STOCK_PIPELINE):
+            node = zarr.open(path, mode="r")
     except Exception as error:  # zarr raises many kinds for metadata that it cannot read
         raise StackError(f"{printable(path)}: its zarr metadata cannot be read: {error}") from error
     if isinstance(node, zarr.Array):
         return checked(path, "zarr array", node, None)
     attributes: dict[str, Any] = dict(node.attrs)
     image = attributes.get("ome", attributes)  # NGFF 0.5 has its own namespace
+    if not isinstance(image, dict) or not image.get("multiscales"):
+        raise StackError(no_image(path, node))
     try:
-        multiscale = image["multiscales"][0]
-        dataset = multiscale["datasets"][0]
-        level = dataset["path"]
-    except (KeyError, IndexError, TypeError):
-        raise StackError(no_image(path, node)) from None
-    array = node.get(level)
+        level, names, size = finest(image["multiscales"][0])
+        with zarr.config.set(STOCK_PIPELINE):
+            array = node.get(level)
+    except Exception as error:  # metadata may be anything at all
+        raise StackError(f"{printable(path)}: its OME metadata is damaged: {error!r}") from error
     if not isinstance(array, zarr.Array):
-        raise StackError(f"{printable(path)}: level 0 ({printable(str(level))}) is no zarr array")
-    try:
-        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale["axes"]]
-    except (KeyError, TypeError):
-        axes = []  # NGFF 0.1 and 0.2 name no axes: t, c, z, y, x
-    names = [str(axis.get("name")) for axis in axes]
-    if axes and names[-3:] != ["z", "y", "x"]:
+        raise StackError(f"{printable(path)}: its level 0, {printable(level)!r}, is no zarr array")
+    if names and names[-3:] != ["z", "y", "x"]:
         raise StackError(f"{printable(path)}: axes {', '.join(names)}; expected z, y, x last")
-    return checked(path, "OME-Zarr", array, voxel_size(multiscale, dataset, axes))
+    return checked(path, "OME-Zarr", array, size)
+
+
+def finest(multiscale: dict[str, Any]) -> tuple[str, list[str], float | None]:
+    """Read what an image's metadata says of its finest level.
+
+    Parameters
+    ----------
+    multiscale : dict
+        One entry of `multiscales`, of any NGFF version.
+
+    Returns
+    -------
+    path : str
+        Of the level's array in the group.
+    names : list of str
+        The axes'; none where the version names no axes (they are t, c, z, y, x then).
+    voxel_size : float or None
+        Micrometres.
+    """
+    dataset = multiscale["datasets"][0]
+    axes = [
+        axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []
+    ]
+    transforms = [
+        transform
+        for holder in (dataset, multiscale)  # both may scale, and the scales multiply
+        for transform in holder.get("coordinateTransformations") or []
+    ]
+    scales = [t["scale"][-3:] for t in transforms if t["type"] == "scale"]
+    units = [axis.get("unit") for axis in axes[-3:]] or [None] * 3
+    size = voxel_size(np.prod([np.ones(3), *scales], axis=0), units)
+    return str(dataset["path"]), [str(axis["name"]) for axis in axes], size
 
 
 def checked(path: str, kind: str, array: zarr.Array, voxel_size: float | None) -> ZarrSource:
@@ -158,32 +193,28 @@ def no_image(path: str, group: zarr.Group) -> str:
     )
 
 
-def voxel_size(
-    multiscale: dict[str, Any], dataset: dict[str, Any], axes: list[dict[str, Any]]
-) -> float | None:
-    """Return an image's voxel size from its metadata, if it is told and the same on all axes.
+def voxel_size(scale: np.ndarray, units: Sequence[str | None]) -> float | None:
+    """Return the side of a voxel, if it is told and the same on all axes.
 
     Parameters
     ----------
-    multiscale, dataset : dict
-        The image's and its level 0's metadata; both may scale, and the scales multiply.
-    axes : list of dict
-        The axes; those without a unit are taken as micrometres if there is a scale.
+    scale : numpy.ndarray, shape (3,)
+        Along z, y, x.
+    units : sequence of str or None
+        Likewise; a scale without a unit is taken as micrometres, unless it is 1.
 
     Returns
     -------
     float or None
         Micrometres.
+
+    Examples
+    --------
+    >>> voxel_size(np.full(3, 7910.0), ["nanometer"] * 3)
+    7.91
     """
-    scale = np.ones(3)
-    for holder in (dataset, multiscale):
-        for transform in holder.get("coordinateTransformations", []):
-            if transform.get("type") == "scale":
-                scale *= np.asarray(transform["scale"], float)[-3:]
-    units = [axis.get("unit") for axis in axes[-3:]] or [None] * 3
     if not any(units) and np.all(scale == 1):
         return None
-    factors = [1.0 if unit is None else MICROMETRES.get(unit, np.nan) for unit in units]
-    sizes = scale * factors
+    sizes = scale * [1.0 if unit is None else MICROMETRES.get(unit, np.nan) for unit in units]
     isotropic = np.all(sizes > 0) and np.ptp(sizes) <= 1e-6 * sizes.max()
-    return float(sizes[0]) if isotropic else None
+    return round(float(sizes[0]), 9) if isotropic else None

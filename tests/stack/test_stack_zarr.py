@@ -1,0 +1,144 @@
+"""Zarrs: which are stacks, and their voxel size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from zarrmask.errors import StackError
+from zarrmask.stack import open_source, open_stack
+from zarrmask.stack.zarr_source import voxel_size
+
+
+def write_image(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5)) -> Path:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", shape=shape, dtype="u1")
+    group.attrs.update({"multiscales": [multiscale]})
+    return path
+
+
+def scale(*factors: float) -> list[dict[str, Any]]:
+    return [{"type": "scale", "scale": list(factors)}]
+
+
+def axes(unit: str | None, names: str = "zyx") -> list[dict[str, Any]]:
+    return [{"name": n, "type": "space"} | ({"unit": unit} if unit else {}) for n in names]
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_dataset", "of_image", "expected"),
+    [
+        ("micrometer", [1, 1, 1], [7.91] * 3, 7.91),
+        ("micrometer", [7.91] * 3, None, 7.91),
+        ("nanometer", [2, 2, 2], [1620] * 3, 3.24),
+        ("millimeter", [0.00324] * 3, None, 3.24),
+        ("micrometer", [1, 1, 1], None, 1.0),
+        (None, [1, 1, 1], None, None),
+        (None, [3.24] * 3, None, 3.24),
+        ("micrometer", [2, 1, 1], None, None),
+        ("parsec", [2, 2, 2], None, None),
+    ],
+)
+def test_voxel_size(
+    tmp_path: Path,
+    unit: str | None,
+    of_dataset: list[float],
+    of_image: list[float] | None,
+    expected: float | None,
+) -> None:
+    image: dict[str, Any] = {
+        "axes": axes(unit),
+        "datasets": [{"path": "0", "coordinateTransformations": scale(*of_dataset)}],
+    }
+    if of_image:
+        image["coordinateTransformations"] = scale(*of_image)
+    stack = open_stack(write_image(tmp_path / "a.zarr", image))
+    assert stack.attrs.get("voxel_size_um") == expected
+
+
+def test_voxel_size_of_mixed_units() -> None:
+    units = ["micrometer", "nanometer", "millimeter"]
+    assert voxel_size(np.array([2.0, 2000.0, 0.002]), units) == 2.0
+
+
+@pytest.mark.parametrize(
+    "image", [{"datasets": [{"path": "0"}]}, {"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}]
+)
+def test_old_metadata_without_transformations(tmp_path: Path, image: dict[str, Any]) -> None:
+    source = open_source(write_image(tmp_path / "old.zarr", image))
+    assert source.kind == "OME-Zarr"
+    assert source.voxel_size is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "what"),
+    [
+        ((4, 5), "u1", "4 x 5; expected slices x rows x columns"),
+        ((2, 3, 4, 5), "u1", "2 x 3 x 4 x 5; expected"),
+        ((0, 4, 5), "u1", "0 x 4 x 5; expected"),
+        ((3, 4, 5), "f4", "float32 pixels; expected uint8 or uint16"),
+        ((3, 4, 5), "i2", "int16 pixels"),
+        ((3, 4, 5), "?", "bool pixels"),
+    ],
+)
+def test_arrays_that_are_no_stack(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, what: str
+) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=dtype)
+    with pytest.raises(StackError, match=r"a\.zarr") as caught:
+        open_source(tmp_path / "a.zarr")
+    assert what in str(caught.value)
+
+
+def test_a_plain_group_says_what_it_holds(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    group.create_array("raw", shape=(3, 4, 5), dtype="u1")
+    group.create_group("other")
+    with pytest.raises(StackError) as caught:
+        open_source(tmp_path / "g.zarr")
+    assert "other (group), raw (3 x 4 x 5 array)" in str(caught.value)
+    assert "Give the path of an array or image inside it" in str(caught.value)
+    assert open_source(tmp_path / "g.zarr" / "raw").shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        ({}, "OME metadata is damaged"),
+        ({"datasets": []}, "OME metadata is damaged"),
+        ({"datasets": [{"path": "nowhere"}]}, "'nowhere'|nowhere"),
+        ({"datasets": [{"path": "../../secret"}]}, "OME metadata is damaged"),
+        ({"datasets": [{"path": "0"}], "axes": ["c", "y", "x"]}, "axes c, y, x"),
+        (
+            {"datasets": [{"path": "0", "coordinateTransformations": scale("no")}]},  # type: ignore[arg-type]
+            "OME metadata is damaged",
+        ),
+    ],
+)
+def test_damaged_image_metadata(tmp_path: Path, image: dict[str, Any], what: str) -> None:
+    with pytest.raises(StackError, match=what):
+        open_source(write_image(tmp_path / "bad.zarr", image))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(".zarray", "{garbage"), ("zarr.json", '{"zarr_format": 3, "node_type": "array"}')],
+)
+def test_damaged_metadata(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(StackError, match="metadata cannot be read"):
+        open_source(tmp_path)
+
+
+def test_damaged_chunk_and_fingerprint(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(3, 4, 5), chunks=(1, 4, 5), dtype="u1")
+    array[:] = 1
+    source = open_source(tmp_path / "a.zarr")
+    before = source.fingerprint()
+    (tmp_path / "a.zarr" / "c" / "1" / "0" / "0").write_bytes(b"torn")
+    assert source.fingerprint() != before
+    with pytest.raises(StackError, match="slices 1 to 1"):
+        source[1]
+    np.testing.assert_array_equal(source[2], np.ones((4, 5)))

@@ -384,3 +384,19 @@ def test_a_relative_path_is_made_absolute(
     folder = tiff_folder()
     monkeypatch.chdir(folder.parent)
     assert open_source(folder.name).path == str(folder)
+
+
+def test_a_description_left_from_a_stack_that_was_split(
+    tiff_folder: Folder, volume: np.ndarray
+) -> None:
+    description = "ImageJ=1.54f\nimages=5\nslices=5\n"
+    folder = tiff_folder(description=description, metadata=None)
+    np.testing.assert_array_equal(open_source(folder)[:], volume)
+
+
+def test_one_slice_with_an_enormous_number(tiff_folder: Folder) -> None:
+    folder = tiff_folder()
+    for z in (9, 10, 11, 12):
+        (folder / f"scan2_{z}.tif").unlink()
+    (folder / "scan2_8.tif").rename(folder / f"{2**70}.tif")
+    assert "no slice numbers?" in complaint(folder)

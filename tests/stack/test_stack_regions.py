@@ -152,7 +152,7 @@ def test_header_facts(case: tuple[Source, np.ndarray]) -> None:
     assert all(1 <= side <= size for side, size in zip(source.block, source.shape, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_regions(case: tuple[Source, np.ndarray], data: st.DataObject) -> None:
     source, truth = case

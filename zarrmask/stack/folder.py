@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -34,8 +34,9 @@ FORMATS = {".tif": TIFF, ".tiff": TIFF, ".jpg": JPEG, ".jpeg": JPEG, ".png": PNG
 
 # Headers are waited for, not computed: on a network disk each is a round trip or two.
 THREADS = 8
-# More slices than any scan has: a date or a hash in the names, not a slice number.
+# Beyond these, names hold a date or a hash: no scan has so many slices.
 MOST_SLICES = 1_000_000
+MOST_NUMBER = 2**53
 RANGES = 20  # missing ranges spelled out in one message
 
 
@@ -65,18 +66,7 @@ def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> Sl
     extension = only_extension(path, names + odd)
     numbered, problems = by_number(names)
     problems = [f"{printable(n)}: a broken link, or no regular file" for n in odd] + problems
-    if gaps := missing_ranges(numbered):
-        missing = sum(last - first + 1 for first, last in gaps)
-        if missing + len(numbered) > MOST_SLICES:
-            problems.append(
-                f"numbers run from {min(numbered)} to {max(numbered)}: no slice numbers? "
-                "(the last digits in each name are taken)"
-            )
-        elif not allow_missing:
-            problems.append(
-                f"{missing:,} missing slice numbers: {spelled(gaps)} "
-                "(--allow-missing reads zeros there)"
-            )
+    problems += doubtful_numbers(numbered, allow_missing)
     files = FORMATS[extension]
     found = read_headers(path, files.header, numbered, progress)
     bad, usual = disagreements({numbered[number]: found[number] for number in found})
@@ -190,6 +180,23 @@ def missing_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     [(5, 6), (8, 8)]
     """
     return [(a + 1, b - 1) for a, b in pairwise(numbers) if b > a + 1]
+
+
+def doubtful_numbers(numbers: Collection[int], allow_missing: bool) -> list[str]:
+    """Say what is wrong with rising numbers as a whole: gaps, or numbers of something else."""
+    gaps = missing_ranges(numbers)
+    missing = sum(last - first + 1 for first, last in gaps)
+    if missing > MOST_SLICES or max(numbers, default=0) > MOST_NUMBER:
+        return [
+            f"numbers run from {min(numbers)} to {max(numbers)}: no slice numbers? "
+            "(the last digits in each name are taken)"
+        ]
+    if gaps and not allow_missing:
+        return [
+            f"{missing:,} missing slice numbers: {spelled(gaps)} "
+            "(--allow-missing reads zeros there)"
+        ]
+    return []
 
 
 def spelled(ranges: list[tuple[int, int]]) -> str:

@@ -16,7 +16,6 @@ from .source import RegionSource
 
 LISTED = 20  # bad files named in one message
 
-
 ReadSlice = Callable[[str, Header, slice, slice], np.ndarray]
 
 
@@ -75,8 +74,8 @@ class SliceSource(RegionSource):
     def fingerprint(self) -> str:
         """Hash names, numbers, sizes and times (ns) of the files as they are now."""
         digest = hashlib.sha256(repr((self.kind, self.shape, str(self.dtype))).encode())
-        names = {"": 0} if self._names[0] == "" else {n: i for i, n in enumerate(self._names) if n}
-        for name, index in names.items():
+        files = {name: i for i, name in enumerate(self._names) if name is not None}
+        for name, index in files.items():
             try:
                 found = os.stat(self._file(name))  # noqa: PTH116
             except OSError as error:

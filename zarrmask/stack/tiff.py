@@ -52,8 +52,12 @@ def open_tiff(path: str) -> Iterator[TiffFile]:
 
 def image_count(tif: TiffFile) -> int:
     """Count a TIFF's images, thumbnails and pyramid levels left out."""
-    pages = sum(1 for _ in full_pages(tif)) if tif.pages.is_multipage else 1
-    return max(pages, declared_images(tif))
+    if tif.pages.is_multipage:
+        return sum(1 for _ in full_pages(tif))
+    # A stack that was split into files may keep its description in each: only what fits counts.
+    page, declared = tif.pages.first, declared_images(tif)
+    fits = page.is_final and page.dataoffsets[0] + declared * page.nbytes <= tif.filehandle.size
+    return declared if fits else 1
 
 
 def full_pages(tif: TiffFile) -> Iterator[TiffPage]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -63,7 +64,7 @@ def main() -> None:
             )
         seconds = time.perf_counter() - start
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"stage": s.name, "items": f"{s.items} {s.unit}", "seconds": s.seconds, "peak": peak}
         for s, peak in zip(reporter.stages, reporter.peaks, strict=True)
     ]

@@ -145,9 +145,12 @@ def test_overwriting_keeps_what_a_person_drew(run, stack, cluster, tmp_path):
     drawing = out / "scroll.khprj" / "fragments" / "mine.json"
     drawing.write_text("{}")
     (out / "notes.txt").write_text("mine")
+    (out / "masked.zarr/labels/wraps").mkdir()
+    (out / "masked.zarr/labels/wraps/.zgroup").write_text('{"zarr_format": 2}')
     zarrmask.run(stack, out, every=12, volume=False, overwrite=True, scheduler=cluster)
     assert drawing.read_text() == "{}"
     assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "masked.zarr/labels/wraps/.zgroup").is_file()
     assert not (out / "volume.zarr").exists()
     assert keyframes(out)["z"].tolist() == [100, 112]
 

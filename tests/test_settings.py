@@ -62,6 +62,10 @@ def test_options_beat_the_config(tmp_path_factory, in_file, given_):
     assert (settings.every, settings.dilate) == (given_, 1.5)
 
 
+def test_the_shipped_config_holds_the_defaults():
+    assert read_settings(CONFIGS / "default.yaml") == Settings()
+
+
 def test_a_config_names_files_beside_itself(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("checkpoint: model.pth\ndetect-window: 100 5000\nz: 5:9\n")

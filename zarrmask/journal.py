@@ -20,16 +20,11 @@ from typing import Any
 from zarrmask import __version__
 from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
+from zarrmask.pyramid import remove_pyramid
 
-WRITTEN = (
-    "volume.zarr",
-    "mask.zarr",
-    "masked.zarr",
-    "keyframes.zarr",
-    "report.html",
-    "overview.png",
-)
-"""What a run writes and `--overwrite` removes; `scroll.khprj`, in which a person draws, stays."""
+PYRAMIDS = ("volume.zarr", "mask.zarr", "masked.zarr")
+OTHERS = ("keyframes.zarr", "report.html", "overview.png")
+"""What else a run writes and `--overwrite` removes; `scroll.khprj`, drawn in by a person, stays."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +41,39 @@ class Journal:
         Where in that file the record is; None is the whole of it.
     work : Path
         Folder for the lock and for scratch data.
-    removable : tuple of str
-        What in `out` is zarrmask's to remove; empty is all of it.
+    pyramids, others : tuple of Path
+        What is zarrmask's to remove.
     """
 
     out: Path
     record: Path
     key: str | None
     work: Path
-    removable: tuple[str, ...]
+    pyramids: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
 
     @classmethod
     def of_run(cls, out: Path) -> Journal:
         """Journal of a run's folder."""
-        return cls(out, out / "run.json", None, out / ".zarrmask", WRITTEN)
+        return cls(
+            out=out,
+            record=out / "run.json",
+            key=None,
+            work=out / ".zarrmask",
+            pyramids=tuple(out / name for name in PYRAMIDS),
+            others=tuple(out / name for name in OTHERS),
+        )
 
     @classmethod
     def of_conversion(cls, out: Path) -> Journal:
         """Journal of a zarr that is converted to."""
-        return cls(out, out / ".zattrs", "zarrmask", out.with_name(f".{out.name}.zarrmask"), ())
+        return cls(
+            out=out,
+            record=out / ".zattrs",
+            key="zarrmask",
+            work=out.with_name(f".{out.name}.zarrmask"),
+            pyramids=(out,),
+        )
 
     def read(self) -> dict[str, Any] | None:
         """The record, or None where zarrmask has left none."""
@@ -114,14 +123,15 @@ class Journal:
 
     def start(self, identity: Mapping[str, Any] | None) -> None:
         """Make the output this identity's, with nothing in it done; what was there is removed."""
-        if self.removable:
-            for name in self.removable:
-                _remove(self.out / name)
-        elif self.out.exists():
-            _remove(self.out)
-        _remove(self.work / "scratch")
+        record = {"state": "unfinished", "identity": identity}
         self.out.mkdir(parents=True, exist_ok=True)
-        self.write({"state": "unfinished", "identity": identity})
+        self.write(record)  # before the first file goes, so that none is missed unnoticed
+        for pyramid in self.pyramids:
+            remove_pyramid(pyramid)
+        for path in (*self.others, self.scratch):
+            _remove(path)
+        self.out.mkdir(exist_ok=True)
+        self.write(record)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Leave the finished record, and nothing of the work folder."""

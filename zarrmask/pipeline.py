@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
 from zarrmask.stages import choose_window, detect_keyframes, write_pyramids
 
+TOLD_EVERY = 5.0  # seconds
 PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
 
 
@@ -192,7 +194,15 @@ def convert(
 
 def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
     """Open and check the stack, and say what was found."""
-    source = open_source(stack, allow_missing=allow_missing)
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TOLD_EVERY:
+            told = time.monotonic()
+            reporter.say(f"checking headers: {done} of {total}")
+
+    source = open_source(stack, allow_missing=allow_missing, progress=progress)
     z, y, x = source.shape
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
     if source.missing:

@@ -3,7 +3,7 @@
 from zarrmask.pyramid.layout import STEP, BrickGrid, Region, Shape, brick_grid, tiles
 from zarrmask.pyramid.metadata import MASK_VALUE, link_label, read_metadata, write_metadata
 from zarrmask.pyramid.reading import open_pyramid
-from zarrmask.pyramid.writing import Pyramid
+from zarrmask.pyramid.writing import Pyramid, remove_pyramid
 
 __all__ = [
     "MASK_VALUE",
@@ -16,6 +16,7 @@ __all__ = [
     "link_label",
     "open_pyramid",
     "read_metadata",
+    "remove_pyramid",
     "tiles",
     "write_metadata",
 ]

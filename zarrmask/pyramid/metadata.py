@@ -77,8 +77,8 @@ def link_label(image: Path, mask: Path) -> None:
         Finished pyramids beside each other. The label has metadata of its own; its levels are
         relative links, so that the folder that holds both can be moved.
     """
-    labels = zarr.open_group(image / "labels", mode="w", zarr_format=2)
-    label = labels.create_group(LABEL)
+    labels = zarr.open_group(image / "labels", mode="a", zarr_format=2)
+    label = labels.create_group(LABEL, overwrite=True)
     multiscales: Any = zarr.open_group(mask, mode="r").attrs["multiscales"]
     label.attrs["multiscales"] = multiscales
     for dataset in multiscales[0]["datasets"]:
@@ -88,6 +88,8 @@ def link_label(image: Path, mask: Path) -> None:
         )
     colour = {"label-value": MASK_VALUE, "rgba": [255, 140, 0, 96]}
     source = {"image": "../../"}
+    others: Any = labels.attrs.get("labels", [])
+    labels.attrs["labels"] = [name for name in others if name != LABEL]
     write_label_metadata(labels, LABEL, colors=[colour], fmt=FormatV04(), source=source)
 
 

@@ -7,6 +7,7 @@ volume has to be held in memory or sent between workers.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from zarrmask.pyramid.layout import (
     halved_region,
     level_shapes,
 )
+from zarrmask.pyramid.metadata import LABEL
 
 HALVE: Mapping[str, Callable[[NDArray], NDArray]] = {"mean": halve_mean, "max": halve_max}
 
@@ -106,6 +108,20 @@ class Pyramid:
                 return
             region, block = halved_region(region), HALVE[self.reduce](block)
         self.handed_over(level + LEVELS_A_PASS)[region] = block
+
+
+def remove_pyramid(path: Path) -> None:
+    """Remove a pyramid that zarrmask wrote; what others put into its folder stays."""
+    for level in path.glob("[0-9]"):
+        shutil.rmtree(level)
+    labels = path / "labels"
+    if (labels / LABEL).is_dir():
+        shutil.rmtree(labels / LABEL)
+    for folder in (labels, path):
+        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {".zgroup", ".zattrs"}:
+            (folder / ".zgroup").unlink(missing_ok=True)
+            (folder / ".zattrs").unlink(missing_ok=True)  # last: it says whose the folder is
+            folder.rmdir()
 
 
 def _create(

@@ -1,5 +1,6 @@
 """Whole runs on a real cluster of processes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError
+from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 
 OUTPUTS = {
@@ -257,6 +258,16 @@ def test_a_stack_of_its_own_making_is_read_back(run, cluster, tmp_path):
 # Runs as processes of their own, stopped from outside.
 
 
+@pytest.fixture(scope="module")
+def large_stack(tmp_path_factory):
+    """Twenty slices of three bricks and four levels."""
+    folder = tmp_path_factory.mktemp("large")
+    phantom = Phantom((60, 600, 300), seed=5)
+    for n in range(20):
+        tifffile.imwrite(folder / f"{n}.tif", phantom.slice(20 + n)[0])
+    return folder
+
+
 def start(stack, out, *options):
     arguments = [sys.executable, "-m", "zarrmask", "run", stack, out, "--workers", "1", *options]
     return subprocess.Popen(
@@ -267,50 +278,78 @@ def start(stack, out, *options):
     )
 
 
-def wait_for(path: Path, process, seconds=120):
+def wait_for(folder, pattern, process, seconds=120):
+    """Wait for a file of a running process."""
     end = time.monotonic() + seconds
-    while not path.exists():
+    while not any(folder.glob(pattern)):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    ("stop", "moment"),
-    [(signal.SIGKILL, "keyframes.zarr/mask/.zarray"), (signal.SIGTERM, "mask.zarr/.zgroup")],
-)
-def test_a_stopped_run_ends_as_one_that_was_not(run, stack, tmp_path, stop, moment):
-    out, _ = run
-    again = tmp_path / "again"
-    options = ("--every", "7", "--dilate", "5", "--voxel-size", "7.91")
-    process = start(stack, again, *options)
-    try:
-        wait_for(again / moment, process)
-    finally:
-        if stop == signal.SIGKILL:
-            os.killpg(process.pid, stop)
-        else:
-            process.send_signal(stop)
-        process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert json.loads((again / "run.json").read_text())["state"] == "unfinished"
+def kill_all(process):
+    os.killpg(process.pid, signal.SIGKILL)
 
-    other = start(stack, again, "--every", "9")
+
+def kill_client(process):
+    process.kill()
+
+
+def terminate(process):
+    process.terminate()
+
+
+def interrupt(process):
+    process.send_signal(signal.SIGINT)
+
+
+STOPS = [
+    (kill_all, ".zarrmask/finished/detecting/0.json"),
+    (terminate, ".zarrmask/finished/detecting/2.json"),
+    (kill_client, "volume.zarr/0/.zarray"),
+    (interrupt, ".zarrmask/finished/level-0/*.json"),
+    (kill_all, "mask.zarr/2/0/0/0"),
+    (kill_all, ".zarrmask/finished/level-2-volume/*.json"),
+    (kill_all, "overview.png"),
+]
+
+
+def test_a_run_stopped_again_and_again_ends_as_one_that_was_not(large_stack, cluster, tmp_path):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    zarrmask.run(large_stack, whole, every=7, scheduler=cluster)
+    written = {}
+    for stop, moment in STOPS:
+        process = start(large_stack, again, "--every", "7")
+        try:
+            wait_for(again, moment, process)
+            stop(process)
+            message = process.communicate(timeout=60)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                kill_all(process)
+        assert process.returncode != 0
+        assert "Traceback" not in message
+        assert json.loads((again / "run.json").read_text())["state"] == "unfinished"
+        for entry, when in written.items():
+            assert entry.stat().st_mtime_ns == when  # what is finished is not done again
+        written = {p: p.stat().st_mtime_ns for p in again.glob(".zarrmask/finished/**/*.json")}
+
+    other = start(large_stack, again, "--every", "9")
     assert "settings.every: 7 then, 9 now" in other.communicate(timeout=120)[1]
     assert other.returncode == 1
 
-    resumed = start(stack, again, *options)
-    message = resumed.communicate(timeout=300)[1]
-    assert resumed.returncode == 0, message
+    record = zarrmask.run(large_stack, again, every=7, scheduler=cluster)
+    assert record["resumed"]
     assert {path.name for path in again.iterdir()} == OUTPUTS
     for name in ("volume", "mask", "masked"):
-        assert contents(again / f"{name}.zarr") == contents(out / f"{name}.zarr")
+        assert contents(again / f"{name}.zarr") == contents(whole / f"{name}.zarr")
+    assert contents(again / "keyframes.zarr") == contents(whole / "keyframes.zarr")
 
 
 def test_two_runs_on_one_output_do_not_mix(stack, tmp_path):
     first = start(stack, tmp_path / "out")
     try:
-        wait_for(tmp_path / "out/.zarrmask/lock", first)
+        wait_for(tmp_path, "out/.zarrmask/lock", first)
         with pytest.raises(OutputError, match="in use"):
             zarrmask.run(stack, tmp_path / "out")
     finally:

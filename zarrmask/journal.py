@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from zarrmask import __version__
 from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
+from zarrmask.ledger import Ledger
 from zarrmask.pyramid import remove_pyramid
 
 PYRAMIDS = ("volume.zarr", "mask.zarr", "masked.zarr")
@@ -128,7 +129,7 @@ class Journal:
         self.write(record)  # before the first file goes, so that none is missed unnoticed
         for pyramid in self.pyramids:
             remove_pyramid(pyramid)
-        for path in (*self.others, self.scratch):
+        for path in (*self.others, self.scratch, self.ledger.folder):
             _remove(path)
         self.out.mkdir(exist_ok=True)
         self.write(record)
@@ -136,7 +137,23 @@ class Journal:
     def finish(self, record: Mapping[str, Any]) -> None:
         """Leave the finished record, and nothing of the work folder."""
         self.write(record)
+        for torn in self.out.glob(".*.partial"):
+            torn.unlink()
+        _remove(self.ledger.folder)
         _remove(self.scratch)
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Give what the record says under a name (JSON); computed and recorded the first time."""
+        record = self.read() or {}
+        if name not in record:
+            record[name] = compute()
+            self.write(record)
+        return record[name]
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is finished, task by task."""
+        return Ledger(self.work / "finished")
 
     @property
     def scratch(self) -> Path:
@@ -169,7 +186,7 @@ class Journal:
             try:
                 yield
             finally:
-                if not self.scratch.exists():
+                if not self.scratch.exists() and not self.ledger.folder.exists():
                     _remove(self.work)
                 for folder in made:  # a run that was refused leaves no folder behind
                     if folder.exists() and not any(folder.iterdir()):

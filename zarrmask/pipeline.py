@@ -7,11 +7,13 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distributed import Client
 
 from zarrmask import __version__
 from zarrmask.cluster import connect
@@ -27,7 +29,7 @@ from zarrmask.report import write_khartes_project, write_overview, write_report
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
-from zarrmask.stages import choose_window, detect_keyframes, write_pyramids
+from zarrmask.stages import Contrast, choose_contrast, detect_keyframes, write_pyramids
 
 TOLD_EVERY = 5.0  # seconds
 PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
@@ -89,28 +91,28 @@ def run(
         with PeakMemory() as memory, connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(out / "keyframes.zarr")
-            done = (journal.read() or {}).get("detection") if state == "unfinished" else None
-            if done is None:
+            detecting = journal.ledger.stage("detecting")
+            detectors = []
+            if state == "new" or detecting.missing(range(len(plan.keyframes))):
                 with reporter.stage("loading detectors", 1, "checkpoint") as advance:
                     detectors = start_detectors(client, checkpoint, settings.model, settings.score)
                     advance(1)
+            if state == "new":
                 journal.start(identity)
-                said = len(reporter.warnings)
-                window = choose_window(client, source, plan, settings.detect_window, reporter)
-                detect_keyframes(client, source, plan, window, detectors, store, reporter)
-                done = {
-                    "window": window,
-                    "detectors": len(detectors),
-                    "warnings": reporter.warnings[said:],
-                }
-                del detectors
-                journal.write({**(journal.read() or {}), "detection": done})
-            else:
-                for warning in done["warnings"]:
-                    reporter.warn(warning)
+            contrast = _contrast(journal, client, source, plan, settings, reporter)
+            detect_keyframes(
+                client, source, plan, contrast.window, detectors, store, detecting, reporter
+            )
+            del detectors
+            empty = store.without_detection()
+            if empty:
+                reporter.warn(
+                    f"nothing was found on {len(empty)} of {len(plan.keyframes)} keyframes; the "
+                    f"slices that hold their masks are empty: {listed(empty)}"
+                )
             masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
             pyramids = _pyramids(journal, plan, source, settings)
-            kept = write_pyramids(client, source, plan, pyramids, masks, reporter)
+            kept = write_pyramids(client, source, plan, pyramids, masks, journal.ledger, reporter)
         _finish_pyramids(pyramids, plan)
         link_label(out / "masked.zarr", out / "mask.zarr")
         total = int(np.prod(plan.shape))
@@ -124,11 +126,9 @@ def run(
             "shape": list(plan.shape),
             "voxel_size_um": plan.voxel_size,
             "dilation_pixels": plan.side,
-            "detection": done,
-            "keyframes": {
-                "count": len(plan.keyframes),
-                "without_detection": store.without_detection(),
-            },
+            "resumed": state == "unfinished",
+            "detect_window": contrast.window,
+            "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
             "checkpoint": {"path": str(checkpoint), "sha256": identity["checkpoint"]},
             "voxels": {"total": total, "kept": kept, "removed": total - kept},
             "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
@@ -178,16 +178,17 @@ def convert(
     }
     journal = Journal.of_conversion(out)
     with journal.lock():
-        if journal.check(identity, overwrite=overwrite) == "finished":
+        state = journal.check(identity, overwrite=overwrite)
+        if state == "finished":
             reporter.say(f"{out} is finished already; --overwrite would make it anew")
             return out
         with connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
-            journal.start(identity)
-            pyramid = _pyramid(out, journal, plan, str(source.dtype), "mean")
-            journal.write({"state": "unfinished", "identity": identity})
-            write_pyramids(client, source, plan, {"volume": pyramid}, None, reporter)
-        _finish_pyramids({out.stem: pyramid}, plan)
+            if state == "new":
+                journal.start(identity)
+            pyramids = {"volume": _pyramid(out, journal, plan, str(source.dtype), "mean")}
+            write_pyramids(client, source, plan, pyramids, None, journal.ledger, reporter)
+        _finish_pyramids({out.stem: pyramids["volume"]}, plan)
         journal.finish({"state": "finished", "identity": identity})
     return out
 
@@ -250,6 +251,29 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contrast(
+    journal: Journal,
+    client: Client,
+    source: Source,
+    plan: Plan,
+    settings: Settings,
+    reporter: Reporter,
+) -> Contrast:
+    """How the detector sees the stack: settled once for all sessions of a run."""
+    settled = journal.once(
+        "contrast",
+        lambda: asdict(choose_contrast(client, source, plan, settings.detect_window, reporter)),
+    )
+    window = settled["window"]
+    contrast = Contrast(tuple(window) if isinstance(window, list) else window, settled["dark"])
+    if contrast.dark:
+        reporter.warn(
+            "the slices use less than an eighth of their grey range, so their high byte shows the "
+            "detector next to nothing; --detect-window auto spreads what they use"
+        )
+    return contrast
 
 
 def _pyramids(

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from zarrmask import tasks
 from zarrmask.errors import ZarrmaskError
+from zarrmask.ledger import Ledger
 from zarrmask.masking import HeldMasks, KeyframeStore, Sighting, auto_window, uses_little
 from zarrmask.plan import Plan
-from zarrmask.progress import Advance, Reporter, listed
-from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_grid
+from zarrmask.progress import Advance, Reporter
+from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_grid, brick_key
 from zarrmask.settings import DetectWindow
 from zarrmask.stack import Source
 from zarrmask.tasks import Window
@@ -26,12 +27,28 @@ from zarrmask.tasks import Window
 SAMPLED_KEYFRAMES = 8
 
 
-def choose_window(
+@dataclass(frozen=True)
+class Contrast:
+    """How the detector sees the stack's grey values.
+
+    Attributes
+    ----------
+    window : "seed" or (lo, hi)
+        Grey values that its 8 bits span.
+    dark : bool
+        Whether the high byte shows it next to nothing.
+    """
+
+    window: Window
+    dark: bool
+
+
+def choose_contrast(
     client: Client, source: Source, plan: Plan, window: DetectWindow, reporter: Reporter
-) -> Window:
-    """Grey values that the detector's 8 bits span; advises where the high byte shows nothing."""
+) -> Contrast:
+    """Settle the grey values that the detector's 8 bits span, from some keyframes if need be."""
     if isinstance(window, tuple) or (window == "seed" and source.dtype == np.uint8):
-        return window
+        return Contrast(window, dark=False)
     chosen = np.linspace(0, len(plan.keyframes) - 1, SAMPLED_KEYFRAMES).round().astype(int)
     indices = plan.keyframes[np.unique(chosen)]
     histograms = _keyframes(source, indices).map_blocks(
@@ -40,13 +57,8 @@ def choose_window(
     with reporter.stage("sampling contrast", len(indices), "slices") as advance:
         histogram = np.sum([block[0] for block in _results(client, histograms, advance)], axis=0)
     if window == "auto":
-        return auto_window(histogram)
-    if uses_little(histogram):
-        reporter.warn(
-            "the slices use less than an eighth of their grey range, so their high byte shows the "
-            "detector next to nothing; --detect-window auto spreads what they use"
-        )
-    return "seed"
+        return Contrast(auto_window(histogram), dark=False)
+    return Contrast("seed", uses_little(histogram))
 
 
 def _keyframes(source: Source, indices: NDArray[np.int64]) -> da.Array:
@@ -86,29 +98,31 @@ def detect_keyframes(
     window: Window,
     detectors: Sequence[Any],
     store: KeyframeStore,
+    ledger: Ledger,
     reporter: Reporter,
 ) -> None:
-    """Detect on every keyframe; what was found goes to `store`."""
+    """Detect on every keyframe that the ledger lacks; what was found goes to `store`."""
     _, height, width = source.shape
     store.create(plan.numbers, height, width)
-    sightings = _keyframes(source, plan.keyframes).map_blocks(
-        tasks.detect,
-        detectors=detectors,
-        network_input=detectors[0].input().result(),
-        window=window,
-        store=store,
-        drop_axis=[1, 2],
-        dtype=object,
-        meta=np.empty(0, object),
-    )
-    with reporter.stage("detecting", len(plan.keyframes), "slices") as advance:
-        found: list[Sighting] = [block[0] for block in _results(client, sightings, advance)]
-    store.write_sightings(found)
-    if empty := store.without_detection():
-        reporter.warn(
-            f"nothing was found on {len(empty)} of {len(found)} keyframes; the slices that hold "
-            f"their masks are empty: {listed(empty)}"
+    missing = ledger.missing(range(len(plan.keyframes)))
+    if missing:
+        sightings = da.map_blocks(
+            tasks.detect,
+            _keyframes(source, plan.keyframes[missing]),
+            da.from_array(np.reshape(missing, (-1, 1, 1)), chunks=1),
+            detectors=detectors,
+            network_input=detectors[0].input().result(),
+            window=window,
+            store=store,
+            ledger=ledger,
+            drop_axis=[1, 2],
+            dtype=bool,
+            meta=np.empty(0, bool),
         )
+        with reporter.stage("detecting", len(missing), "slices") as advance:
+            _results(client, sightings, advance)
+    found = ledger.results()
+    store.write_sightings([Sighting.from_json(found[str(n)]) for n in range(len(found))])
 
 
 def write_pyramids(
@@ -117,9 +131,12 @@ def write_pyramids(
     plan: Plan,
     pyramids: Mapping[str, Pyramid],
     masks: HeldMasks | None,
+    ledger: Ledger,
     reporter: Reporter,
 ) -> int:
-    """Write every pyramid: a pass over the stack, then one for every two coarser levels.
+    """Write what is missing of every pyramid.
+
+    One pass goes over the stack, then one over what it handed on for every two coarser levels.
 
     Returns
     -------
@@ -128,8 +145,10 @@ def write_pyramids(
     """
     for pyramid in pyramids.values():
         pyramid.create()
-    bricks = _bricks(
+    first = ledger.stage("level-0")
+    bricks = _missing_bricks(
         plan.grid,
+        first,
         tasks.write_brick,
         source=delayed(source),
         offset=plan.offset,
@@ -138,32 +157,40 @@ def write_pyramids(
         mask=pyramids.get("mask"),
         masks=masks,
     )
-    with reporter.stage("writing", len(plan.grid), "bricks") as advance:
-        kept = sum(int(block.item()) for block in _results(client, bricks, advance))
+    _compute(client, [bricks], "writing", reporter)
     for level in next(iter(pyramids.values())).passes[1:]:
         layers = []
-        for pyramid in pyramids.values():
-            dtype = np.dtype(pyramid.dtype)
-            grid = brick_grid(pyramid.levels[level], dtype.itemsize, (1, 1, 1))
-            layers.append(_bricks(grid, tasks.write_coarser, pyramid=pyramid, level=level))
-        with reporter.stage(
-            f"writing from level {level}", sum(layer.npartitions for layer in layers), "bricks"
-        ) as advance:
-            for layer in layers:
-                _results(client, layer, advance)
-    return kept
+        for name, pyramid in pyramids.items():
+            itemsize = np.dtype(pyramid.dtype).itemsize
+            grid = brick_grid(pyramid.levels[level], itemsize, (1, 1, 1))
+            entries = ledger.stage(f"level-{level}-{name}")
+            arguments = {"pyramid": pyramid, "level": level}
+            layers.append(_missing_bricks(grid, entries, tasks.write_coarser, **arguments))
+        _compute(client, layers, f"writing from level {level}", reporter)
+    return sum(first.results().values())
 
 
-def _bricks(grid: BrickGrid, task: Any, **arguments: Any) -> da.Array:
-    """One task a brick, as a lazy array with an element a brick."""
-    return da.map_blocks(
+def _missing_bricks(grid: BrickGrid, ledger: Ledger, task: Any, **arguments: Any) -> da.Array:
+    """One task a brick that the ledger lacks, as a lazy array with an element a brick."""
+    indices = np.array(grid.indices(), np.int64)
+    missing = indices[ledger.missing(brick_key(index) for index in grid.indices())]
+    return da.from_array(missing, chunks=(1, 3)).map_blocks(
         task,
         grid=grid,
-        chunks=tuple((1,) * count for count in grid.counts),
-        dtype=object,
-        meta=np.empty((0, 0, 0), object),
+        ledger=ledger,
+        drop_axis=1,
+        dtype=bool,
+        meta=np.empty(0, bool),
         **arguments,
     )
+
+
+def _compute(client: Client, layers: Sequence[da.Array], name: str, reporter: Reporter) -> None:
+    """Compute every element of some lazy arrays of bricks as one stage."""
+    if count := sum(layer.shape[0] for layer in layers):
+        with reporter.stage(name, count, "bricks") as advance:
+            for layer in layers:
+                _results(client, layer, advance)
 
 
 def _results(client: Client, blocks: da.Array, advance: Advance) -> list[NDArray]:
@@ -174,7 +201,7 @@ def _results(client: Client, blocks: da.Array, advance: Advance) -> list[NDArray
     ZarrmaskError
         Where workers died of a task. Whatever else a task raises is raised here.
     """
-    futures = client.compute(list(blocks.to_delayed().ravel()))
+    futures = client.compute(list(blocks.to_delayed().ravel())) if blocks.size else []
     try:
         for future in as_completed(futures):
             future.result()

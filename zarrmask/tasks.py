@@ -1,7 +1,7 @@
 """What runs on the workers: each function is one task, and takes and gives little.
 
-They are called with a block's place in a grid (`dask.array.map_blocks`) and read and write what
-belongs to that place themselves.
+They are mapped over small arrays that say which keyframe or brick is theirs; they read and write
+what belongs to it themselves, and enter it in the ledger when all of it is written.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import NetworkInput, to_8bit
+from zarrmask.ledger import Ledger
 from zarrmask.masking import HeldMasks, KeyframeStore, Sighting
-from zarrmask.pyramid import STEP, BrickGrid, Pyramid, tiles
+from zarrmask.pyramid import STEP, BrickGrid, Pyramid, brick_key, tiles
 
 if TYPE_CHECKING:
     from zarrmask.stack import Source
@@ -25,40 +26,48 @@ Window = Literal["seed"] | tuple[float, float]
 
 def grey_values(keyframe: NDArray) -> NDArray[np.object_]:
     """Histogram of a keyframe: (1, y, x) to one object, (grey values,) int64."""
-    return _boxed(np.bincount(keyframe.ravel(), minlength=2 ** (8 * keyframe.dtype.itemsize)))
+    out = np.empty(1, object)
+    out[0] = np.bincount(keyframe.ravel(), minlength=2 ** (8 * keyframe.dtype.itemsize))
+    return out
 
 
 def detect(
     keyframe: NDArray,
+    position: NDArray[np.int64],
     *,
     detectors: Sequence[Any],
     network_input: NetworkInput,
     window: Window,
     store: KeyframeStore,
-    block_id: tuple[int, ...],
-) -> NDArray[np.object_]:
-    """Find the object on one keyframe, (1, y, x), and keep its mask.
+    ledger: Ledger,
+) -> NDArray[np.bool_]:
+    """Find the object on one keyframe, and keep its mask.
 
     The slice is read and shrunk here; only the network's small image goes to the detector's actor,
-    and only boxes and patches come back.
+    and only boxes and patches come back. The `Sighting` goes to the ledger.
 
-    Returns
-    -------
-    (1,) object
-        A `Sighting`.
+    Parameters
+    ----------
+    keyframe : (1, y, x) uint8 or uint16
+    position : (1, 1, 1) int64
+        Which of the keyframes it is.
     """
     from zarrmask.detection.actors import nearest
 
-    (position, *_), (image,) = block_id, keyframe
+    place = int(position.item())
+    (image,) = keyframe
     prepared = network_input.prepare(to_8bit(image, window))
-    detector = nearest(detectors, position)
+    detector = nearest(detectors, place)
     (found,) = detector.detect([prepared], [image.shape]).result()
     mask = union_mask(found, image.shape)
-    store.write_mask(position, mask)
-    return _boxed(Sighting(found.boxes, found.scores, int(np.count_nonzero(mask))))
+    store.write_mask(place, mask)
+    sighting = Sighting(found.boxes, found.scores, int(np.count_nonzero(mask)))
+    ledger.enter(place, sighting.to_json())
+    return np.ones(1, bool)
 
 
 def write_brick(
+    index: NDArray[np.int64],
     *,
     source: Source,
     offset: int,
@@ -67,14 +76,17 @@ def write_brick(
     masked: Pyramid | None,
     mask: Pyramid | None,
     masks: HeldMasks | None,
-    block_id: tuple[int, int, int],
-) -> NDArray[np.object_]:
+    ledger: Ledger,
+) -> NDArray[np.bool_]:
     """Read a brick of the stack once and write it to every output, at levels 0 and 1.
 
-    Where the mask is empty and the volume is not wanted, nothing is read.
+    Where the mask is empty and the volume is not wanted, nothing is read. The number of voxels
+    inside the mask goes to the ledger.
 
     Parameters
     ----------
+    index : (1, 3) int64
+        Place of the brick in the grid.
     source : Source
         The stack.
     offset : int
@@ -85,15 +97,10 @@ def write_brick(
         The outputs; those that are None are not written.
     masks : HeldMasks or None
         Where the object is, in slice indices of the stack.
-    block_id : (z, y, x)
-        Which brick.
-
-    Returns
-    -------
-    (1, 1, 1) object
-        Number of voxels inside the mask.
+    ledger : Ledger
     """
-    region = grid.region(block_id)
+    brick = _brick(index)
+    region = grid.region(brick)
     block: NDArray | None = None
     kept = 0
     for z, y, x in tiles(region, STEP[2]):
@@ -104,9 +111,8 @@ def write_brick(
         if block is None:  # the whole width at once: rows lie together on disk
             block = source[stack_z, region[1], region[2]]
         # Contiguous: halving and encoding are several times slower on a strided view.
-        voxels = np.ascontiguousarray(
-            block[:, :, x.start - region[2].start : x.stop - region[2].start]
-        )
+        start = region[2].start
+        voxels = np.ascontiguousarray(block[:, :, x.start - start : x.stop - start])
         if volume is not None:
             volume.write(0, (z, y, x), voxels)
         if inside is not None:
@@ -115,20 +121,27 @@ def write_brick(
                 mask.write(0, (z, y, x), inside)
             if masked is not None:
                 masked.write(0, (z, y, x), voxels * (inside != 0))
-    return _boxed(kept, ndim=3)
+    ledger.enter(brick_key(brick), kept)
+    return np.ones(1, bool)
 
 
 def write_coarser(
-    *, pyramid: Pyramid, level: int, grid: BrickGrid, block_id: tuple[int, int, int]
-) -> NDArray[np.object_]:
-    """Write a brick of the level that the pass before handed over, and of the next."""
-    for region in tiles(grid.region(block_id), STEP[2]):
+    index: NDArray[np.int64], *, pyramid: Pyramid, level: int, grid: BrickGrid, ledger: Ledger
+) -> NDArray[np.bool_]:
+    """Write a brick of the level that the pass before handed over, and of the next.
+
+    Parameters
+    ----------
+    index : (1, 3) int64
+        Place of the brick in the grid.
+    """
+    brick = _brick(index)
+    for region in tiles(grid.region(brick), STEP[2]):
         pyramid.write(level, region, np.asarray(pyramid.handed_over(level)[region]))
-    return _boxed(0, ndim=3)
+    ledger.enter(brick_key(brick), None)
+    return np.ones(1, bool)
 
 
-def _boxed(value: object, ndim: int = 1) -> NDArray[np.object_]:
-    """One object as the block of an array."""
-    out = np.empty((1,) * ndim, object)
-    out[(0,) * ndim] = value
-    return out
+def _brick(index: NDArray[np.int64]) -> tuple[int, int, int]:
+    z, y, x = index[0].tolist()
+    return z, y, x

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
@@ -32,6 +33,16 @@ class Sighting:
     scores: NDArray[np.float32]
     area: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Give what `from_json` takes."""
+        return {"boxes": self.boxes.tolist(), "scores": self.scores.tolist(), "area": self.area}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Sighting:
+        """Take what `to_json` gave."""
+        boxes = np.array(entry["boxes"], np.float32).reshape(-1, 4)
+        return cls(boxes, np.array(entry["scores"], np.float32), entry["area"])
+
 
 @dataclass(frozen=True)
 class KeyframeStore:
@@ -45,9 +56,13 @@ class KeyframeStore:
     path: Path
 
     def create(self, numbers: NDArray[np.int64], height: int, width: int) -> None:
-        """Make the group with no masks in it."""
-        group = zarr.open_group(self.path, mode="w", zarr_format=2)
-        group.create_array("z", data=numbers)
+        """Make the group with no masks in it, unless it is there."""
+        group = zarr.open_group(self.path, mode="a", zarr_format=2)
+        for torn in self.path.glob("**/*.partial"):
+            torn.unlink()  # zarr was stopped while it wrote
+        group.create_array("z", data=numbers, overwrite=True)
+        if "mask" in group:
+            return
         group.create_array(
             "mask",
             shape=(len(numbers), height, width),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, prod
 
 Shape = tuple[int, int, int]
@@ -77,6 +78,11 @@ class BrickGrid:
     def __len__(self) -> int:
         return prod(self.counts)
 
+    def indices(self) -> list[Shape]:
+        """Places of all bricks, those of one slab together."""
+        z, y, x = (range(count) for count in self.counts)
+        return list(product(z, y, x))
+
     def region(self, index: Shape) -> Region:
         """Region of the brick at `index`."""
         z, y, x = (
@@ -84,6 +90,17 @@ class BrickGrid:
             for i, b, s in zip(index, self.brick, self.shape, strict=True)
         )
         return z, y, x
+
+
+def brick_key(index: Shape) -> str:
+    """Name of a brick.
+
+    Examples
+    --------
+    >>> brick_key((0, 12, 3))
+    '0-12-3'
+    """
+    return "-".join(str(place) for place in index)
 
 
 def tiles(region: Region, width: int) -> Iterator[Region]:

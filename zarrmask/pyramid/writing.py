@@ -70,12 +70,14 @@ class Pyramid:
         return range(0, len(self.levels), LEVELS_A_PASS)
 
     def create(self) -> None:
-        """Make the empty arrays; what was in them goes. Without metadata no viewer opens them."""
+        """Make the arrays that are not there yet. Without metadata no viewer opens them."""
         group = zarr.open_group(self.path, mode="a", zarr_format=2)
         group.attrs.pop("multiscales", None)
+        for torn in (*self.path.glob("*.partial"), *self.path.glob("*/*.partial")):
+            torn.unlink()  # zarr was stopped while it wrote metadata
         for level, shape in enumerate(self.levels):
             _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
-        scratch = zarr.open_group(self.scratch, mode="w", zarr_format=2)
+        scratch = zarr.open_group(self.scratch, mode="a", zarr_format=2)
         kept = tuple(step // 2**LEVELS_A_PASS for step in STEP)
         for level in self.passes[1:]:
             _create(scratch, str(level), self.levels[level], self.dtype, kept, None)
@@ -132,6 +134,8 @@ def _create(
     chunks: tuple[int, ...],
     compressor: Mapping[str, Any] | None,
 ) -> None:
+    if name in group:
+        return
     group.create_array(
         name,
         shape=shape,
@@ -141,7 +145,6 @@ def _create(
         filters=None,
         fill_value=0,
         order="C",
-        overwrite=True,
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
 

@@ -1,0 +1,107 @@
+"""Whose an output is, and what of it is finished."""
+
+import json
+import multiprocessing
+import signal
+
+import pytest
+
+from zarrmask.errors import OutputError
+from zarrmask.journal import Journal
+from zarrmask.ledger import Ledger
+
+NOW = {"settings": {"every": 10}, "input": {"shape": [1, 2, 3]}}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal.of_run(tmp_path / "out")
+
+
+def test_an_output_goes_from_new_to_finished(journal):
+    assert journal.check(NOW, overwrite=False) == "new"
+    journal.start(NOW)
+    assert journal.check(NOW, overwrite=False) == "unfinished"
+    journal.finish({"state": "finished", "identity": NOW})
+    assert journal.check(NOW, overwrite=False) == "finished"
+    assert journal.check(NOW, overwrite=True) == "new"
+
+
+def test_every_difference_is_named(journal):
+    journal.start(NOW)
+    other = {"settings": {"every": 20, "score": 0.5}, "input": {"shape": [1, 2, 4]}}
+    with pytest.raises(OutputError) as error:
+        journal.check(other, overwrite=False)
+    for line in ("settings.every: 10 then, 20 now", "settings.score", "input.shape"):
+        assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", "3", '{"state": "finished"}', '{"version": 1}', "{", "\0"]
+)
+def test_a_record_that_is_none_is_of_another_maker(journal, content):
+    journal.out.mkdir()
+    journal.record.write_text(content)
+    with pytest.raises(OutputError, match="not made by zarrmask"):
+        journal.check(NOW, overwrite=True)
+
+
+def test_a_conversions_record_leaves_the_other_attributes(tmp_path):
+    journal = Journal.of_conversion(tmp_path / "a.zarr")
+    journal.start(NOW)
+    attributes = json.loads(journal.record.read_text())
+    journal.record.write_text(json.dumps({"mine": 1, **attributes}))
+    journal.finish({"state": "finished", "identity": NOW})
+    assert json.loads(journal.record.read_text())["mine"] == 1
+
+
+def test_what_is_settled_stays_settled(journal):
+    journal.start(NOW)
+    assert journal.once("window", lambda: [3, 5]) == [3, 5]
+    assert journal.once("window", lambda: [7, 9]) == [3, 5]
+
+
+def test_a_lock_holds_and_is_let_go(journal):
+    with journal.lock():
+        with pytest.raises(OutputError, match="in use"), journal.lock():
+            pass
+    with journal.lock():
+        pass
+    assert not journal.out.exists()
+
+
+def _hold(out, ready):
+    with Journal.of_run(out).lock():
+        ready.set()
+        signal.pause()
+
+
+def test_a_lock_goes_with_its_process(journal):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(journal.out, ready))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(OutputError, match="in use"), journal.lock():
+        pass
+    holder.kill()
+    holder.join()
+    with journal.lock():
+        pass
+
+
+def test_a_file_is_no_output(journal):
+    journal.out.write_text("mine")
+    with pytest.raises(OutputError, match="is a file"), journal.lock():
+        pass
+    assert journal.out.read_text() == "mine"
+
+
+def test_a_ledger_knows_what_is_missing(tmp_path):
+    ledger = Ledger(tmp_path / "finished").stage("writing")
+    keys = ["0-0-0", "0-0-1", "0-1-0"]
+    assert ledger.missing(keys) == [0, 1, 2]
+    ledger.enter("0-0-1", 17)
+    (ledger.folder / ".0-1-0.json.99.partial").write_text("{")  # stopped while entering
+    assert ledger.missing(keys) == [0, 2]
+    assert ledger.results() == {"0-0-1": 17}

@@ -62,9 +62,8 @@ def test_what_is_settled_stays_settled(journal):
 
 
 def test_a_lock_holds_and_is_let_go(journal):
-    with journal.lock():
-        with pytest.raises(OutputError, match="in use"), journal.lock():
-            pass
+    with journal.lock(), pytest.raises(OutputError, match="in use"), journal.lock():
+        pass
     with journal.lock():
         pass
     assert not journal.out.exists()

@@ -3,6 +3,8 @@
 Written and read through ome-zarr. A dataset's scale is 2 to the level, as khartes demands; the
 voxel size stands in the multiscale's own transformation, which NGFF applies after the dataset's
 (https://ngff.openmicroscopy.org/0.4/#multiscale-md).
+
+ome-zarr is imported where it is used: that takes seconds, and the workers need none of it.
 """
 
 from __future__ import annotations
@@ -12,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from ome_zarr.format import FormatV04, FormatV05
-from ome_zarr.io import parse_url
-from ome_zarr.reader import Reader
-from ome_zarr.writer import write_label_metadata, write_multiscales_metadata
 
 from zarrmask.errors import ZarrmaskError
 from zarrmask.pyramid.layout import Shape
@@ -42,6 +40,9 @@ def write_metadata(
     origin : (z, y, x)
         Where the image begins in the stack it was cut from, voxels.
     """
+    from ome_zarr.format import FormatV04
+    from ome_zarr.writer import write_multiscales_metadata
+
     group = zarr.open_group(path, mode="r+")
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     axes = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
@@ -77,6 +78,9 @@ def link_label(image: Path, mask: Path) -> None:
         Finished pyramids beside each other. The label has metadata of its own; its levels are
         relative links, so that the folder that holds both can be moved.
     """
+    from ome_zarr.format import FormatV04
+    from ome_zarr.writer import write_label_metadata
+
     labels = zarr.open_group(image / "labels", mode="a", zarr_format=2)
     label = labels.create_group(LABEL, overwrite=True)
     multiscales: Any = zarr.open_group(mask, mode="r").attrs["multiscales"]
@@ -101,6 +105,10 @@ def read_metadata(path: str | Path) -> Mapping[str, Any]:
     ZarrmaskError
         Where there is no OME-Zarr image.
     """
+    from ome_zarr.format import FormatV04, FormatV05
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
     version = FormatV05() if (Path(path) / "zarr.json").is_file() else FormatV04()
     location = parse_url(str(path), fmt=version)
     nodes = list(Reader(location)()) if location is not None else []

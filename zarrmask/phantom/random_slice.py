@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 
 def simulate(
-    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.08
+    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.16
 ) -> tuple[NDArray[np.uint8], list[Mask]]:
     """Draw one slice of a scroll that nobody has drawn before.
 

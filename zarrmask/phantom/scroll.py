@@ -232,7 +232,7 @@ class Scroll:
         look, fields = self.look, self._fields
         share = angle * (np.float32(1.0) / TAU)
         wave = fields["crumple"].spread(t, height, width)
-        cell = self._wraps / len(fields["crumple"].at(t))
+        cell = self._wraps / fields["crumple"].values.shape[1]
         wave *= np.float32(look.crumple * cell) * np.clip(level * 3, 0.0, 1.0)
         phase = level * np.float32(self._wraps) + share + wave
         sheets = fields["sheets"].at(t)

@@ -221,8 +221,6 @@ class Film:
         Mean distance, fraction of the slice's shorter side.
     thickness : float
         Pixels.
-    tuck : float
-        0 follows the hull, 1 sinks into the notches as far as film does.
     curls : tuple of (angle, size, turns)
         Loose loops: place in turns, size as a fraction of the shorter side.
     open : float

@@ -11,12 +11,13 @@ import time
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import zarr
 
 import zarrmask
-from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError
+from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError, ZarrmaskError
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 
@@ -156,6 +157,32 @@ def test_overwriting_keeps_what_a_person_drew(run, stack, cluster, tmp_path):
     assert keyframes(out)["z"].tolist() == [100, 112]
 
 
+def test_an_output_never_replaces_its_own_input(run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run[0], out, symlinks=True)
+    (tmp_path / "link").symlink_to(out / "volume.zarr")
+    before = contents(out)
+    for stack in (out / "volume.zarr", tmp_path / "link", out / "volume.zarr/0"):
+        with pytest.raises(OutputError, match="would overwrite the stack"):
+            zarrmask.run(stack, out, overwrite=True)
+        with pytest.raises(OutputError, match="would overwrite the stack"):
+            zarrmask.convert(stack, out / "volume.zarr", overwrite=True)
+        with pytest.raises(OutputError, match="would overwrite the stack"):
+            zarrmask.convert(stack, out / "volume.zarr/0/inside.zarr")
+    label = out / "masked.zarr/labels/mask"
+    with pytest.raises(OutputError, match="would overwrite the stack"):
+        zarrmask.convert(label, out / "mask.zarr", overwrite=True)
+    assert contents(out) == before
+
+
+def test_a_foreign_record_is_no_leave_to_overwrite(stack, tmp_path):
+    (tmp_path / "run.json").write_text('{"version": "2", "state": "finished"}')
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(OutputError, match="not made by zarrmask"):
+        zarrmask.run(stack, tmp_path, overwrite=True)
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_another_maker_is_never_replaced(stack, tmp_path, overwrite):
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -268,8 +295,8 @@ def large_stack(tmp_path_factory):
     return folder
 
 
-def start(stack, out, *options):
-    arguments = [sys.executable, "-m", "zarrmask", "run", stack, out, "--workers", "1", *options]
+def start(stack, out, *options, command="run"):
+    arguments = [sys.executable, "-m", "zarrmask", command, stack, out, "--workers", "1", *options]
     return subprocess.Popen(
         [str(argument) for argument in arguments],
         stderr=subprocess.PIPE,
@@ -293,6 +320,12 @@ def kill_all(process):
 
 def kill_client(process):
     process.kill()
+
+
+def kill_workers(process):
+    for worker in psutil.Process(process.pid).children(recursive=True):
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
 
 
 def terminate(process):
@@ -344,6 +377,62 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_was_not(large_stack, clu
     for name in ("volume", "mask", "masked"):
         assert contents(again / f"{name}.zarr") == contents(whole / f"{name}.zarr")
     assert contents(again / "keyframes.zarr") == contents(whole / "keyframes.zarr")
+
+
+def test_a_stopped_conversion_goes_on(large_stack, cluster, tmp_path):
+    whole, again = tmp_path / "whole.zarr", tmp_path / "again.zarr"
+    zarrmask.convert(large_stack, whole, scheduler=cluster)
+    for moment in ("again.zarr/.zattrs", ".again.zarr.zarrmask/finished/level-0/*.json"):
+        process = start(large_stack, again, command="convert")
+        try:
+            wait_for(tmp_path, moment, process)
+        finally:
+            kill_all(process)
+            process.communicate(timeout=60)
+        with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):
+            zarrmask.open_pyramid(again)
+    with pytest.raises(OutputError, match="voxel_size"):
+        zarrmask.convert(large_stack, again, voxel_size=3)
+    zarrmask.convert(large_stack, again, scheduler=cluster)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole.zarr", "again.zarr"}
+    again_, whole_ = contents(again), contents(whole)
+    names = [json.loads(c.pop(".zattrs"))["multiscales"][0].pop("name") for c in (again_, whole_)]
+    assert names == ["again", "whole"]
+    assert again_ == whole_
+
+
+def test_a_full_disk_is_said_to_be_full(large_stack, tmp_path):
+    out = tmp_path / "small-disk"
+    out.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", out], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root mounts a small disk")
+    try:
+        process = start(large_stack, out / "a.zarr", command="convert")
+        message = process.communicate(timeout=120)[1]
+        assert process.returncode == 1
+        assert "no space left on the output's disk" in message
+        assert "Traceback" not in message
+        subprocess.run(["mount", "-o", "remount,size=60m", out], check=True)
+        process = start(large_stack, out / "a.zarr", command="convert")
+        message = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, message
+        volume = zarr.open_array(out / "a.zarr/0", mode="r")
+        np.testing.assert_array_equal(volume[7], tifffile.imread(large_stack / "7.tif"))
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
+def test_a_worker_lost_with_its_detector_is_made_good(large_stack, tmp_path):
+    process = start(large_stack, tmp_path / "out", "--every", "2")
+    wait_for(tmp_path, "out/.zarrmask/finished/detecting/1.json", process)
+    kill_workers(process)
+    message = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, message
+    assert "a worker was lost with its detector" in message
+    assert len(keyframes(tmp_path / "out")["z"]) == 10
 
 
 def test_two_runs_on_one_output_do_not_mix(stack, tmp_path):

@@ -61,7 +61,7 @@ def _is_number(text: str) -> bool:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="zarrmask")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
-def cli(debug: bool) -> None:
+def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     """Cut the scroll out of a micro-CT stack: slices in, masked OME-Zarr pyramids out."""
 
 
@@ -189,9 +189,10 @@ def _summarise(out: Path, record: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line; a failure is one message, and an exit code that is not 0."""
     debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters are closed
     try:
-        cli(standalone_mode=False)
+        cli(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dask
+import dask.system
 from distributed import Client, LocalCluster
 
 from zarrmask.errors import ZarrmaskError
+
+# Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
+_PRELOAD = "import cv2, signal; cv2.setNumThreads(1); signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
@@ -33,6 +37,11 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
         Where no scheduler answers, or it has no worker.
     """
     if scheduler is not None:
+        if workers is not None:
+            raise ZarrmaskError(
+                "a cluster at --scheduler has its own workers; leave --workers out, or --scheduler"
+            )
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # losses are told of here
         try:
             client = Client(scheduler, timeout=TIMEOUT)
         except (OSError, ValueError) as error:
@@ -44,7 +53,11 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
             _await_worker(client, scheduler)
             yield client
         return
+    if workers is None:
+        workers = dask.system.CPU_COUNT
+    threads = max(1, dask.system.CPU_COUNT // workers)
     settings = {
+        "distributed.nanny.environ.RAYON_NUM_THREADS": threads,  # of zarrs
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
         "distributed.worker.memory.spill": False,  # no result here is worth a disk's time
         "distributed.worker.memory.target": False,
@@ -56,7 +69,8 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=_dashboard(),
-            silence_logs=logging.CRITICAL,  # what a task raises is raised, and told, here,
+            preload=[_PRELOAD],
+            silence_logs=logging.CRITICAL,  # what a task raises is told of here
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -40,7 +40,7 @@ def _run(record: dict) -> dict[str, str]:
     voxels, keyframes = record["voxels"], record["keyframes"]
     empty = len(keyframes["without_detection"])
     return {
-        "run": f"finished, zarrmask {record['version']}",
+        "run": f"finished, zarrmask {record['zarrmask']}",
         "input": f"{record['input']['path']} ({record['input']['kind']})",
         "slices": f"{record['z'][0]} to {record['z'][1] - 1}",
         "shape": _times(record["shape"]),

@@ -81,14 +81,16 @@ class Journal:
         try:
             content = json.loads(self.record.read_text(encoding="utf-8"))
             record = content if self.key is None else content[self.key]
-            return dict(record) if "version" in record and "state" in record else None
+            return dict(record) if {"zarrmask", "state", "identity"} <= set(record) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Replace the record at once: a reader sees the old one or the new one."""
-        record = {"version": __version__, **record}
+        record = {"zarrmask": __version__, **record}
         if self.key is not None:
+            if not (self.out / ".zgroup").exists():  # else zarr would take attributes for none
+                replace_file(self.out / ".zgroup", b'{"zarr_format": 2}')
             try:
                 others = json.loads(self.record.read_text(encoding="utf-8"))
             except FileNotFoundError:
@@ -120,6 +122,8 @@ class Journal:
                 + "\n".join(f"  {line}" for line in differences)
                 + "\nname another output, or replace it with --overwrite"
             )
+        if record["state"] == "finished":
+            self._clean()  # a run may have been stopped after its last word
         return str(record["state"])
 
     def start(self, identity: Mapping[str, Any] | None) -> None:
@@ -137,6 +141,9 @@ class Journal:
     def finish(self, record: Mapping[str, Any]) -> None:
         """Leave the finished record, and nothing of the work folder."""
         self.write(record)
+        self._clean()
+
+    def _clean(self) -> None:
         for torn in self.out.glob(".*.partial"):
             torn.unlink()
         _remove(self.ledger.folder)

@@ -6,8 +6,9 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from zarrmask import __version__
 from zarrmask.cluster import connect
 from zarrmask.detection.actors import start_detectors
-from zarrmask.errors import CheckpointError
+from zarrmask.detection.config import read_config
+from zarrmask.errors import CheckpointError, OutputError
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
@@ -83,6 +84,7 @@ def run(
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(out)
+    _keep_apart(source, journal)
     with journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
@@ -92,16 +94,17 @@ def run(
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(out / "keyframes.zarr")
             detecting = journal.ledger.stage("detecting")
-            detectors = []
+            load = partial(start_detectors, client, checkpoint, settings.model, settings.score)
+            detectors: Sequence[Any] = []
             if state == "new" or detecting.missing(range(len(plan.keyframes))):
                 with reporter.stage("loading detectors", 1, "checkpoint") as advance:
-                    detectors = start_detectors(client, checkpoint, settings.model, settings.score)
+                    detectors = load()
                     advance(1)
             if state == "new":
                 journal.start(identity)
             contrast = _contrast(journal, client, source, plan, settings, reporter)
             detect_keyframes(
-                client, source, plan, contrast.window, detectors, store, detecting, reporter
+                client, source, plan, contrast.window, detectors, load, store, detecting, reporter
             )
             del detectors
             empty = store.without_detection()
@@ -117,7 +120,6 @@ def run(
         link_label(out / "masked.zarr", out / "mask.zarr")
         total = int(np.prod(plan.shape))
         record = {
-            "zarrmask": __version__,
             "state": "finished",
             "identity": identity,
             "input": _describe(source),
@@ -177,6 +179,7 @@ def convert(
         "input": {"fingerprint": source.fingerprint()},
     }
     journal = Journal.of_conversion(out)
+    _keep_apart(source, journal)
     with journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
@@ -213,6 +216,31 @@ def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
     return source
 
 
+def _keep_apart(source: Source, journal: Journal) -> None:
+    """Refuse an output that would replace its own input, or lie within it.
+
+    Raises
+    ------
+    OutputError
+        Where they overlap, or the output's name cannot be written down.
+    """
+    try:
+        str(journal.out).encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"the output's name {str(journal.out)!r} is not valid UTF-8") from None
+    place = Path(source.path)
+    inputs = {path.resolve() for path in (place, *place.glob("[0-9]"))}
+    for written in (*journal.pyramids, *journal.others):
+        target = written.resolve()
+        replaced = any(target in (path, *path.parents) for path in inputs)
+        within = "zarr" in source.kind.lower() and any(path in target.parents for path in inputs)
+        if replaced or within:
+            raise OutputError(
+                f"{written} would overwrite the stack that is read, {source.path}; "
+                "name another output"
+            )
+
+
 def _describe(source: Source) -> dict[str, Any]:
     return {
         "path": str(source.path),
@@ -244,13 +272,17 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
             "fingerprint": source.fingerprint(),
         },
         "checkpoint": _sha256(checkpoint),
-        "model": _sha256(model) if model.is_file() else None,
+        "model": _digest(repr(read_config(model)).encode()) if model.is_file() else None,
     }
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _contrast(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from asyncio import CancelledError
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client, as_completed
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
@@ -25,6 +27,7 @@ from zarrmask.stack import Source
 from zarrmask.tasks import Window
 
 SAMPLED_KEYFRAMES = 8
+MOST_LOSSES = 5
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,20 @@ def detect_keyframes(
     plan: Plan,
     window: Window,
     detectors: Sequence[Any],
+    load: Callable[[], Sequence[Any]],
     store: KeyframeStore,
     ledger: Ledger,
     reporter: Reporter,
 ) -> None:
-    """Detect on every keyframe that the ledger lacks; what was found goes to `store`."""
+    """Detect on every keyframe that the ledger lacks; what was found goes to `store`.
+
+    Dask does not make an actor anew when its worker dies: `load` does.
+    """
     _, height, width = source.shape
     store.create(plan.numbers, height, width)
-    missing = ledger.missing(range(len(plan.keyframes)))
-    if missing:
+    losses = 0
+    while missing := ledger.missing(range(len(plan.keyframes))):
+        detectors = detectors or load()
         sightings = da.map_blocks(
             tasks.detect,
             _keyframes(source, plan.keyframes[missing]),
@@ -119,8 +127,15 @@ def detect_keyframes(
             dtype=bool,
             meta=np.empty(0, bool),
         )
-        with reporter.stage("detecting", len(missing), "slices") as advance:
-            _results(client, sightings, advance)
+        try:
+            with reporter.stage("detecting", len(missing), "slices") as advance:
+                _results(client, sightings, advance)
+        except (OSError, RuntimeError, ValueError) as error:
+            losses += 1
+            if "Actor" not in str(error) or losses > MOST_LOSSES:
+                raise
+            reporter.warn("a worker was lost with its detector; detectors are loaded anew")
+            detectors = []
     found = ledger.results()
     store.write_sightings([Sighting.from_json(found[str(n)]) for n in range(len(found))])
 
@@ -150,12 +165,12 @@ def write_pyramids(
         plan.grid,
         first,
         tasks.write_brick,
-        source=delayed(source),
+        source=delayed(source, traverse=False),
         offset=plan.offset,
         volume=pyramids.get("volume"),
         masked=pyramids.get("masked"),
         mask=pyramids.get("mask"),
-        masks=masks,
+        masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
     )
     _compute(client, [bricks], "writing", reporter)
     for level in next(iter(pyramids.values())).passes[1:]:
@@ -199,18 +214,35 @@ def _results(client: Client, blocks: da.Array, advance: Advance) -> list[NDArray
     Raises
     ------
     ZarrmaskError
-        Where workers died of a task. Whatever else a task raises is raised here.
+        Where workers, scheduler or disk gave out. Whatever else a task raises is raised here.
     """
     futures = client.compute(list(blocks.to_delayed().ravel())) if blocks.size else []
+    places = {future.key: place for place, future in enumerate(futures)}
+    results: dict[int, NDArray] = {}
+    coming = as_completed(futures, with_results=True)
     try:
-        for future in as_completed(futures):
-            future.result()
+        # A future that is let go of is not computed again when the worker that holds it dies.
+        del futures
+        for future, result in coming:
+            results[places[future.key]] = result
+            future.release()
             advance(1)
-        return [future.result() for future in futures]
     except KilledWorker as error:
         raise ZarrmaskError(
             f"workers died one after another on the same task ({error.task}), most likely for want "
             "of memory; use fewer --workers, then run the same command again"
         ) from None
+    except (CancelledError, CommClosedError):
+        raise ZarrmaskError(
+            "the Dask scheduler is gone; start it again, then run the same command: it goes on"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        if "No space left" in str(error):
+            raise ZarrmaskError(
+                "there is no space left on the output's disk; make room, then run the same "
+                "command again: it goes on"
+            ) from None
+        raise
     finally:
-        client.cancel(futures)
+        client.cancel(list(coming.futures))
+    return [results[place] for place in range(len(places))]

@@ -26,8 +26,10 @@ Window = Literal["seed"] | tuple[float, float]
 
 def grey_values(keyframe: NDArray) -> NDArray[np.object_]:
     """Histogram of a keyframe: (1, y, x) to one object, (grey values,) int64."""
+    levels = 2 ** (8 * keyframe.dtype.itemsize)
     out = np.empty(1, object)
-    out[0] = np.bincount(keyframe.ravel(), minlength=2 ** (8 * keyframe.dtype.itemsize))
+    # By rows: bincount makes eight bytes of every voxel.
+    out[0] = sum(np.bincount(row, minlength=levels) for row in keyframe[0])
     return out
 
 
@@ -103,9 +105,10 @@ def write_brick(
     region = grid.region(brick)
     block: NDArray | None = None
     kept = 0
+    stack_z = slice(region[0].start + offset, region[0].stop + offset)
+    held = masks.held(stack_z, region[1], region[2]) if masks is not None else None
     for z, y, x in tiles(region, STEP[2]):
-        stack_z = slice(z.start + offset, z.stop + offset)
-        inside = masks.block(stack_z, y, x) if masks is not None else None
+        inside = held.block(x.start - region[2].start, x.stop - region[2].start) if held else None
         if volume is None and (inside is None or not inside.any()):
             continue
         if block is None:  # the whole width at once: rows lie together on disk

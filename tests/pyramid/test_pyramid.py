@@ -233,6 +233,17 @@ def test_what_is_no_pyramid_is_said_to_be_none(tmp_path):
             open_pyramid(path)
 
 
+def test_torn_chunks_are_written_again(tmp_path):
+    data = noise((20, 130, 140))
+    pyramid = write(tmp_path / "torn.zarr", data, "mean")
+    for chunk in (*tmp_path.glob("torn.zarr/0/*/*/*"), *tmp_path.glob("scratch-*/2/*/*/*")):
+        chunk.write_bytes(chunk.read_bytes()[:100])
+    pyramid.write(0, (slice(0, 20), slice(0, 130), slice(0, 140)), data)
+    np.testing.assert_array_equal(pyramid.array(0)[:], data)
+    assert zarr.config.get("codec_pipeline.path") != "zarrs.ZarrsCodecPipeline"
+    assert type(pyramid.array(0).async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
+
+
 def test_an_unfinished_pyramid_is_not_opened(tmp_path):
     Pyramid(tmp_path / "a.zarr", tmp_path / "scratch", (3, 3, 3), "uint8", "mean").create()
     with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):

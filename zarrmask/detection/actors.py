@@ -108,6 +108,7 @@ def start_detectors(
     CheckpointError
         From the workers, where the checkpoint cannot be loaded.
     """
+    client.wait_for_workers(1, timeout=60)  # a lost one may be on its way back
     futures = [
         client.submit(
             DetectorActor,

@@ -6,6 +6,7 @@ A keyframe's mask, dilated, is held until the next keyframe.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +37,36 @@ class HeldMasks:
     shape: tuple[int, int]
     side: int
 
-    def block(self, z: slice, y: slice, x: slice) -> NDArray[np.uint8]:
-        """Mask of a region: (z, y, x) uint8, 255 where the object is, else 0."""
-        out = np.zeros((z.stop - z.start, y.stop - y.start, x.stop - x.start), np.uint8)
+    def held(self, z: slice, y: slice, x: slice) -> HeldRegion:
+        """Masks of a region, each keyframe's read and dilated once."""
+        runs = []
         for position, start, stop in held_by(z.start, z.stop, self.keyframes):
-            out[start - z.start : stop - z.start] = dilated_part(
-                lambda rows, columns, position=position: self.store.read_mask(  # type: ignore[misc]
-                    position, rows, columns
-                ),
-                y,
-                x,
-                self.shape,
-                self.side,
-            )
+            read = partial(self.store.read_mask, position)
+            plane = dilated_part(read, y, x, self.shape, self.side)
+            runs.append((start - z.start, stop - z.start, plane))
+        return HeldRegion(z.stop - z.start, y.stop - y.start, runs)
+
+
+@dataclass(frozen=True)
+class HeldRegion:
+    """Masks of a region's slices.
+
+    Attributes
+    ----------
+    depth, height : int
+        Slices and rows of the region.
+    runs : list of (start, stop, (y, x) uint8)
+        Slices of the region that share a mask, 255 where the object is, else 0. Slices that are
+        in none have no mask.
+    """
+
+    depth: int
+    height: int
+    runs: list[tuple[int, int, NDArray[np.uint8]]]
+
+    def block(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Masks of the region's columns from `start` to before `stop`: (z, y, x) uint8."""
+        out = np.zeros((self.depth, self.height, stop - start), np.uint8)
+        for first, last, plane in self.runs:
+            out[first:last] = plane[:, start:stop]
         return out

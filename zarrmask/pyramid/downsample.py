@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-Halve = Callable[[NDArray], NDArray]
+
+def halve(block: NDArray, by: str) -> NDArray:
+    """Halve a block by its "mean" or "max"; see `halve_mean` and `halve_max`."""
+    return halve_mean(block) if by == "mean" else halve_max(block)
 
 
 def halve_mean(block: NDArray) -> NDArray:

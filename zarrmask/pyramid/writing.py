@@ -8,8 +8,10 @@ volume has to be held in memory or sent between workers.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from zarrmask.pyramid.downsample import halve_max, halve_mean
+from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
     CHUNK,
     LEVELS_A_PASS,
@@ -29,8 +31,6 @@ from zarrmask.pyramid.layout import (
     level_shapes,
 )
 from zarrmask.pyramid.metadata import LABEL
-
-HALVE: Mapping[str, Callable[[NDArray], NDArray]] = {"mean": halve_mean, "max": halve_max}
 
 _COMPRESSOR = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
 
@@ -105,20 +105,21 @@ class Pyramid:
         if not block.any():
             return
         for step in range(LEVELS_A_PASS):
-            self.array(level + step)[region] = block
+            _write(self.path / str(level + step), region, block)
             if level + step + 1 == len(self.levels):
                 return
-            region, block = halved_region(region), HALVE[self.reduce](block)
-        self.handed_over(level + LEVELS_A_PASS)[region] = block
+            region, block = halved_region(region), halve(block, self.reduce)
+        _write(self.scratch / str(level + LEVELS_A_PASS), region, block)
 
 
 def remove_pyramid(path: Path) -> None:
     """Remove a pyramid that zarrmask wrote; what others put into its folder stays."""
-    for level in path.glob("[0-9]"):
-        shutil.rmtree(level)
     labels = path / "labels"
-    if (labels / LABEL).is_dir():
-        shutil.rmtree(labels / LABEL)
+    for folder in (*path.glob("[0-9]"), labels / LABEL):
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
     for folder in (labels, path):
         if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {".zgroup", ".zattrs"}:
             (folder / ".zgroup").unlink(missing_ok=True)
@@ -147,6 +148,22 @@ def _create(
         order="C",
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
+
+
+def _write(path: Path, region: Region, block: NDArray) -> None:
+    """Write whole chunks of an array.
+
+    A run that was stopped may have left torn ones. A chunk at the border counts as written in part,
+    and would be read first: so what is there goes.
+    """
+    array = _open(path)
+    places = (
+        range(part.start // chunk, ceil(part.stop / chunk))
+        for part, chunk in zip(region, array.chunks, strict=True)
+    )
+    for z, y, x in product(*places):
+        (path / str(z) / str(y) / str(x)).unlink(missing_ok=True)
+    array[region] = block
 
 
 def _open(path: Path) -> zarr.Array:

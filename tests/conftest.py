@@ -1,12 +1,15 @@
 """What tests share: a small simulated stack, a cluster, the real slices where they are."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 import tifffile
 
+import zarrmask
 from zarrmask.cluster import connect
 from zarrmask.phantom import Phantom
 
@@ -34,6 +37,17 @@ def cluster():
     """Address of a cluster of two worker processes."""
     with connect(workers=2) as client:
         yield client.scheduler.address
+
+
+@pytest.fixture(scope="session")
+def real_run(shared, cluster, tmp_path_factory):
+    """A run on 60 real slices around the hand-traced one, at full size: folder and record."""
+    folder = tmp_path_factory.mktemp("real")
+    script = shared / "data" / "make_stack.py"
+    subprocess.run([sys.executable, script, folder / "stack", "--slices", "180"], check=True)
+    out = folder / "out"
+    options = {"z": "120:180", "voxel_size": 7.91, "scheduler": cluster}
+    return out, zarrmask.run(folder / "stack", out, **options)
 
 
 @pytest.fixture(scope="session")

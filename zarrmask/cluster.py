@@ -17,6 +17,8 @@ _PRELOAD = "import cv2, signal; cv2.setNumThreads(1); signal.signal(signal.SIGIN
 
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
+PATIENCE = 60
+"""Seconds that the first worker of a named cluster may take to come."""
 
 
 @contextmanager
@@ -92,9 +94,9 @@ def _dashboard() -> str:
 
 def _await_worker(client: Client, scheduler: str) -> None:
     try:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
         raise ZarrmaskError(
-            f"the Dask cluster at {scheduler} has no worker after a minute; start some with "
+            f"the Dask cluster at {scheduler} has no worker after {PATIENCE} s; start some with "
             f"`dask worker {scheduler}`"
         ) from None

@@ -1,7 +1,5 @@
 """Masks against the rule of the replaced scripts, written down plainly with OpenCV."""
 
-import doctest
-
 import cv2
 import numpy as np
 import pytest
@@ -15,8 +13,6 @@ from zarrmask.masking import (
     Sighting,
     dilate,
     kernel_side,
-    keyframes,
-    window,
 )
 from zarrmask.masking.dilation import dilated_part
 from zarrmask.masking.keyframes import held_by, keyframe_indices
@@ -27,11 +23,6 @@ MASKS = hnp.arrays(
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=40),
     elements=st.sampled_from([0, 0, 0, 255]),
 )
-
-
-@pytest.mark.parametrize("module", [keyframes, window])
-def test_examples(module):
-    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(

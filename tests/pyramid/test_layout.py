@@ -1,4 +1,3 @@
-import doctest
 from itertools import pairwise
 from math import ceil
 
@@ -7,15 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zarrmask.pyramid import layout
 from zarrmask.pyramid.layout import STEP, BrickGrid, brick_grid, level_shapes, tiles
 
 SIZES = st.integers(1, 3000)
 SHAPES = st.tuples(SIZES, SIZES, SIZES)
-
-
-def test_examples():
-    assert doctest.testmod(layout).failed == 0
 
 
 @given(SHAPES)

@@ -1,0 +1,85 @@
+"""The cluster that zarrmask starts, and those it is told of."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+from distributed import Client
+
+from zarrmask import ZarrmaskError
+from zarrmask.cluster import connect
+from zarrmask.detection.actors import nearest
+
+
+def test_every_server_listens_on_loopback_only(cluster):
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_the_dashboards_address_is_loopback(cluster):
+    with Client(cluster) as client:
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+
+
+def test_workers_are_processes_of_one_thread(cluster):
+    with Client(cluster) as client:
+        assert list(client.nthreads().values()) == [1, 1]
+        assert len(set(client.run(lambda: __import__("os").getpid()).values())) == 2
+
+
+def test_workers_of_a_named_cluster_are_not_counted_here(cluster):
+    with pytest.raises(ZarrmaskError, match="leave --workers out"), connect(cluster, workers=2):
+        pass
+
+
+def test_a_scheduler_without_workers_is_named(monkeypatch):
+    monkeypatch.setattr("zarrmask.cluster.PATIENCE", 1)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "dask",
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = next(line.split()[-1] for line in process.stderr if "Scheduler at:" in line)
+        with pytest.raises(ZarrmaskError, match="has no worker"), connect(address):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class _Detector:
+    def __init__(self, address):
+        self._address = address
+
+
+def test_a_task_asks_the_detector_on_its_own_worker(cluster):
+    def choose(addresses, turn):
+        return nearest([_Detector(address) for address in addresses], turn)._address
+
+    with Client(cluster) as client:
+        here, there = client.nthreads()
+        for worker in (here, there):
+            asked = client.submit(choose, [here, there], 0, workers=[worker], pure=False).result()
+            assert asked == worker
+        turns = [
+            client.submit(choose, ["a", "b"], turn, workers=[here], pure=False).result()
+            for turn in range(4)
+        ]
+        assert turns == ["a", "b", "a", "b"]

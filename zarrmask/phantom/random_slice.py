@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.phantom.noise import Array, Field, enlarge
+from zarrmask.phantom.noise import Array, Field, enlarge, smoothstep
 from zarrmask.phantom.render import compose
 from zarrmask.phantom.scanner import Scanner
 from zarrmask.phantom.scroll import Look, Scroll, Section
@@ -115,9 +116,7 @@ def _slice(
     away = distance_outside(hull(section.whole))
 
     case = _case(rng, usual).draw(rng, away, section.angle)
-    pore = float(np.exp(u(-0.9, 0.6))) * over
-    many = 0.0 if rng.random() < 0.2 else float(np.exp(u(5.5, 9.6))) / over**2
-    pores = Pores(int(rng.integers(2**31)), many, pore).draw(0, tall, wide)
+    pores = _pores(rng, tall, wide, over, usual)
 
     film = np.zeros((tall, wide), np.uint8)
     for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.15, 0.55, 0.2, 0.1]))):
@@ -180,6 +179,25 @@ def _case(rng: np.random.Generator, usual: bool) -> Case:
         slots=int(rng.integers(0, 5)), pieces=0 if kind == "none" else int(rng.integers(0, 5)),
         rough=float(rng.choice([0.0, u(0, 0.35)])),
     )  # fmt: skip
+
+
+def _pores(
+    rng: np.random.Generator, tall: int, wide: int, over: float, usual: bool
+) -> NDArray[np.uint8]:
+    """Draw the case's pores: so many fine ones that they make a speckle, fewer large ones, none."""
+    u = rng.uniform
+    kind = rng.random()
+    if kind < (0.6 if usual else 0.35):
+        noise = np.empty((tall, wide), np.float32)
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        cv2.randn(noise, 0.0, 1.0)
+        noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), float(u(0.35, 0.9)) * over), np.float32)
+        level = NormalDist(0, float(noise.std())).inv_cdf(float(np.exp(u(-4.6, -1.9))))
+        solid = smoothstep(noise, 1.25 * level, 0.75 * level) * np.float32(255)
+        return solid.astype(np.uint8)
+    radius = float(np.exp(u(-0.9, 0.6))) * over
+    number = 0.0 if kind > 0.8 else float(np.exp(u(5.5, 9.6))) / over**2
+    return Pores(int(rng.integers(2**31)), number, radius).draw(0, tall, wide)
 
 
 def _film(rng: np.random.Generator, over: float, usual: bool) -> Film:

@@ -41,8 +41,8 @@ def simulate(
     height, width = size if isinstance(size, tuple) else _sides(rng, size)
     over = float(rng.choice([1.0, 1.5], p=[0.4, 0.6]))
     tall, wide = round(height * over), round(width * over)
-    # A good third is as scrolls in their cases usually look; the rest is as odd as it may get.
-    usual = bool(rng.random() < 0.4)
+    # Half are as scrolls in their cases usually look; the rest is as odd as it may get.
+    usual = bool(rng.random() < 0.5)
     look = _look(rng, height, width, usual)
     if rng.random() < empty:  # case and film are left, as beyond a scroll's end
         look = replace(look, broken=1.0)
@@ -164,9 +164,9 @@ def _case(rng: np.random.Generator, usual: bool) -> Case:
     u = rng.uniform
     if usual:
         return Case(
-            kind="fitted", gap=float(rng.choice([u(0, 0.015), u(0, 0.06)])),
-            thickness=float(u(0.08, 0.22)),
-            bumps=float(u(0, 0.1)), slots=int(rng.integers(1, 5)),
+            kind="fitted", gap=float(rng.choice([u(0, 0.012), u(0, 0.05)])),
+            thickness=float(u(0.05, 0.2)),
+            bumps=float(rng.choice([u(0, 0.02), u(0, 0.1)])), slots=int(rng.integers(1, 5)),
             pieces=int(rng.integers(0, 5)), rough=float(u(0, 0.3)),
         )  # fmt: skip
     kind = str(rng.choice(

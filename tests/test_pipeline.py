@@ -96,7 +96,8 @@ def test_masked_is_the_volume_inside_the_mask_and_0_outside(run):
 
 def test_the_record_says_what_was_done(run):
     out, record = run
-    assert json.loads((out / "run.json").read_text())["identity"] == record["identity"]
+    assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(record))
+    assert record["zarrmask"] == zarrmask.__version__
     assert record["state"] == "finished"
     assert record["z"] == [100, 123]
     assert record["settings"]["every"] == 7

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
+from zarrmask import __version__
 from zarrmask.cluster import connect
 from zarrmask.detection.actors import start_detectors
 from zarrmask.detection.config import read_config
@@ -120,6 +121,7 @@ def run(
         link_label(out / "masked.zarr", out / "mask.zarr")
         total = int(np.prod(plan.shape))
         record = {
+            "zarrmask": __version__,
             "state": "finished",
             "identity": identity,
             "input": _describe(source),

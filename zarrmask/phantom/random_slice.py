@@ -82,7 +82,7 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
         turn = float(u(0, np.pi))
         side = min(height, width) * min(axes)
         axes = (side / width, side / height * float(u(0.5, 1.0)))
-    crushed = float(rng.choice([0.0, 0.5, 1.0, 1.4], p=[0.05, 0.25, 0.45, 0.25]))
+    crushed = float(rng.choice([0.0, 0.5, 1.0, 1.4], p=[0.05, 0.2, 0.4, 0.35]))
     end = 1.0 if usual else rng.random()
     mouth = float(u(0.3, 3.0)) if end < 0.11 else 0.0
     broken = float(u(0.15, 0.6)) if 0.08 < end < 0.2 else 0.0

@@ -276,6 +276,17 @@ def test_convert_writes_the_stack_alone(stack, cluster, tmp_path):
     assert zarrmask.open_pyramid(out)["0/image"].shape == (23, 150, 170)
 
 
+@pytest.mark.parametrize("rows", [None, 16], ids=["one-strip", "strips"])
+def test_compressed_slices_wider_than_a_tile(cluster, tmp_path, rows):
+    folder = tmp_path / "lzw"
+    folder.mkdir()
+    slices = np.random.default_rng(0).integers(0, 900, (5, 70, 1300), np.uint16)
+    for z, image in enumerate(slices):
+        tifffile.imwrite(folder / f"{z}.tif", image, compression="lzw", rowsperstrip=rows)
+    out = zarrmask.convert(folder, tmp_path / "out.zarr", scheduler=cluster)
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], slices)
+
+
 def test_a_stack_of_its_own_making_is_read_back(run, cluster, tmp_path):
     out, _ = run
     zarrmask.convert(out / "masked.zarr", tmp_path / "again.zarr", scheduler=cluster)

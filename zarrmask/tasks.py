@@ -103,19 +103,21 @@ def write_brick(
     """
     brick = _brick(index)
     region = grid.region(brick)
-    block: NDArray | None = None
-    kept = 0
     stack_z = slice(region[0].start + offset, region[0].stop + offset)
     held = masks.held(stack_z, region[1], region[2]) if masks is not None else None
+    whole: NDArray | None = None
+    kept = 0
     for z, y, x in tiles(region, STEP[2]):
-        inside = held.block(x.start - region[2].start, x.stop - region[2].start) if held else None
+        columns = slice(x.start - region[2].start, x.stop - region[2].start)
+        inside = held.block(columns) if held is not None else None
         if volume is None and (inside is None or not inside.any()):
             continue
-        if block is None:  # the whole width at once: rows lie together on disk
-            block = source[stack_z, region[1], region[2]]
-        # Contiguous: halving and encoding are several times slower on a strided view.
-        start = region[2].start
-        voxels = np.ascontiguousarray(block[:, :, x.start - start : x.stop - start])
+        if _reads_by_tile(source):
+            voxels = source[stack_z, y, x]
+        else:
+            whole = source[stack_z, y, region[2]] if whole is None else whole
+            # Contiguous: halving and encoding are several times slower on a strided view.
+            voxels = np.ascontiguousarray(whole[:, :, columns])
         if volume is not None:
             volume.write(0, (z, y, x), voxels)
         if inside is not None:
@@ -143,6 +145,12 @@ def write_coarser(
         pyramid.write(level, region, np.asarray(pyramid.handed_over(level)[region]))
     ledger.enter(brick_key(brick), None)
     return np.ones(1, bool)
+
+
+def _reads_by_tile(source: Source) -> bool:
+    """Whether reading a brick in tiles decodes nothing twice: memory-mapped rows, small chunks."""
+    _, rows, columns = source.block
+    return rows == 1 or columns <= STEP[2]
 
 
 def _brick(index: NDArray[np.int64]) -> tuple[int, int, int]:

@@ -108,7 +108,7 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
 
     masks = HeldMasks(store, chosen, (height, width), side)
     region = (slice(2, 12), slice(5, 30), slice(10, 45))
-    block = masks.held(*region).block(3, 20)
+    block = masks.held(*region).block(slice(3, 20))
     np.testing.assert_array_equal(block, np.array(expected)[region][:, :, 3:20])
 
 

@@ -64,9 +64,9 @@ class HeldRegion:
     height: int
     runs: list[tuple[int, int, NDArray[np.uint8]]]
 
-    def block(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Masks of the region's columns from `start` to before `stop`: (z, y, x) uint8."""
-        out = np.zeros((self.depth, self.height, stop - start), np.uint8)
-        for first, last, plane in self.runs:
-            out[first:last] = plane[:, start:stop]
+    def block(self, columns: slice) -> NDArray[np.uint8]:
+        """Masks of some of the region's columns: (z, y, x) uint8."""
+        out = np.zeros((self.depth, self.height, columns.stop - columns.start), np.uint8)
+        for start, stop, plane in self.runs:
+            out[start:stop] = plane[:, columns]
         return out

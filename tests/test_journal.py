@@ -27,6 +27,12 @@ def test_an_output_goes_from_new_to_finished(journal):
     assert journal.check(NOW, overwrite=True) == "new"
 
 
+def test_overwriting_goes_on_with_what_is_the_same(journal):
+    journal.start(NOW)
+    assert journal.check(NOW, overwrite=True) == "unfinished"
+    assert journal.check({"settings": {"every": 20}}, overwrite=True) == "new"
+
+
 def test_every_difference_is_named(journal):
     journal.start(NOW)
     other = {"settings": {"every": 20, "score": 0.5}, "input": {"shape": [1, 2, 4]}}
@@ -53,6 +59,22 @@ def test_a_conversions_record_leaves_the_other_attributes(tmp_path):
     journal.record.write_text(json.dumps({"mine": 1, **attributes}))
     journal.finish({"state": "finished", "identity": NOW})
     assert json.loads(journal.record.read_text())["mine"] == 1
+
+
+def test_a_start_that_is_stopped_begins_anew(journal, monkeypatch):
+    journal.start(NOW)
+    journal.ledger.stage("writing").enter("0-0-0", 1)
+
+    def stop(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("zarrmask.journal.remove_pyramid", stop)
+        with pytest.raises(KeyboardInterrupt):
+            journal.start(NOW)
+    assert journal.check(NOW, overwrite=False) == "new"
+    journal.start(NOW)
+    assert journal.ledger.stage("writing").missing(["0-0-0"]) == [0]
 
 
 def test_what_is_settled_stays_settled(journal):

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+import xarray as xr
 import zarr
 
 import zarrmask
@@ -123,6 +124,28 @@ def test_a_finished_run_is_left_as_it_is(run, stack, cluster):
     options = {"every": 7, "dilate": 5, "voxel_size": 7.91, "scheduler": cluster}
     assert zarrmask.run(stack, out, **options)["identity"] == record["identity"]
     assert contents(out) == before
+
+
+def test_a_finished_run_that_lost_a_file_says_so(run, stack, cluster, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run[0], out, symlinks=True)
+    shutil.rmtree(out / "mask.zarr")
+    with pytest.raises(OutputError, match=r"mask\.zarr\S* is gone"):
+        zarrmask.run(stack, out, every=7, dilate=5, voxel_size=7.91, scheduler=cluster)
+
+
+def test_keyframes_are_read_by_xarray(run):
+    found = xr.open_zarr(run[0] / "keyframes.zarr", consolidated=False)
+    assert found["mask"].dims == ("z", "y", "x")
+    assert float(found["best_score"].sel(z=107)) > 0.1
+
+
+def test_a_script_without_its_guard_is_told_so(stack, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"import zarrmask\nzarrmask.run({str(stack)!r}, {str(tmp_path / 'out')!r})\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert 'below `if __name__ == "__main__":`' in done.stderr
 
 
 def test_other_settings_are_refused_by_name(run, stack):
@@ -352,9 +375,9 @@ STOPS = [
     (kill_all, ".zarrmask/finished/detecting/0.json"),
     (terminate, ".zarrmask/finished/detecting/2.json"),
     (kill_client, "volume.zarr/0/.zarray"),
-    (interrupt, ".zarrmask/finished/level-0/*.json"),
+    (interrupt, ".zarrmask/finished/writing/level-0/*/*.json"),
     (kill_all, "mask.zarr/2/0/0/0"),
-    (kill_all, ".zarrmask/finished/level-2-volume/*.json"),
+    (kill_all, ".zarrmask/finished/writing/level-2-volume/*/*.json"),
     (kill_all, "overview.png"),
 ]
 
@@ -379,6 +402,9 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_was_not(large_stack, clu
             assert entry.stat().st_mtime_ns == when  # what is finished is not done again
         written = {p: p.stat().st_mtime_ns for p in again.glob(".zarrmask/finished/**/*.json")}
 
+    for gone in ("volume.zarr/1", "keyframes.zarr", ".zarrmask/scratch/mask.zarr"):
+        shutil.rmtree(again / gone)  # by hand: the ledger must not be believed
+
     other = start(large_stack, again, "--every", "9")
     assert "settings.every: 7 then, 9 now" in other.communicate(timeout=120)[1]
     assert other.returncode == 1
@@ -391,10 +417,31 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_was_not(large_stack, clu
     assert contents(again / "keyframes.zarr") == contents(whole / "keyframes.zarr")
 
 
+def test_a_worker_lost_while_it_loads_is_waited_for(large_stack, tmp_path):
+    process = start(large_stack, tmp_path / "out", "--every", "10")
+    lines = iter(process.stderr.readline, "")
+    assert any(line.startswith("dashboard") for line in lines)
+    time.sleep(1)
+    kill_workers(process)
+    message = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, message
+
+
+def test_a_conversion_through_a_link(large_stack, cluster, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "disk" / "real.zarr")
+    for overwrite in (False, True):
+        options = {"scheduler": cluster, "overwrite": overwrite}
+        out = zarrmask.convert(large_stack, tmp_path / "link.zarr", **options)
+        assert out == tmp_path / "disk" / "real.zarr"
+    assert (tmp_path / "link.zarr").is_symlink()
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"real.zarr"}
+
+
 def test_a_stopped_conversion_goes_on(large_stack, cluster, tmp_path):
     whole, again = tmp_path / "whole.zarr", tmp_path / "again.zarr"
     zarrmask.convert(large_stack, whole, scheduler=cluster)
-    for moment in ("again.zarr/.zattrs", ".again.zarr.zarrmask/finished/level-0/*.json"):
+    for moment in ("again.zarr/.zattrs", ".again.zarr.zarrmask/finished/writing/level-0/*/*.json"):
         process = start(large_stack, again, command="convert")
         try:
             wait_for(tmp_path, moment, process)

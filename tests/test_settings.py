@@ -45,6 +45,8 @@ def test_all_that_is_wrong_is_said_at_once():
         {"z": "7"},
         {"detect_window": "5 1"},
         {"detect_window": "dark"},
+        {"detect_window": "nan 5"},
+        {"detect_window": "0 inf"},
         {"voxel_size": float("nan")},
     ],
 )
@@ -96,6 +98,23 @@ def test_a_config_that_is_none_is_refused(tmp_path, content, message):
     config.write_text(content)
     with pytest.raises(SettingsError, match=message):
         read_settings(config)
+
+
+def test_a_config_of_both_kinds_is_refused(tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text("every: 2\nMODEL:\n  MASK_ON: true\n")
+    with pytest.raises(SettingsError, match=r"mixes .* \(every\)"):
+        read_settings(config)
+
+
+def test_a_value_of_any_size_makes_a_short_message(tmp_path):
+    config = tmp_path / "bomb.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    config.write_text("\n".join(lines) + "\nevery: *a9\n")
+    with pytest.raises(SettingsError) as error:
+        read_settings(config)
+    assert len(str(error.value)) < 5000
 
 
 def test_a_config_that_is_not_there(tmp_path):

@@ -30,6 +30,10 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]
+
+
 def __getattr__(name: str) -> Any:
     """Import what is asked for: a worker that only writes bricks need not load the rest."""
     if name not in _HOMES:

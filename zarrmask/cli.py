@@ -141,7 +141,7 @@ def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None
 @cli.command("phantom")
 @OUT
 @click.option("--shape", type=int, nargs=3, required=True, metavar="Z Y X")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     """Write a simulated scroll as numbered TIFF slices in OUT, its true mask in OUT/truth."""
     from zarrmask.demo import make_phantom
@@ -184,6 +184,13 @@ def _summarise(out: Path, record: dict[str, Any]) -> None:
     for path in sorted(out.iterdir()):
         if not path.name.startswith("."):
             click.echo(f"  {path.name}")
+    click.echo(f"look at {out / 'report.html'} first")
+
+
+def _interrupt(*_: object) -> None:
+    """Stop once: a second Ctrl-C does not disturb what closes the cluster."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -191,13 +198,14 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters are closed
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         cli(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; the same command goes on", err=True)
+        click.echo("stopped; what is done is kept: the same command goes on", err=True)
         sys.exit(130)
     except (ZarrmaskError, OSError) as error:
         if debug:
@@ -210,6 +218,9 @@ def main() -> None:
         name = type(error).__name__
         click.echo(f"error: {name}: {error}\nthis is not foreseen; --debug shows where", err=True)
         sys.exit(1)
+    finally:  # all is closed: a signal may end what is left of the process
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

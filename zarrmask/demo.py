@@ -18,13 +18,22 @@ from zarrmask.pipeline import run
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
 
+LABEL = "phantom.json"
+"""Lies in a finished phantom and says what it is."""
+
 
 def make_phantom(
     out: Path, shape: Shape, *, seed: int = 0, reporter: Reporter | None = None
 ) -> None:
-    """Write a phantom and show how it comes along; see `write_phantom`."""
+    """Write a phantom, whole or not at all, and show how it comes along; see `write_phantom`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} is not an empty folder; name another one for the phantom")
+    half = out.absolute().with_name(f".{out.absolute().name}.unfinished")
+    shutil.rmtree(half, ignore_errors=True)
     with (reporter or Reporter()).stage("simulating a scroll", shape[0], "slices") as advance:
-        write_phantom(out, shape, seed=seed, progress=lambda done, total: advance(1))
+        write_phantom(half, shape, seed=seed, progress=lambda done, total: advance(1))
+    (half / LABEL).write_text(json.dumps({"shape": shape, "seed": seed}) + "\n")
+    half.rename(out)
 
 
 def demo(
@@ -58,14 +67,14 @@ def demo(
         if journal.read() is None:
             journal.check({}, overwrite=overwrite)
             journal.start(None)
-        _simulate(stack, shape, journal.work, overwrite, reporter)
+        _simulate(stack, shape, overwrite, reporter)
     record = run(stack, out, overwrite=overwrite, **options)
     return record, _agreement(KeyframeStore(out / "keyframes.zarr"), stack / "truth")
 
 
-def _simulate(stack: Path, shape: Shape, work: Path, overwrite: bool, reporter: Reporter) -> None:
+def _simulate(stack: Path, shape: Shape, overwrite: bool, reporter: Reporter) -> None:
     """Make the stack unless it is there; one that was stopped half-way is not."""
-    label = stack / "phantom.json"
+    label = stack / LABEL
     if label.is_file():
         there = tuple(json.loads(label.read_text())["shape"])
         if there == shape:
@@ -76,11 +85,7 @@ def _simulate(stack: Path, shape: Shape, work: Path, overwrite: bool, reporter: 
                 "output, or replace it with --overwrite"
             )
         shutil.rmtree(stack)
-    half = work / "stack"
-    shutil.rmtree(half, ignore_errors=True)
-    make_phantom(half, shape, reporter=reporter)
-    (half / label.name).write_text(json.dumps({"shape": shape, "seed": 0}) + "\n")
-    half.rename(stack)
+    make_phantom(stack, shape, reporter=reporter)
 
 
 def _agreement(store: KeyframeStore, truth: Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zarrmask.errors import ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.pyramid import open_pyramid, read_metadata
 from zarrmask.stack import open_source
@@ -29,14 +30,15 @@ def describe(path: Path) -> dict[str, str]:
     record = Journal.of_run(path).read()
     if record is not None:
         return _run(record)
-    if (path / ".zgroup").is_file() or (path / "zarr.json").is_file():
+    try:
         return _pyramid(path)
-    return _stack(path)
+    except ZarrmaskError:
+        return _stack(path)
 
 
 def _run(record: dict) -> dict[str, str]:
     if record["state"] != "finished":
-        return {"run": f"{record['state']}; the command that began it goes on"}
+        return {"run": f"{record['state']}; to go on, run its command again"}
     voxels, keyframes = record["voxels"], record["keyframes"]
     empty = len(keyframes["without_detection"])
     return {
@@ -57,7 +59,7 @@ def _pyramid(path: Path) -> dict[str, str]:
     for name, level in tree.children.items():
         image = level["image"]
         lines[f"level {name}"] = f"{_times(image.shape)} {image.dtype}"
-    z = tree["0/image"].coords["z"]
+    z = next(iter(tree.children.values()))["image"].coords["z"]
     if "units" in z.attrs and len(z) > 1:
         lines["voxel size"] = f"{float(z[1] - z[0]):g} {z.attrs['units']}"
     return lines

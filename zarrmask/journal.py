@@ -89,8 +89,6 @@ class Journal:
         """Replace the record at once: a reader sees the old one or the new one."""
         record = {"zarrmask": __version__, **record}
         if self.key is not None:
-            if not (self.out / ".zgroup").exists():  # else zarr would take attributes for none
-                replace_file(self.out / ".zgroup", b'{"zarr_format": 2}')
             try:
                 others = json.loads(self.record.read_text(encoding="utf-8"))
             except FileNotFoundError:
@@ -106,7 +104,9 @@ class Journal:
         OutputError
             Where it is not zarrmask's, or of another identity and not to be overwritten.
         """
-        if not self.out.exists() or not set(self.out.iterdir()) - {self.work}:
+        if not self.out.exists() or all(
+            path == self.work or path.suffix == ".partial" for path in self.out.iterdir()
+        ):
             return "new"
         record = self.read()
         if record is None:
@@ -114,9 +114,12 @@ class Journal:
                 f"{self.out} exists and was not made by zarrmask, so it is left as it is; "
                 "name another output"
             )
-        if overwrite or record.get("identity") is None:
+        if record["identity"] is None:
             return "new"
-        if differences := _differences(record["identity"], json.loads(json.dumps(identity))):
+        differences = _differences(record["identity"], json.loads(json.dumps(identity)))
+        if overwrite and (differences or record["state"] == "finished"):
+            return "new"
+        if differences:
             raise OutputError(
                 f"{self.out} holds a run with other settings or input:\n"
                 + "\n".join(f"  {line}" for line in differences)
@@ -128,15 +131,15 @@ class Journal:
 
     def start(self, identity: Mapping[str, Any] | None) -> None:
         """Make the output this identity's, with nothing in it done; what was there is removed."""
-        record = {"state": "unfinished", "identity": identity}
         self.out.mkdir(parents=True, exist_ok=True)
-        self.write(record)  # before the first file goes, so that none is missed unnoticed
+        # Nobody's until all is gone: a run that is stopped here begins anew.
+        self.write({"state": "unfinished", "identity": None})
         for pyramid in self.pyramids:
             remove_pyramid(pyramid)
         for path in (*self.others, self.scratch, self.ledger.folder):
             _remove(path)
         self.out.mkdir(exist_ok=True)
-        self.write(record)
+        self.write({"state": "unfinished", "identity": identity})
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Leave the finished record, and nothing of the work folder."""

@@ -7,6 +7,7 @@ reads the entries and does what is missing.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ class Ledger:
         """Say that a task is finished, with what came of it (JSON)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(self.folder / f"{key}.json", json.dumps(result).encode())
+
+    def forget(self) -> None:
+        """Take nothing for finished any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def results(self) -> dict[str, Any]:
         """Give what came of each finished task, by its key."""

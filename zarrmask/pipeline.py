@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,8 @@ from zarrmask import __version__
 from zarrmask.cluster import connect
 from zarrmask.detection.actors import start_detectors
 from zarrmask.detection.config import read_config
-from zarrmask.errors import CheckpointError, OutputError
-from zarrmask.journal import Journal
+from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
+from zarrmask.journal import PYRAMIDS, Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
 from zarrmask.plan import Plan, make_plan
@@ -77,7 +78,8 @@ def run(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
-    out = Path(out).absolute()  # workers may have another current folder
+    _refuse_worker()
+    out = Path(out).resolve()  # workers may have another current folder
     reporter = reporter or Reporter()
     settings = read_settings(Path(config) if config else None, **options)
     checkpoint = _checkpoint(settings)
@@ -89,8 +91,11 @@ def run(
     with journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
+            _still_there(out, [*_pyramid_paths(out, settings), *journal.others])
             reporter.say(f"{out} is finished already; --overwrite would make it anew")
             return journal.read() or {}
+        if state == "unfinished":
+            reporter.say(f"{out} is unfinished; going on with what is missing")
         with PeakMemory() as memory, connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(out / "keyframes.zarr")
@@ -116,7 +121,8 @@ def run(
                 )
             masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
             pyramids = _pyramids(journal, plan, source, settings)
-            kept = write_pyramids(client, source, plan, pyramids, masks, journal.ledger, reporter)
+            writing = journal.ledger.stage("writing")
+            kept = write_pyramids(client, source, plan, pyramids, masks, writing, reporter)
         _finish_pyramids(pyramids, plan)
         link_label(out / "masked.zarr", out / "mask.zarr")
         total = int(np.prod(plan.shape))
@@ -171,7 +177,8 @@ def convert(
     Path
         The OME-Zarr.
     """
-    out = Path(out).absolute()  # workers may have another current folder
+    _refuse_worker()
+    out = Path(out).resolve()  # workers may have another current folder
     reporter = reporter or Reporter()
     settings = read_settings(**options)
     source = _open(stack, settings.allow_missing, reporter)
@@ -185,6 +192,7 @@ def convert(
     with journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
+            _still_there(out, [out / "0" / ".zarray"])
             reporter.say(f"{out} is finished already; --overwrite would make it anew")
             return out
         with connect(scheduler, workers) as client:
@@ -192,10 +200,19 @@ def convert(
             if state == "new":
                 journal.start(identity)
             pyramids = {"volume": _pyramid(out, journal, plan, str(source.dtype), "mean")}
-            write_pyramids(client, source, plan, pyramids, None, journal.ledger, reporter)
+            writing = journal.ledger.stage("writing")
+            write_pyramids(client, source, plan, pyramids, None, writing, reporter)
         _finish_pyramids({out.stem: pyramids["volume"]}, plan)
         journal.finish({"state": "finished", "identity": identity})
     return out
+
+
+def _refuse_worker() -> None:
+    """Refuse to run where a script that lacks its guard is imported by its own workers."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ZarrmaskError(
+            'call zarrmask below `if __name__ == "__main__":`; its workers import your script'
+        )
 
 
 def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
@@ -308,6 +325,19 @@ def _contrast(
             "detector next to nothing; --detect-window auto spreads what they use"
         )
     return contrast
+
+
+def _still_there(out: Path, paths: Sequence[Path]) -> None:
+    if gone := [str(path.relative_to(out)) for path in paths if not path.exists()]:
+        raise OutputError(
+            f"{out} was finished, but {', '.join(gone)} is gone; --overwrite makes it anew"
+        )
+
+
+def _pyramid_paths(out: Path, settings: Settings) -> list[Path]:
+    """What the pyramids that a run with these settings leaves cannot be without."""
+    names = [name for name in PYRAMIDS if name != "volume.zarr" or settings.volume]
+    return [out / name / "0" / ".zarray" for name in names]
 
 
 def _pyramids(

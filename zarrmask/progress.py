@@ -59,7 +59,7 @@ class _Rate(ProgressColumn):
     """Items a second, or seconds an item where that is the larger number."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.elapsed if task.finished and task.elapsed else task.speed
         return Text(_rate(speed, task.fields["unit"]) if speed else "", style="dim")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +21,11 @@ from pydantic import (
 from zarrmask.errors import SettingsError
 
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]  # the workers' folder is another
-DetectWindow = Literal["seed", "auto"] | tuple[float, float]
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 2
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
 
 
 def _range(value: object) -> object:
@@ -117,7 +122,7 @@ def read_settings(config: Path | None = None, **options: Any) -> Settings:
     except ValidationError as error:
         problems = "\n".join(
             f"  {_name(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            + (f" (got {problem['input']!r})" if problem["loc"] else "")
+            + (f" (got {_BRIEF.repr(problem['input'])})" if problem["loc"] else "")
             for problem in error.errors()
         )
         source = f" in {config} or the options" if config else ""
@@ -134,6 +139,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read the config {path}: {error}") from None
     if _is_detectron2(text):
+        keys = {line.partition(":")[0].replace("-", "_") for line in text.splitlines()}
+        if mixed := sorted(keys & set(Settings.model_fields)):
+            raise SettingsError(
+                f"the config {path} mixes a detectron2 model with settings of a run "
+                f"({', '.join(mixed)}); put these into a file of their own that names the model's "
+                f"file: `model: {path.name}`"
+            )
         return _from_detectron2(path)
     try:
         # As text: YAML reads 5:9 as a sexagesimal number; the settings know what they want.

@@ -110,7 +110,8 @@ def detect_keyframes(
     Dask does not make an actor anew when its worker dies: `load` does.
     """
     _, height, width = source.shape
-    store.create(plan.numbers, height, width)
+    if store.create(plan.numbers, height, width):
+        ledger.forget()  # somebody removed what it speaks of
     losses = 0
     while missing := ledger.missing(range(len(plan.keyframes))):
         detectors = detectors or load()
@@ -158,9 +159,10 @@ def write_pyramids(
     int
         Voxels inside the mask.
     """
-    for pyramid in pyramids.values():
-        pyramid.create()
-    first = ledger.stage("level-0")
+    made = [pyramid.create() for pyramid in pyramids.values()]
+    if any(made):
+        ledger.forget()  # somebody removed what it speaks of
+    first = _entries(ledger, "level-0", plan.grid)
     bricks = _missing_bricks(
         plan.grid,
         first,
@@ -178,11 +180,16 @@ def write_pyramids(
         for name, pyramid in pyramids.items():
             itemsize = np.dtype(pyramid.dtype).itemsize
             grid = brick_grid(pyramid.levels[level], itemsize, (1, 1, 1))
-            entries = ledger.stage(f"level-{level}-{name}")
+            entries = _entries(ledger, f"level-{level}-{name}", grid)
             arguments = {"pyramid": pyramid, "level": level}
             layers.append(_missing_bricks(grid, entries, tasks.write_coarser, **arguments))
         _compute(client, layers, f"writing from level {level}", reporter)
     return sum(first.results().values())
+
+
+def _entries(ledger: Ledger, name: str, grid: BrickGrid) -> Ledger:
+    """Entries of a stage's bricks; those of another grid say nothing of this one's."""
+    return ledger.stage(name).stage(brick_key(grid.brick))
 
 
 def _missing_bricks(grid: BrickGrid, ledger: Ledger, task: Any, **arguments: Any) -> da.Array:

@@ -264,6 +264,13 @@ def test_torn_chunks_are_written_again(tmp_path):
     assert type(pyramid.array(0).async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
 
 
+def test_attributes_that_are_there_stay(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr/.zattrs").write_text('{"mine": 1}')
+    Pyramid(tmp_path / "a.zarr", tmp_path / "scratch", (3, 3, 3), "uint8", "mean").create()
+    assert document(tmp_path / "a.zarr/.zattrs") == {"mine": 1}
+
+
 def test_an_unfinished_pyramid_is_not_opened(tmp_path):
     Pyramid(tmp_path / "a.zarr", tmp_path / "scratch", (3, 3, 3), "uint8", "mean").create()
     with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,16 @@ import numpy as np
 from distributed import Client, get_worker
 from numpy.typing import NDArray
 
+from zarrmask.errors import ZarrmaskError
+
 if TYPE_CHECKING:
     from zarrmask.detection.detections import Detections
     from zarrmask.detection.inputs import NetworkInput
     from zarrmask.detection.protocol import Detector
+
+ATTEMPTS = 5
+PATIENCE = 60
+"""Seconds that a lost worker may take to come back."""
 
 
 class DetectorActor:
@@ -107,22 +114,36 @@ def start_detectors(
     ------
     CheckpointError
         From the workers, where the checkpoint cannot be loaded.
+    ZarrmaskError
+        Where workers die of it.
     """
-    client.wait_for_workers(1, timeout=60)  # a lost one may be on its way back
-    futures = [
-        client.submit(
-            DetectorActor,
-            checkpoint,
-            config,
-            score,
-            device,
-            actor=True,
-            workers=[worker],
-            pure=False,
-        )
-        for worker, device in placement(client.run(gpus_here))
-    ]
-    return [future.result() for future in futures]
+    for _ in range(ATTEMPTS):
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)  # a lost one may be on its way back
+            places = placement(client.run(gpus_here))
+        except (OSError, TimeoutError):
+            continue
+        futures = [
+            client.submit(
+                *(DetectorActor, checkpoint, config, score, device),
+                actor=True,
+                workers=[worker],
+                pure=False,
+            )
+            for worker, device in places
+        ]
+        # Nothing comes of an actor whose worker dies meanwhile, not even an error.
+        while not all(future.done() for future in futures):
+            if not {worker for worker, _ in places} <= set(client.nthreads()):
+                break
+            time.sleep(0.1)
+        else:
+            return [future.result() for future in futures]
+        client.cancel(futures)
+    raise ZarrmaskError(
+        "workers die, or do not come, while the detector is loaded, most likely for want of "
+        "memory; use fewer --workers, then run the same command again"
+    )
 
 
 def nearest(detectors: Sequence[Any], turn: int) -> Any:

@@ -44,6 +44,11 @@ class Sighting:
         return cls(boxes, np.array(entry["scores"], np.float32), entry["area"])
 
 
+def _dimensions(ndim: int, *others: str) -> dict[str, Any]:
+    """Name an array's dimensions as `xarray.open_zarr` reads them."""
+    return {"_ARRAY_DIMENSIONS": ["z", *others][:ndim]}
+
+
 @dataclass(frozen=True)
 class KeyframeStore:
     """The group `keyframes.zarr`.
@@ -55,14 +60,14 @@ class KeyframeStore:
 
     path: Path
 
-    def create(self, numbers: NDArray[np.int64], height: int, width: int) -> None:
-        """Make the group with no masks in it, unless it is there."""
+    def create(self, numbers: NDArray[np.int64], height: int, width: int) -> bool:
+        """Make the group with no masks in it, unless it is there; tell whether it was made."""
         group = zarr.open_group(self.path, mode="a", zarr_format=2)
         for torn in self.path.glob("**/*.partial"):
             torn.unlink()  # zarr was stopped while it wrote
-        group.create_array("z", data=numbers, overwrite=True)
+        group.create_array("z", data=numbers, overwrite=True, attributes=_dimensions(1))
         if "mask" in group:
-            return
+            return False
         group.create_array(
             "mask",
             shape=(len(numbers), height, width),
@@ -70,7 +75,9 @@ class KeyframeStore:
             dtype=np.uint8,
             compressors=numcodecs.Blosc(cname="zstd", clevel=3),
             fill_value=0,
+            attributes=_dimensions(3, "y", "x"),
         )
+        return True
 
     def write_mask(self, position: int, mask: NDArray[np.uint8]) -> None:
         """Keep the undilated mask (y, x) of the keyframe at `position`."""
@@ -93,7 +100,9 @@ class KeyframeStore:
             "area": np.array([s.area for s in sightings], np.int64),
         }
         for name, column in columns.items():
-            group.create_array(name, data=column, overwrite=True)
+            group.create_array(
+                name, data=column, overwrite=True, attributes=_dimensions(column.ndim, "n", "box")
+            )
 
     def read_mask(self, position: int, y: slice, x: slice) -> NDArray[np.uint8]:
         """Part of one keyframe's undilated mask."""

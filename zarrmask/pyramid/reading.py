@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from zarrmask.errors import ZarrmaskError
 from zarrmask.pyramid.metadata import read_metadata
 
 
@@ -38,6 +41,13 @@ def open_pyramid(path: str | Path) -> xr.DataTree:
     >>> tree["3/image"].mean().compute()  # doctest: +SKIP
     """
     multiscale = read_metadata(path)
+    try:
+        return _tree(path, multiscale)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ZarrmaskError(f"the OME-Zarr metadata of {path} cannot be read: {error!r}") from None
+
+
+def _tree(path: str | Path, multiscale: Mapping[str, Any]) -> xr.DataTree:
     whole = multiscale.get("coordinateTransformations", [])
     axes = [axis["name"] for axis in multiscale["axes"]]
     units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}

@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from zarrmask.atomic import replace_file
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
     CHUNK,
@@ -69,18 +70,26 @@ class Pyramid:
         """First level of each pass."""
         return range(0, len(self.levels), LEVELS_A_PASS)
 
-    def create(self) -> None:
-        """Make the arrays that are not there yet. Without metadata no viewer opens them."""
-        group = zarr.open_group(self.path, mode="a", zarr_format=2)
+    def create(self) -> bool:
+        """Make the arrays that are not there yet, and tell whether there were any.
+
+        Without metadata no viewer opens them.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / ".zgroup").exists():  # zarr would begin with no attributes
+            replace_file(self.path / ".zgroup", b'{"zarr_format": 2}')
+        group = zarr.open_group(self.path, mode="r+", zarr_format=2)
         group.attrs.pop("multiscales", None)
         for torn in (*self.path.glob("*.partial"), *self.path.glob("*/*.partial")):
             torn.unlink()  # zarr was stopped while it wrote metadata
+        made = False
         for level, shape in enumerate(self.levels):
-            _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
+            made |= _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
         scratch = zarr.open_group(self.scratch, mode="a", zarr_format=2)
         kept = tuple(step // 2**LEVELS_A_PASS for step in STEP)
         for level in self.passes[1:]:
-            _create(scratch, str(level), self.levels[level], self.dtype, kept, None)
+            made |= _create(scratch, str(level), self.levels[level], self.dtype, kept, None)
+        return made
 
     def array(self, level: int) -> zarr.Array:
         """One level, to read or write."""
@@ -121,6 +130,8 @@ def remove_pyramid(path: Path) -> None:
         elif folder.exists():
             shutil.rmtree(folder)
     for folder in (labels, path):
+        if folder.is_symlink():
+            continue
         if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {".zgroup", ".zattrs"}:
             (folder / ".zgroup").unlink(missing_ok=True)
             (folder / ".zattrs").unlink(missing_ok=True)  # last: it says whose the folder is
@@ -134,9 +145,9 @@ def _create(
     dtype: str,
     chunks: tuple[int, ...],
     compressor: Mapping[str, Any] | None,
-) -> None:
+) -> bool:
     if name in group:
-        return
+        return False
     group.create_array(
         name,
         shape=shape,
@@ -148,6 +159,7 @@ def _create(
         order="C",
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
+    return True
 
 
 def _write(path: Path, region: Region, block: NDArray) -> None:

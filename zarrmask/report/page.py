@@ -136,7 +136,7 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
             f"{len(keyframes.z):,}",
             f"{empty:,} without a detection" if empty else "none without a detection",
         ),
-        ("time", words.duration(headline.run_seconds(record)), "all stages"),
+        ("time", words.duration(headline.run_seconds(record)), _sessions(record)),
         ("peak memory", words.size(pick(record, "peak_memory_bytes")), "all processes"),
     ]
 
@@ -221,6 +221,10 @@ def _rows(values: Any) -> list[tuple[str, str]]:
     if not isinstance(values, Mapping) or not values:
         return [(DASH, DASH if values is None else plain(values))]
     return [(str(key).replace("_", " "), plain(value)) for key, value in values.items()]
+
+
+def _sessions(record: Mapping[str, Any]) -> str:
+    return "since it went on" if pick(record, "resumed") else "all stages"
 
 
 def _stages(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

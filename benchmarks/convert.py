@@ -1,7 +1,6 @@
-"""A stack to a six-level pyramid: zarrmask against `cp -r`, ome-zarr-py and ngff-zarr.
+"""A stack to a six-level pyramid: zarrmask against `cp -r`.
 
-    pip install -e '.[bench]'
-    python benchmarks/convert.py [--shape 256 2048 2048] [--rounds 5] [--only cp zarrmask]
+    python benchmarks/convert.py [--shape 256 2048 2048] [--rounds 5]
 
 All contestants take turns on the same stack of noisy uint16 TIFF slices; each ends in `sync`. What
 is compared is the time less that of the same command on a stack of 128^3 (its start). Peak memory
@@ -20,9 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +29,6 @@ import psutil
 import tifffile
 
 SMALL = (128, 128, 128)
-OME_ZARR = """
-import sys, zarrmask
-from ome_zarr.format import FormatV04
-from ome_zarr.scale import Methods
-from ome_zarr.writer import write_image
-if __name__ == "__main__":
-    image = zarrmask.open_stack(sys.argv[1], chunks=(128, 256, -1)).data
-    factors = [2**n for n in range(1, int(sys.argv[3]))]
-    write_image(
-        image, sys.argv[2], axes="zyx", fmt=FormatV04(), method=Methods.LOCAL_MEAN,
-        scale_factors=[dict.fromkeys("zyx", f) for f in factors],
-        storage_options={"chunks": (128, 128, 128)},
-    )
-"""
-NGFF_ZARR = """
-import sys, ngff_zarr, zarrmask
-if __name__ == "__main__":
-    image = zarrmask.open_stack(sys.argv[1], chunks=(128, 256, -1)).data
-    factors = [2**n for n in range(1, int(sys.argv[3]))]
-    image = ngff_zarr.to_ngff_image(image, dims=["z", "y", "x"])
-    pyramid = ngff_zarr.to_multiscales(
-        image, scale_factors=factors, chunks=128, method=ngff_zarr.Methods.DASK_IMAGE_GAUSSIAN
-    )
-    ngff_zarr.to_ngff_zarr(sys.argv[2], pyramid, version="0.4")
-"""
 
 
 def make_stack(folder: Path, shape: tuple[int, ...]) -> Path:
@@ -67,20 +40,9 @@ def make_stack(folder: Path, shape: tuple[int, ...]) -> Path:
     return folder
 
 
-def commands(levels: int) -> dict[str, Callable[[Path, Path], list[str]]]:
-    """Command line of each contestant, for a stack and an output."""
-    starts = {
-        "cp": ["cp", "-r"],
-        "zarrmask": [sys.executable, "-m", "zarrmask", "convert"],
-        "ome-zarr-py": [sys.executable, "-c", OME_ZARR],
-        "ngff-zarr": [sys.executable, "-c", NGFF_ZARR],
-    }
-    ends = {"ome-zarr-py": [str(levels)], "ngff-zarr": [str(levels)]}
-    return {name: partial(_command, starts[name], ends.get(name, [])) for name in starts}
-
-
-def _command(start: list[str], end: list[str], stack: Path, out: Path) -> list[str]:
-    return [*start, str(stack), str(out), *end]
+def commands() -> dict[str, list[str]]:
+    """Command line of each contestant, to be followed by a stack and an output."""
+    return {"cp": ["cp", "-r"], "zarrmask": [sys.executable, "-m", "zarrmask", "convert"]}
 
 
 def measure(command: list[str]) -> tuple[float, int]:
@@ -168,12 +130,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=3, default=(256, 2048, 2048), metavar="N")
     parser.add_argument("--rounds", type=int, default=5, help="after one to warm up")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these contestants")
     parser.add_argument("--folder", type=Path, help="where to work; a disk with ten times the room")
     parser.add_argument("--json", type=Path, help="save the figures here too")
     options = parser.parse_args()
-    contestants = commands(levels=6)
-    names = options.only or list(contestants)
+    contestants = commands()
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -182,13 +142,13 @@ def main() -> None:
             "start": make_stack(folder / "small", SMALL),
         }
         figures: dict[str, dict[str, list[float]]] = {
-            name: {"whole": [], "start": [], "peak": []} for name in names
+            name: {"whole": [], "start": [], "peak": []} for name in contestants
         }
         for turn in range(options.rounds + 1):
-            for name in names:
+            for name in contestants:
                 for size, stack in stacks.items():
                     out = folder / "out.zarr"
-                    seconds, peak = measure(contestants[name](stack, out))
+                    seconds, peak = measure([*contestants[name], str(stack), str(out)])
                     shutil.rmtree(out)
                     if turn:
                         figures[name][size].append(seconds)
@@ -207,7 +167,7 @@ def main() -> None:
     print(f"{options.rounds} rounds\n")
     print("| | seconds | of them start | seconds less start | times cp | peak memory, GB |")
     print("|---|---|---|---|---|---|")
-    base = medians["cp"]["whole"] - medians["cp"]["start"] if "cp" in medians else float("nan")
+    base = medians["cp"]["whole"] - medians["cp"]["start"]
     for name, median in medians.items():
         net = median["whole"] - median["start"]
         print(

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from distributed import Client
 
 from zarrmask import __version__
@@ -125,23 +125,12 @@ def run(
             kept = write_pyramids(client, source, plan, pyramids, masks, writing, reporter)
         _finish_pyramids(pyramids, plan)
         link_label(out / "masked.zarr", out / "mask.zarr")
-        total = int(np.prod(plan.shape))
         record = {
-            "zarrmask": __version__,
-            "state": "finished",
-            "identity": identity,
-            "input": _describe(source),
-            "settings": json.loads(settings.model_dump_json()),
-            "z": [plan.first, plan.stop],
-            "shape": list(plan.shape),
-            "voxel_size_um": plan.voxel_size,
-            "dilation_pixels": plan.side,
+            **_record(source, settings, plan, checkpoint, identity),
             "resumed": state == "unfinished",
             "detect_window": contrast.window,
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
-            "checkpoint": {"path": str(checkpoint), "sha256": identity["checkpoint"]},
-            "voxels": {"total": total, "kept": kept, "removed": total - kept},
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+            "voxels": _voxels(plan, kept),
             "stages": [vars(stage) for stage in reporter.stages],
             "peak_memory_bytes": memory.peak,
             "warnings": reporter.warnings,
@@ -258,6 +247,34 @@ def _keep_apart(source: Source, journal: Journal) -> None:
                 f"{written} would overwrite the stack that is read, {source.path}; "
                 "name another output"
             )
+
+
+def _record(
+    source: Source,
+    settings: Settings,
+    plan: Plan,
+    checkpoint: Path,
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What of a finished run's record was known before it began."""
+    return {
+        "zarrmask": __version__,
+        "state": "finished",
+        "identity": identity,
+        "input": _describe(source),
+        "settings": json.loads(settings.model_dump_json()),
+        "z": [plan.first, plan.stop],
+        "shape": list(plan.shape),
+        "voxel_size_um": plan.voxel_size,
+        "dilation_pixels": plan.side,
+        "checkpoint": {"path": str(checkpoint), "sha256": identity["checkpoint"]},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    }
+
+
+def _voxels(plan: Plan, kept: int) -> dict[str, int]:
+    total = prod(plan.shape)
+    return {"total": total, "kept": kept, "removed": total - kept}
 
 
 def _describe(source: Source) -> dict[str, Any]:

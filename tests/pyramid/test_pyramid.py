@@ -264,6 +264,21 @@ def test_torn_chunks_are_written_again(tmp_path):
     assert type(pyramid.array(0).async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
 
 
+def test_a_stop_while_arrays_are_made_leaves_no_trace(tmp_path):
+    made = []
+    for name in ("whole", "again"):
+        pyramid = Pyramid(tmp_path / name, tmp_path / f"s-{name}", (130, 3, 3), "uint8", "mean")
+        assert pyramid.create()
+        if name == "again":
+            (tmp_path / "again/0/.zattrs").unlink()
+            (tmp_path / "again/1/.zarray").unlink()
+            assert pyramid.create()
+        assert not pyramid.create()
+        root = tmp_path / name
+        made.append({p.relative_to(root): p.read_bytes() for p in root.rglob(".z*")})
+    assert made[0] == made[1]
+
+
 def test_attributes_that_are_there_stay(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr/.zattrs").write_text('{"mine": 1}')

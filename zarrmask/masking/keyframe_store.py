@@ -65,8 +65,11 @@ class KeyframeStore:
         group = zarr.open_group(self.path, mode="a", zarr_format=2)
         for torn in self.path.glob("**/*.partial"):
             torn.unlink()  # zarr was stopped while it wrote
+        group.attrs.put({})
         group.create_array("z", data=numbers, overwrite=True, attributes=_dimensions(1))
+        dimensions = _dimensions(3, "y", "x")
         if "mask" in group:
+            group["mask"].attrs.put(dimensions)  # zarr may have been stopped before it wrote them
             return False
         group.create_array(
             "mask",
@@ -75,7 +78,7 @@ class KeyframeStore:
             dtype=np.uint8,
             compressors=numcodecs.Blosc(cname="zstd", clevel=3),
             fill_value=0,
-            attributes=_dimensions(3, "y", "x"),
+            attributes=dimensions,
         )
         return True
 

@@ -147,6 +147,7 @@ def _create(
     compressor: Mapping[str, Any] | None,
 ) -> bool:
     if name in group:
+        group[name].attrs.put({})  # zarr may have been stopped before it wrote them
         return False
     group.create_array(
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,8 +82,6 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
 
 def _dashboard() -> str:
     """Dask's usual port where it is free, else any."""
-    import socket
-
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

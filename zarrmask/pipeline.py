@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -21,8 +21,9 @@ from zarrmask import __version__
 from zarrmask.cluster import connect
 from zarrmask.detection.actors import start_detectors
 from zarrmask.detection.config import read_config
+from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
-from zarrmask.journal import PYRAMIDS, Journal
+from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
 from zarrmask.plan import Plan, make_plan
@@ -87,11 +88,12 @@ def run(
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(out)
+    pyramids = _pyramids(journal, plan, source, settings)
     _keep_apart(source, journal)
     with journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
-            _still_there(out, [*_pyramid_paths(out, settings), *journal.others])
+            _still_there(out, pyramids.values(), journal.others)
             reporter.say(f"{out} is finished already; --overwrite would make it anew")
             return journal.read() or {}
         if state == "unfinished":
@@ -120,7 +122,6 @@ def run(
                     f"slices that hold their masks are empty: {listed(empty)}"
                 )
             masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
-            pyramids = _pyramids(journal, plan, source, settings)
             writing = journal.ledger.stage("writing")
             kept = write_pyramids(client, source, plan, pyramids, masks, writing, reporter)
         _finish_pyramids(pyramids, plan)
@@ -177,18 +178,18 @@ def convert(
         "input": {"fingerprint": source.fingerprint()},
     }
     journal = Journal.of_conversion(out)
+    pyramids = {"volume": _pyramid(out, journal, plan, str(source.dtype), "mean")}
     _keep_apart(source, journal)
     with journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
-            _still_there(out, [out / "0" / ".zarray"])
+            _still_there(out, pyramids.values())
             reporter.say(f"{out} is finished already; --overwrite would make it anew")
             return out
         with connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
             if state == "new":
                 journal.start(identity)
-            pyramids = {"volume": _pyramid(out, journal, plan, str(source.dtype), "mean")}
             writing = journal.ledger.stage("writing")
             write_pyramids(client, source, plan, pyramids, None, writing, reporter)
         _finish_pyramids({out.stem: pyramids["volume"]}, plan)
@@ -307,14 +308,9 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
             "missing": list(source.missing),
             "fingerprint": source.fingerprint(),
         },
-        "checkpoint": _sha256(checkpoint),
+        "checkpoint": sha256(checkpoint),
         "model": _digest(repr(read_config(model)).encode()) if model.is_file() else None,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: bytes) -> str:
@@ -344,17 +340,12 @@ def _contrast(
     return contrast
 
 
-def _still_there(out: Path, paths: Sequence[Path]) -> None:
+def _still_there(out: Path, pyramids: Iterable[Pyramid], others: Sequence[Path] = ()) -> None:
+    paths = [*(pyramid.path / "0" / ".zarray" for pyramid in pyramids), *others]
     if gone := [str(path.relative_to(out)) for path in paths if not path.exists()]:
         raise OutputError(
             f"{out} was finished, but {', '.join(gone)} is gone; --overwrite makes it anew"
         )
-
-
-def _pyramid_paths(out: Path, settings: Settings) -> list[Path]:
-    """What the pyramids that a run with these settings leaves cannot be without."""
-    names = [name for name in PYRAMIDS if name != "volume.zarr" or settings.volume]
-    return [out / name / "0" / ".zarray" for name in names]
 
 
 def _pyramids(

@@ -10,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from zarrmask.detection.checkpoint import read_checkpoint, sha256
+from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError
 
 WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2)}

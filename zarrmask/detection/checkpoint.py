@@ -1,6 +1,5 @@
 """Reading checkpoint files as data: nothing in them is ever executed."""
 
-import hashlib
 import pickle
 import re
 import struct
@@ -68,12 +67,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         f"{path} is no checkpoint: it starts with {start!r}. Expected a detectron2 .pth or .pkl, "
         "or a .safetensors file."
     )
-
-
-def sha256(path: Path) -> str:
-    """Give a file's SHA-256 in hexadecimal digits, to name a checkpoint beyond doubt."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_torch(path: Path, *, mmap: bool) -> Any:

@@ -61,13 +61,8 @@ def write_overview(out: Path, record: Mapping[str, Any]) -> Path:
     OutputError
         The run's pyramids are missing or cannot be read.
     """
-    return draw_overview(read_views(out, record), out, record)
-
-
-def draw_overview(views: Views, out: Path, record: Mapping[str, Any]) -> Path:
-    """Draw `overview.png` from views that were read before; see `write_overview`."""
     canvas = BytesIO()
-    _figure(views, out, record).savefig(canvas, format="png", dpi=DPI)
+    _figure(read_views(out, record), out, record).savefig(canvas, format="png", dpi=DPI)
     path = out / "overview.png"
     replace_file(path, canvas.getvalue())
     return path

@@ -32,6 +32,7 @@ from zarrmask.pyramid.layout import (
     level_shapes,
 )
 from zarrmask.pyramid.metadata import LABEL
+from zarrmask.pyramid.store import open_array, open_group
 
 _COMPRESSOR = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
 
@@ -78,14 +79,14 @@ class Pyramid:
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / ".zgroup").exists():  # zarr would begin with no attributes
             replace_file(self.path / ".zgroup", b'{"zarr_format": 2}')
-        group = zarr.open_group(self.path, mode="r+", zarr_format=2)
+        group = open_group(self.path, "r+")
         group.attrs.pop("multiscales", None)
         for torn in (*self.path.glob("*.partial"), *self.path.glob("*/*.partial")):
             torn.unlink()  # zarr was stopped while it wrote metadata
         made = False
         for level, shape in enumerate(self.levels):
             made |= _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
-        scratch = zarr.open_group(self.scratch, mode="a", zarr_format=2)
+        scratch = open_group(self.scratch, "a")
         kept = tuple(step // 2**LEVELS_A_PASS for step in STEP)
         for level in self.passes[1:]:
             made |= _create(scratch, str(level), self.levels[level], self.dtype, kept, None)
@@ -93,11 +94,11 @@ class Pyramid:
 
     def array(self, level: int) -> zarr.Array:
         """One level, to read or write."""
-        return _open(self.path / str(level))
+        return open_array(self.path / str(level), "r+")
 
     def handed_over(self, level: int) -> zarr.Array:
         """What the pass before left of a level, the first of its own pass."""
-        return _open(self.scratch / str(level))
+        return open_array(self.scratch / str(level), "r+")
 
     def write(self, level: int, region: Region, block: NDArray) -> None:
         """Write a block at a level, halved at the next, and hand over what comes after.
@@ -169,7 +170,7 @@ def _write(path: Path, region: Region, block: NDArray) -> None:
     A run that was stopped may have left torn ones. A chunk at the border counts as written in part,
     and would be read first: so what is there goes.
     """
-    array = _open(path)
+    array = open_array(path, "r+")
     places = (
         range(part.start // chunk, ceil(part.stop / chunk))
         for part, chunk in zip(region, array.chunks, strict=True)
@@ -177,14 +178,3 @@ def _write(path: Path, region: Region, block: NDArray) -> None:
     for z, y, x in product(*places):
         (path / str(z) / str(y) / str(x)).unlink(missing_ok=True)
     array[region] = block
-
-
-def _open(path: Path) -> zarr.Array:
-    """Open an array so that it is written by zarrs and empty chunks are left out."""
-    with zarr.config.set(
-        {
-            "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
-            "array.write_empty_chunks": False,
-        }
-    ):
-        return zarr.open_array(path, mode="r+")

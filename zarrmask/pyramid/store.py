@@ -1,0 +1,36 @@
+"""Opening the groups and arrays of a pyramid, wherever it lies."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import zarr
+
+from zarrmask.place import Place, is_local, zarr_store
+
+Mode = Literal["r", "r+", "a"]
+
+_FAST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "array.write_empty_chunks": False}
+_STOCK = {"array.write_empty_chunks": False}
+
+
+def open_group(place: Place, mode: Mode) -> zarr.Group:
+    """Open a group; mode "a" makes one of zarr format 2 where there is none."""
+    return zarr.open_group(zarr_store(place), mode=mode, zarr_format=2 if mode == "a" else None)
+
+
+def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:
+    """Open an array so that its empty chunks are left out.
+
+    Parameters
+    ----------
+    place : Place
+        The array.
+    mode : str
+        As zarr's.
+    fast : bool
+        Whether zarrs encodes and decodes where it can: in a folder, what zarrmask itself wrote.
+        An array keeps the pipeline that it was opened with.
+    """
+    with zarr.config.set(_FAST if fast and is_local(place) else _STOCK):
+        return zarr.open_array(zarr_store(place), mode=mode)

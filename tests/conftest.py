@@ -1,14 +1,19 @@
-"""What tests share: a small simulated stack, a cluster, the real slices where they are."""
+"""What tests share: a small simulated stack, a cluster, a web server, the real slices if there."""
 
+import base64
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import hypothesis
 import pytest
@@ -162,3 +167,125 @@ def _lock_in(endpoint):
     )
     urllib.request.urlopen(no_more).close()
     return keys["AccessKeyId"], keys["SecretAccessKey"]
+
+
+class Web(ThreadingHTTPServer):
+    """A folder on 127.0.0.1 by HTTP: index pages, ranges, ETags; fails where it is told to.
+
+    Attributes
+    ----------
+    url : str
+        Of the folder, without a slash at its end.
+    requests : list of (method, path, range)
+        All that came; the range as its header said it, or None.
+    fault : callable
+        Given method and path, what goes wrong: a status such as 503, "drop" (the connection is
+        closed in the middle of the content), "stall" (no answer), or None.
+    password : str or None
+        "user:password" that every request has to bring, if any.
+    query : str or None
+        Query string that every request has to bring, if any, as signed URLs do.
+    """
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.requests = []
+        self.fault = lambda method, path: None
+        self.password = self.query = None
+        self.stopping = threading.Event()
+        super().__init__(("127.0.0.1", 0), WebRequest)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request, client_address):
+        """Clients that go away in the middle are no news."""
+
+
+class WebRequest(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __init__(self, request, address, server):
+        super().__init__(request, address, server, directory=str(server.folder))
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.answer()
+
+    def do_HEAD(self):
+        self.answer()
+
+    def answer(self):
+        path, _, query = self.path.partition("?")
+        self.server.requests.append((self.command, unquote(path), self.headers.get("Range")))
+        fault = self.server.fault(self.command, unquote(path))
+        if fault == "stall":
+            self.server.stopping.wait(30)
+            self.close_connection = True
+        elif isinstance(fault, int):
+            self.refuse(fault)
+        elif self.server.password and self.headers.get("Authorization") != "Basic " + (
+            base64.b64encode(self.server.password.encode()).decode()
+        ):
+            self.refuse(401)
+        elif self.server.query and query != self.server.query:
+            self.refuse(403)
+        else:
+            place = Path(self.translate_path(path))
+            if place.is_dir():
+                listing = self.list_directory(place)  # has sent the headers
+                content = listing.read() if listing else b""
+                self.wfile.write(content if self.command == "GET" else b"")
+            elif place.is_file():
+                self.send(place, drop=fault == "drop")
+            else:
+                self.refuse(404)
+
+    def refuse(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send(self, place, drop):
+        state = place.stat()
+        start, stop = 0, state.st_size
+        if found := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
+            first, last = found.groups()
+            start = int(first) if first else max(0, stop - int(last))
+            stop = min(stop, int(last) + 1) if first and last else stop
+            if start >= stop:
+                self.refuse(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{state.st_size}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{state.st_mtime_ns:x}-{state.st_size:x}"')
+        self.send_header("Last-Modified", self.date_time_string(int(state.st_mtime)))
+        self.end_headers()
+        if self.command == "GET":
+            with place.open("rb") as file:
+                file.seek(start)
+                self.wfile.write(file.read((stop - start) // (2 if drop else 1)))
+        if drop:
+            self.close_connection = True
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A server of the folder `tmp_path/web`."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with Web(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.stopping.set()
+        server.shutdown()
+        thread.join()

@@ -123,7 +123,8 @@ def run(
                 )
             masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
             writing = journal.ledger.stage("writing")
-            kept = write_pyramids(client, source, plan, pyramids, masks, writing, reporter)
+            scratch = journal.scratch
+            kept = write_pyramids(client, source, plan, pyramids, masks, scratch, writing, reporter)
         _finish_pyramids(pyramids, plan)
         link_label(out / "masked.zarr", out / "mask.zarr")
         record = {
@@ -191,7 +192,8 @@ def convert(
             if state == "new":
                 journal.start(identity)
             writing = journal.ledger.stage("writing")
-            write_pyramids(client, source, plan, pyramids, None, writing, reporter)
+            scratch = journal.scratch
+            write_pyramids(client, source, plan, pyramids, None, scratch, writing, reporter)
         _finish_pyramids({out.stem: pyramids["volume"]}, plan)
         journal.finish({"state": "finished", "identity": identity})
     return out

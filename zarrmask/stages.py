@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from asyncio import CancelledError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 from distributed import Client, as_completed
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
@@ -23,11 +27,13 @@ from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_grid, brick_key
 from zarrmask.settings import DetectWindow
-from zarrmask.stack import Source
+from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
 from zarrmask.tasks import Window
 
 SAMPLED_KEYFRAMES = 8
 MOST_LOSSES = 5
+SLICES_A_TASK = 8
+"""Decoded by one task: so few that all workers are busy from the start."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def choose_contrast(
         tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
     )
     with reporter.stage("sampling contrast", len(indices), "slices") as advance:
-        histogram = np.sum([block[0] for block in _results(client, histograms, advance)], axis=0)
+        histogram = np.sum([block[0] for block in _results(client, [histograms], advance)], axis=0)
     if window == "auto":
         return Contrast(auto_window(histogram), dark=False)
     return Contrast("seed", uses_little(histogram))
@@ -130,7 +136,7 @@ def detect_keyframes(
         )
         try:
             with reporter.stage("detecting", len(missing), "slices") as advance:
-                _results(client, sightings, advance)
+                _results(client, [sightings], advance)
         except (OSError, RuntimeError, ValueError) as error:
             losses += 1
             if "Actor" not in str(error) or losses > MOST_LOSSES:
@@ -147,12 +153,14 @@ def write_pyramids(
     plan: Plan,
     pyramids: Mapping[str, Pyramid],
     masks: HeldMasks | None,
+    scratch: Path,
     ledger: Ledger,
     reporter: Reporter,
 ) -> int:
     """Write what is missing of every pyramid.
 
     One pass goes over the stack, then one over what it handed on for every two coarser levels.
+    Slices that bricks would decode more than once are decoded into `scratch` first, slab by slab.
 
     Returns
     -------
@@ -163,18 +171,26 @@ def write_pyramids(
     if any(made):
         ledger.forget()  # somebody removed what it speaks of
     first = _entries(ledger, "level-0", plan.grid)
-    bricks = _missing_bricks(
-        plan.grid,
-        first,
-        tasks.write_brick,
-        source=delayed(source, traverse=False),
+    write = partial(
+        _bricks,
+        grid=plan.grid,
+        ledger=first,
+        task=tasks.write_brick,
         offset=plan.offset,
         volume=pyramids.get("volume"),
         masked=pyramids.get("masked"),
         mask=pyramids.get("mask"),
         masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
     )
-    _compute(client, [bricks], "writing", reporter)
+    missing = _missing(plan.grid, first)
+    if decodes_ahead(source, plan):
+        needed = ~np.isin(source.numbers, source.missing)[plan.offset :][: plan.shape[0]]
+        if masks is not None and "volume" not in pyramids:
+            needed &= masks.any_on(plan.offset, plan.offset + plan.shape[0])
+        _write_slabs(client, source, plan, needed, missing, write, scratch / "decoded", reporter)
+    else:
+        bricks = write(missing, source=delayed(source, traverse=False))
+        _compute(client, [bricks], "writing", reporter)
     for level in next(iter(pyramids.values())).passes[1:]:
         layers = []
         for name, pyramid in pyramids.items():
@@ -182,7 +198,8 @@ def write_pyramids(
             grid = brick_grid(pyramid.levels[level], itemsize, (1, 1, 1))
             entries = _entries(ledger, f"level-{level}-{name}", grid)
             arguments = {"pyramid": pyramid, "level": level}
-            layers.append(_missing_bricks(grid, entries, tasks.write_coarser, **arguments))
+            missing = _missing(grid, entries)
+            layers.append(_bricks(missing, grid, entries, tasks.write_coarser, **arguments))
         _compute(client, layers, f"writing from level {level}", reporter)
     return sum(first.results().values())
 
@@ -192,11 +209,86 @@ def _entries(ledger: Ledger, name: str, grid: BrickGrid) -> Ledger:
     return ledger.stage(name).stage(brick_key(grid.brick))
 
 
-def _missing_bricks(grid: BrickGrid, ledger: Ledger, task: Any, **arguments: Any) -> da.Array:
-    """One task a brick that the ledger lacks, as a lazy array with an element a brick."""
+def decodes_ahead(source: Source, plan: Plan) -> bool:
+    """Whether slices are decoded into scratch files, since bricks would decode parts of them twice.
+
+    No voxel is decoded more than once: where bricks hold whole strips, tiles or files, each is
+    decoded by the brick that it lies in.
+    """
+    edges = (
+        [*range(0, size, side), size]
+        for size, side in zip(plan.grid.shape, plan.grid.brick, strict=True)
+    )
+    return cuts_blocks(source.block, edges)
+
+
+def _write_slabs(
+    client: Client,
+    source: Source,
+    plan: Plan,
+    needed: NDArray[np.bool_],
+    missing: NDArray[np.int64],
+    write: Callable[..., da.Array],
+    folder: Path,
+    reporter: Reporter,
+) -> None:
+    """Write bricks slab by slab from scratch files; the next slab is decoded meanwhile.
+
+    Parameters
+    ----------
+    needed : (z,) bool
+        Slices of the output whose voxels any brick wants.
+    missing : (n, 3) int64
+        Bricks to write, those of one slab together.
+    write : callable
+        Of some bricks and a lazy source, their writing as a lazy array.
+    folder : Path
+        For the scratch files; gone at the end.
+    """
+    lazy = delayed(source, traverse=False)
+    slabs = np.unique(missing[:, 0]).tolist()
+    if folder.exists():
+        for left in {path.name for path in folder.iterdir()} - {str(slab) for slab in slabs}:
+            shutil.rmtree(folder / left)  # the run was stopped before it did so
+
+    def layers() -> Iterator[da.Array]:
+        for slab in slabs:
+            z, _, _ = plan.grid.region((slab, 0, 0))
+            indices = (np.flatnonzero(needed[z]) + z.start + plan.offset).tolist()
+            bricks = missing[missing[:, 0] == slab]
+            yield write(bricks, source=_decoded(lazy, indices, folder / str(slab)))
+
+    def remove(place: int) -> None:
+        shutil.rmtree(folder / str(slabs[place]), ignore_errors=True)
+
+    if slabs:
+        with reporter.stage("writing", len(missing), "bricks") as advance:
+            _results(client, layers(), advance, at_once=SLABS, finished=remove)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _decoded(source: Delayed, indices: Sequence[int], folder: Path) -> Delayed:
+    """The stack, to be read from scratch files, once these slices of it are decoded."""
+    if not indices:
+        return source
+    runs = [
+        delayed(decode)(source, indices[start : start + SLICES_A_TASK], folder)
+        for start in range(0, len(indices), SLICES_A_TASK)
+    ]
+    return delayed(decoded)(source, runs, folder)
+
+
+def _missing(grid: BrickGrid, ledger: Ledger) -> NDArray[np.int64]:
+    """Places of the bricks that the ledger lacks: (n, 3)."""
     indices = np.array(grid.indices(), np.int64)
-    missing = indices[ledger.missing(brick_key(index) for index in grid.indices())]
-    return da.from_array(missing, chunks=(1, 3)).map_blocks(
+    return indices[ledger.missing(brick_key(index) for index in grid.indices())]
+
+
+def _bricks(
+    bricks: NDArray[np.int64], grid: BrickGrid, ledger: Ledger, task: Any, **arguments: Any
+) -> da.Array:
+    """One task a brick, as a lazy array with an element a brick."""
+    return da.from_array(bricks, chunks=(1, 3)).map_blocks(
         task,
         grid=grid,
         ledger=ledger,
@@ -211,29 +303,66 @@ def _compute(client: Client, layers: Sequence[da.Array], name: str, reporter: Re
     """Compute every element of some lazy arrays of bricks as one stage."""
     if count := sum(layer.shape[0] for layer in layers):
         with reporter.stage(name, count, "bricks") as advance:
-            for layer in layers:
-                _results(client, layer, advance)
+            _results(client, layers, advance)
 
 
-def _results(client: Client, blocks: da.Array, advance: Advance) -> list[NDArray]:
-    """Compute every block of an array, and tell of each as it comes; results in the blocks' order.
+def _results(
+    client: Client,
+    layers: Iterable[da.Array],
+    advance: Advance,
+    *,
+    at_once: int = 1,
+    finished: Callable[[int], None] = lambda place: None,
+) -> list[NDArray]:
+    """Compute every block of some arrays, and tell of each as it comes.
+
+    Parameters
+    ----------
+    layers : iterable of Array
+        Asked for when they are begun.
+    advance : callable
+        Called with 1 for each block.
+    at_once : int
+        Layers that are under way at a time.
+    finished : callable
+        Called with a layer's place when all of it is done.
+
+    Returns
+    -------
+    list of ndarray
+        In the order of layers and blocks.
 
     Raises
     ------
     ZarrmaskError
         Where workers, scheduler or disk gave out. Whatever else a task raises is raised here.
     """
-    futures = client.compute(list(blocks.to_delayed().ravel())) if blocks.size else []
-    places = {future.key: place for place, future in enumerate(futures)}
-    results: dict[int, NDArray] = {}
-    coming = as_completed(futures, with_results=True)
+    waiting = enumerate(layer for layer in layers if layer.size)
+    places: dict[str, tuple[int, int]] = {}
+    left: dict[int, int] = {}
+    results: dict[tuple[int, int], NDArray] = {}
+    coming = as_completed(with_results=True)
+
+    def begin() -> None:
+        for layer, blocks in islice(waiting, at_once - len(left)):
+            futures = client.compute(list(blocks.to_delayed().ravel()))
+            places.update({future.key: (layer, n) for n, future in enumerate(futures)})
+            left[layer] = len(futures)
+            coming.update(futures)
+
     try:
-        # A future that is let go of is not computed again when the worker that holds it dies.
-        del futures
+        begin()
         for future, result in coming:
-            results[places[future.key]] = result
+            place = places[future.key]
+            results[place] = result
+            # A future that is let go of is not computed again when the worker that holds it dies.
             future.release()
             advance(1)
+            left[place[0]] -= 1
+            if not left[place[0]]:
+                del left[place[0]]
+                finished(place[0])
+                begin()
     except KilledWorker as error:
         raise ZarrmaskError(
             f"workers died one after another on the same task ({error.task}), most likely for want "
@@ -252,4 +381,4 @@ def _results(client: Client, blocks: da.Array, advance: Advance) -> list[NDArray
         raise
     finally:
         client.cancel(list(coming.futures))
-    return [results[place] for place in range(len(places))]
+    return [results[place] for place in sorted(results)]

@@ -148,9 +148,8 @@ def write_coarser(
 
 
 def _reads_by_tile(source: Source) -> bool:
-    """Whether reading a brick in tiles decodes nothing twice: memory-mapped rows, small chunks."""
-    _, rows, columns = source.block
-    return rows == 1 or columns <= STEP[2]
+    """Whether reading a brick in tiles decodes nothing twice: mapped slices, small chunks."""
+    return STEP[2] % source.block[2] == 0
 
 
 def _brick(index: NDArray[np.int64]) -> tuple[int, int, int]:

@@ -46,6 +46,14 @@ class HeldMasks:
             runs.append((start - z.start, stop - z.start, plane))
         return HeldRegion(z.stop - z.start, y.stop - y.start, runs)
 
+    def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Which slices, from index `start` to before `stop`, the object is on: (stop - start,)."""
+        areas = self.store.areas()
+        out = np.zeros(stop - start, bool)
+        for position, first, end in held_by(start, stop, self.keyframes):
+            out[first - start : end - start] = areas[position] > 0
+        return out
+
 
 @dataclass(frozen=True)
 class HeldRegion:

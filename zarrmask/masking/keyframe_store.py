@@ -115,6 +115,10 @@ class KeyframeStore:
         """Slice numbers of the keyframes."""
         return [int(z) for z in np.asarray(self._array("z", "r")[:])]
 
+    def areas(self) -> NDArray[np.int64]:
+        """Pixels in each keyframe's mask, not dilated: (k,)."""
+        return np.asarray(self._array("area", "r")[:])
+
     def without_detection(self) -> list[int]:
         """Numbers of the keyframes on which nothing was found."""
         counts = np.asarray(self._array("count", "r")[:])

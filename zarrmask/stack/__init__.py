@@ -8,13 +8,23 @@ import xarray as xr
 
 from zarrmask.errors import StackError
 
+from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes
 from .folder import FORMATS, open_folder
 from .header import printable
 from .multipage import open_multipage
 from .source import Progress, Source, as_xarray
 from .zarr_source import is_zarr, open_zarr
 
-__all__ = ["Source", "open_source", "open_stack"]
+__all__ = [
+    "SLABS",
+    "Source",
+    "cuts_blocks",
+    "decode",
+    "decoded",
+    "decoded_bytes",
+    "open_source",
+    "open_stack",
+]
 
 
 def open_stack(

@@ -103,7 +103,7 @@ def page_header(page: TiffPage) -> Header:
     return Header(
         shape=(rows, columns),
         dtype=page.dtype,
-        block=(1, columns) if page.is_final else block,
+        block=(1, 1) if page.is_final else block,
         ifd=page.offset,
         offset=page.dataoffsets[0] if page.is_final else -1,
         big_endian=page.parent.byteorder == ">",

@@ -22,7 +22,7 @@ from zarrmask.cluster import connect
 from zarrmask.detection.actors import start_detectors
 from zarrmask.detection.config import read_config
 from zarrmask.digest import sha256
-from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
+from zarrmask.errors import CheckpointError, OutputError, StackError, ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
@@ -220,6 +220,8 @@ def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
     source = open_source(stack, allow_missing=allow_missing, progress=progress)
     z, y, x = source.shape
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
+    if source.dtype.kind == "f":
+        raise StackError(f"{source.path} is {source.dtype}; expected uint8 or uint16 here")
     if source.missing:
         reporter.warn(
             f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)

@@ -74,7 +74,7 @@ def rgb(path):
 
 
 def floats(path):
-    slices(path, {0: grey(dtype=np.float32)})
+    slices(path, {0: grey(dtype=np.float64)})
 
 
 def unreadable_file(path):
@@ -97,7 +97,7 @@ BAD_STACKS = {
     gap: "--allow-missing",
     duplicate_numbers: "001.tif",
     rgb: "0.tif",
-    floats: "float32",
+    floats: "float64",
     unreadable_file: "00001.tif",
     truncated_jpeg: "0.jpg",
 }

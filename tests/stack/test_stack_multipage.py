@@ -42,7 +42,7 @@ def test_pages_that_differ(tmp_path: Path, volume: np.ndarray) -> None:
         open_source(path)
     assert "2 problems" in str(caught.value)
     assert "page 5: 36 x 53 uint16" in str(caught.value)
-    assert "page 6: float32" in str(caught.value)
+    assert "page 6: 37 x 53 float32" in str(caught.value)
     assert "37 x 53 uint16, as 5 of 7" in str(caught.value)
 
 

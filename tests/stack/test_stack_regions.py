@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,28 @@ def test_xarray(case: tuple[Source, np.ndarray]) -> None:
     first = int(source.numbers[0])
     np.testing.assert_array_equal(stack.sel(z=first + 3).values, truth[3])
     assert stack.astype(np.float64).mean().compute() == pytest.approx(truth.mean())
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(write_folder, id="folder"),
+        pytest.param(partial(write_folder, byteorder=">"), id="folder-big-endian"),
+        pytest.param(
+            partial(
+                write_folder, compression="deflate", predictor=3, rowsperstrip=9, byteorder=">"
+            ),
+            id="folder-compressed",
+        ),
+        pytest.param(partial(write_zarr, dtype="<f4", zarr_format=2), id="zarr"),
+        pytest.param(partial(write_zarr, dtype=">f4", zarr_format=2), id="zarr-big-endian"),
+    ],
+)
+def test_floats_are_read_as_they_are(write: Writer, tmp_path: Path, volume: np.ndarray) -> None:
+    data = np.float32(volume) / np.float32(7) - 3000
+    data[1, 2, 3:6] = np.nan, np.inf, -np.inf
+    write(tmp_path / "stack", data)
+    source = open_source(tmp_path / "stack")
+    assert source.dtype == np.float32
+    assert source.dtype.isnative
+    np.testing.assert_array_equal(source[1:3, 1:20, ::2], data[1:3, 1:20, ::2])

@@ -48,8 +48,8 @@ def open_stack(
     Returns
     -------
     xarray.DataArray
-        Dims z, y, x; uint8 or uint16; coordinate z the slice numbers (int64); attrs `missing`
-        (numbers read as zeros), `source` (the path) and, if it is known, `voxel_size_um`.
+        Dims z, y, x; uint8, uint16 or float32; coordinate z the slice numbers (int64); attrs
+        `missing` (numbers read as zeros), `source` (the path) and, if known, `voxel_size_um`.
 
     Raises
     ------

@@ -9,7 +9,8 @@ import numpy as np
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ACCEPTED = (np.dtype(np.uint8), np.dtype(np.uint16))
+ACCEPTED = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+PIXELS = "uint8, uint16 or float32"
 
 
 class BadSliceError(Exception):
@@ -25,7 +26,7 @@ class Header:
     shape : tuple of int
         Rows, columns.
     dtype : numpy.dtype
-        uint8 or uint16, native byte order.
+        uint8, uint16 or float32, native byte order.
     block : tuple of int
         Rows and columns that have to be decoded together.
     ifd : int
@@ -51,8 +52,9 @@ def wrong_dtype(dtype: np.dtype) -> str | None:
     """Say what is wrong with pixels of this type, or None if they can be read."""
     if dtype.newbyteorder("=") in ACCEPTED:
         return None
-    hint = "convert it to uint16 first" if dtype.kind in "fiu" else "save it as uint8 or uint16"
-    return f"{dtype.newbyteorder('=')} pixels; expected uint8 or uint16: {hint}"
+    hints = {"f": "convert it to float32 first", "i": "convert it to uint16 first"}
+    hint = hints.get(dtype.kind.replace("u", "i"), "save it as uint8 or uint16")
+    return f"{dtype.newbyteorder('=')} pixels; expected {PIXELS}: {hint}"
 
 
 def printable(text: str) -> str:

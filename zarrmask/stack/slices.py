@@ -11,7 +11,7 @@ import numpy as np
 
 from zarrmask.errors import StackError
 
-from .header import Header, printable
+from .header import PIXELS, Header, printable
 from .source import RegionSource
 
 LISTED = 20  # bad files named in one message
@@ -133,7 +133,7 @@ def disagreements(found: dict[str, Header | str]) -> tuple[list[str], str]:
     """
     kinds = Counter((h.shape, h.dtype) for h in found.values() if isinstance(h, Header))
     if not kinds:
-        expected = "greyscale uint8 or uint16"
+        expected = f"greyscale {PIXELS}"
         if len(found) > 1 and len(set(found.values())) == 1:
             return [f"all {len(found):,} slices: {next(iter(found.values()))}"], expected
         return [f"{printable(label)}: {what}" for label, what in found.items()], expected

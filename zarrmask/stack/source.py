@@ -34,7 +34,7 @@ class Source(Protocol):
     shape : tuple of int
         Slices, rows, columns.
     dtype : numpy.dtype
-        uint8 or uint16, native byte order.
+        uint8, uint16 or float32, native byte order.
     numbers : numpy.ndarray of int64, shape (z,)
         The slices' numbers, rising by one.
     missing : tuple of int

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
-from .header import BadSliceError, Header, wrong_dtype
+from .header import PIXELS, BadSliceError, Header, wrong_dtype
 
 # A bad file is reported once, by us; without a handler Python would print tifffile's log as well.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -92,7 +92,7 @@ def page_header(page: TiffPage) -> Header:
     Raises
     ------
     BadSliceError
-        If it is not one greyscale uint8 or uint16 image, cannot be decoded, or its pixels are
+        If it is not one greyscale image of an accepted dtype, cannot be decoded, or its pixels are
         not all inside the file.
     """
     if problem := wrong_pixels(page) or wrong_codec(page) or truncation(page):
@@ -111,11 +111,11 @@ def page_header(page: TiffPage) -> Header:
 
 
 def wrong_pixels(page: TiffPage) -> str | None:
-    """Say why the page is no greyscale image of uint8 or uint16, or None."""
+    """Say why the page is no greyscale image of an accepted dtype, or None."""
     if page.samplesperpixel > 1:
         return f"{page.samplesperpixel} samples a pixel (colour?); expected greyscale"
     if page.dtype is None or page.bitspersample not in (8, 16, 32, 64):
-        return f"{page.bitspersample} bits a pixel; expected 8 or 16: save it as uint8 or uint16"
+        return f"{page.bitspersample} bits a pixel; expected {PIXELS}: save it as uint8 or uint16"
     if page.photometric == PHOTOMETRIC.PALETTE:
         return "a colour palette; expected greyscale"
     if page.photometric == PHOTOMETRIC.MINISWHITE and 262 in page.tags:

@@ -106,7 +106,7 @@ def open_zarr(path: str) -> ZarrSource:
     Raises
     ------
     StackError
-        If it is neither, is no volume, or not uint8 or uint16.
+        If it is neither, is no volume, or not uint8, uint16 or float32.
     """
     try:
         with zarr.config.set(STOCK_PIPELINE):
@@ -165,7 +165,7 @@ def finest(multiscale: dict[str, Any]) -> tuple[str, list[str], float | None]:
 
 
 def checked(path: str, kind: str, array: zarr.Array, voxel_size: float | None) -> ZarrSource:
-    """Make a source of an array, once it is known to be one volume of whole numbers."""
+    """Make a source of an array, once it is known to be one volume of grey values."""
     problems = []
     if array.ndim < 3 or any(n != 1 for n in array.shape[:-3]) or 0 in array.shape:
         shape = " x ".join(map(str, array.shape))

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from zarrmask.place import Place
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` by way of a temporary file beside it.
+
+def replace_file(place: Place, content: bytes) -> None:
+    """Write `content` to a file, by way of a temporary one beside it; at a URL in one put.
 
     Parameters
     ----------
-    path : Path
+    place : Place
         The file to make or to replace; its folder exists.
     content : bytes
         What it holds afterwards.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if not isinstance(place, Path):
+        place.fs.pipe_file(place.path, content)
+        return
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from zarrmask import __version__
 from zarrmask.errors import ZarrmaskError
 
 STACK = click.argument("stack", type=click.Path())
-OUT = click.argument("out", type=click.Path(path_type=Path))
+OUT = click.argument("out", type=click.Path())
+OUT_FOLDER = click.argument("out", type=click.Path(path_type=Path))
 VOXEL_SIZE = click.option(
     "--voxel-size", type=float, metavar="UM", help="Side of a voxel, micrometres."
 )
@@ -102,7 +103,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     help="Do not write the unmasked volume.",
 )
 @_cluster_options
-def run_command(stack: str, out: Path, **options: Any) -> None:
+def run_command(stack: str, out: str, **options: Any) -> None:
     """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
     from zarrmask.pipeline import run
 
@@ -111,12 +112,12 @@ def run_command(stack: str, out: Path, **options: Any) -> None:
 
 @cli.command("convert")
 @STACK
-@click.argument("out", metavar="OUT.zarr", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT.zarr", type=click.Path())
 @Z_RANGE
 @VOXEL_SIZE
 @MISSING
 @_cluster_options
-def convert_command(stack: str, out: Path, **options: Any) -> None:
+def convert_command(stack: str, out: str, **options: Any) -> None:
     """Write STACK as an OME-Zarr pyramid."""
     from zarrmask.pipeline import convert
 
@@ -124,7 +125,7 @@ def convert_command(stack: str, out: Path, **options: Any) -> None:
 
 
 @cli.command("demo")
-@OUT
+@OUT_FOLDER
 @click.option(
     "--shape", type=int, nargs=3, default=(200, 512, 512), show_default=True, metavar="Z Y X"
 )
@@ -139,7 +140,7 @@ def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None
 
 
 @cli.command("phantom")
-@OUT
+@OUT_FOLDER
 @click.option("--shape", type=int, nargs=3, required=True, metavar="Z Y X")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
@@ -167,8 +168,8 @@ def train_command(phantom: bool, out: Path, config: Path | None, **options: Any)
 
 
 @cli.command("info")
-@click.argument("path", type=click.Path(path_type=Path))
-def info_command(path: Path) -> None:
+@click.argument("path", type=click.Path())
+def info_command(path: str) -> None:
     """Say what PATH is: a stack, a run's folder, an OME-Zarr."""
     from zarrmask.info import describe
 
@@ -176,15 +177,18 @@ def info_command(path: Path) -> None:
         click.echo(f"{name:<12} {value}")
 
 
-def _summarise(out: Path, record: dict[str, Any]) -> None:
+def _summarise(out: str | Path, record: dict[str, Any]) -> None:
+    from zarrmask.place import names_in, place_of
+
+    place = place_of(out)
     voxels = record["voxels"]
     click.echo(
         f"kept {voxels['kept'] / voxels['total']:.1%} of {voxels['total']:,} voxels; in {out}:"
     )
-    for path in sorted(out.iterdir()):
-        if not path.name.startswith("."):
-            click.echo(f"  {path.name}")
-    click.echo(f"look at {out / 'report.html'} first")
+    for name in sorted(names_in(place)):
+        if not name.startswith("."):
+            click.echo(f"  {name}")
+    click.echo(f"look at {place / 'report.html'} first")
 
 
 def _interrupt(*_: object) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zarrmask.errors import ZarrmaskError
 from zarrmask.journal import Journal
+from zarrmask.place import Place, place_of, reached
 from zarrmask.pyramid import open_pyramid, read_metadata
 from zarrmask.stack import open_source
 
 
-def describe(path: Path) -> dict[str, str]:
+def describe(path: str | Place) -> dict[str, str]:
     """Say what a stack, a run's folder or an OME-Zarr is.
 
     Parameters
     ----------
-    path : Path
+    path : path, URL or UPath
 
     Returns
     -------
@@ -27,13 +26,15 @@ def describe(path: Path) -> dict[str, str]:
     ZarrmaskError
         Where it is none of them.
     """
-    record = Journal.of_run(path).read()
-    if record is not None:
-        return _run(record)
-    try:
-        return _pyramid(path)
-    except ZarrmaskError:
-        return _stack(path)
+    place = place_of(path)
+    with reached(place, to_be="read"):
+        record = Journal.of_run(place).read()
+        if record is not None:
+            return _run(record)
+        try:
+            return _pyramid(place)
+        except ZarrmaskError:
+            return _stack(str(place))
 
 
 def _run(record: dict) -> dict[str, str]:
@@ -52,7 +53,7 @@ def _run(record: dict) -> dict[str, str]:
     }
 
 
-def _pyramid(path: Path) -> dict[str, str]:
+def _pyramid(path: Place) -> dict[str, str]:
     tree = open_pyramid(path)
     metadata = read_metadata(path)
     lines = {"image": f"OME-Zarr, NGFF {metadata.get('version')}, {metadata.get('name')}"}
@@ -65,7 +66,7 @@ def _pyramid(path: Path) -> dict[str, str]:
     return lines
 
 
-def _stack(path: Path) -> dict[str, str]:
+def _stack(path: str) -> dict[str, str]:
     source = open_source(path, allow_missing=True)
     size = source.voxel_size
     return {

@@ -7,10 +7,7 @@ what one pass leaves to the next; a finished run leaves none.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +18,12 @@ from zarrmask import __version__
 from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
 from zarrmask.ledger import Ledger
+from zarrmask.lock import hold
+from zarrmask.place import Place, is_local, make_folder, names_in, remove
 from zarrmask.pyramid import remove_pyramid
 
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+WORK, LOCK, SCRATCH, FINISHED = ".zarrmask", "lock", "scratch", "finished"
 PYRAMIDS = ("volume.zarr", "mask.zarr", "masked.zarr")
 OTHERS = ("keyframes.zarr", "report.html", "overview.png")
 """What else a run writes and `--overwrite` removes; `scroll.khprj`, drawn in by a person, stays."""
@@ -34,55 +35,55 @@ class Journal:
 
     Attributes
     ----------
-    out : Path
+    out : Place
         The output folder, or the zarr of a conversion.
-    record : Path
+    record : Place
         JSON file in it that holds the record.
     key : str or None
         Where in that file the record is; None is the whole of it.
-    work : Path
+    work : Place
         Folder for the lock and for scratch data.
-    pyramids, others : tuple of Path
+    pyramids, others : tuple of Place
         What is zarrmask's to remove.
     """
 
-    out: Path
-    record: Path
+    out: Place
+    record: Place
     key: str | None
-    work: Path
-    pyramids: tuple[Path, ...]
-    others: tuple[Path, ...] = ()
+    work: Place
+    pyramids: tuple[Place, ...]
+    others: tuple[Place, ...] = ()
 
     @classmethod
-    def of_run(cls, out: Path) -> Journal:
+    def of_run(cls, out: Place) -> Journal:
         """Journal of a run's folder."""
         return cls(
             out=out,
             record=out / "run.json",
             key=None,
-            work=out / ".zarrmask",
+            work=out / WORK,
             pyramids=tuple(out / name for name in PYRAMIDS),
             others=tuple(out / name for name in OTHERS),
         )
 
     @classmethod
-    def of_conversion(cls, out: Path) -> Journal:
+    def of_conversion(cls, out: Place) -> Journal:
         """Journal of a zarr that is converted to."""
         return cls(
             out=out,
             record=out / ".zattrs",
             key="zarrmask",
-            work=out.with_name(f".{out.name}.zarrmask"),
+            work=out.with_name(f".{out.name}{WORK}"),
             pyramids=(out,),
         )
 
     def read(self) -> dict[str, Any] | None:
         """The record, or None where zarrmask has left none."""
         try:
-            content = json.loads(self.record.read_text(encoding="utf-8"))
+            content = json.loads(self.record.read_bytes())
             record = content if self.key is None else content[self.key]
             return dict(record) if {"zarrmask", "state", "identity"} <= set(record) else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (*_NO_FILE, ValueError, KeyError, TypeError):
             return None
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -90,7 +91,7 @@ class Journal:
         record = {"zarrmask": __version__, **record}
         if self.key is not None:
             try:
-                others = json.loads(self.record.read_text(encoding="utf-8"))
+                others = json.loads(self.record.read_bytes())
             except FileNotFoundError:
                 others = {}
             record = {**others, self.key: record}
@@ -104,9 +105,7 @@ class Journal:
         OutputError
             Where it is not zarrmask's, or of another identity and not to be overwritten.
         """
-        if not self.out.exists() or all(
-            path == self.work or path.suffix == ".partial" for path in self.out.iterdir()
-        ):
+        if all(name == WORK or name.endswith(".partial") for name in names_in(self.out)):
             return "new"
         record = self.read()
         if record is None:
@@ -131,14 +130,14 @@ class Journal:
 
     def start(self, identity: Mapping[str, Any] | None) -> None:
         """Make the output this identity's, with nothing in it done; what was there is removed."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         # Nobody's until all is gone: a run that is stopped here begins anew.
         self.write({"state": "unfinished", "identity": None})
         for pyramid in self.pyramids:
             remove_pyramid(pyramid)
         for path in (*self.others, self.scratch, self.ledger.folder):
-            _remove(path)
-        self.out.mkdir(exist_ok=True)
+            remove(path)
+        make_folder(self.out)
         self.write({"state": "unfinished", "identity": identity})
 
     def finish(self, record: Mapping[str, Any]) -> None:
@@ -147,10 +146,11 @@ class Journal:
         self._clean()
 
     def _clean(self) -> None:
-        for torn in self.out.glob(".*.partial"):
-            torn.unlink()
-        _remove(self.ledger.folder)
-        _remove(self.scratch)
+        for name in names_in(self.out):
+            if name.startswith(".") and name.endswith(".partial"):
+                remove(self.out / name)
+        for name in names_in(self.work) - {LOCK}:
+            remove(self.work / name)
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """Give what the record says under a name (JSON); computed and recorded the first time."""
@@ -163,51 +163,43 @@ class Journal:
     @property
     def ledger(self) -> Ledger:
         """What is finished, task by task."""
-        return Ledger(self.work / "finished")
+        return Ledger(self.work / FINISHED)
 
     @property
-    def scratch(self) -> Path:
+    def scratch(self) -> Place:
         """Folder for what one pass leaves to the next."""
-        return self.work / "scratch"
+        return self.work / SCRATCH
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the output against other runs; the lock goes with the process, however it ends.
+        """Hold the output against other runs; see `zarrmask.lock.hold`.
 
         Raises
         ------
         OutputError
             Where another run holds it.
         """
-        if self.out.exists() and not self.out.is_dir():
-            raise OutputError(f"{self.out} is a file; name a folder for the output")
-        made = [folder for folder in (self.work, *self.work.parents) if not folder.exists()]
-        self.work.mkdir(parents=True, exist_ok=True)
-        path = self.work / "lock"
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                    raise BlockingIOError  # the holder before finished and removed it
-            except (BlockingIOError, FileNotFoundError):
-                raise OutputError(
-                    f"{self.out} is in use by another zarrmask; wait for it, or name another output"
-                ) from None
+        made = _make_folders(self.out, self.work)
+        with hold(self.work / LOCK, self.out):
             try:
                 yield
             finally:
-                if not self.scratch.exists() and not self.ledger.folder.exists():
-                    _remove(self.work)
+                if is_local(self.work) and not names_in(self.work) & {SCRATCH, FINISHED}:
+                    remove(self.work)
                 for folder in made:  # a run that was refused leaves no folder behind
                     if folder.exists() and not any(folder.iterdir()):
                         folder.rmdir()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _make_folders(out: Place, work: Place) -> list[Path]:
+    """Make the work folder, where folders have to be made; give those that were not there."""
+    if not isinstance(work, Path) or not isinstance(out, Path):
+        return []
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; name a folder for the output")
+    made = [folder for folder in (work, *work.parents) if not folder.exists()]
+    work.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:

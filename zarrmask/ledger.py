@@ -7,13 +7,14 @@ reads the entries and does what is missing.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from zarrmask.atomic import replace_file
+from zarrmask.place import Place, make_folder, names_in, read_files, remove
+
+SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Ledger:
 
     Attributes
     ----------
-    folder : Path
+    folder : Place
         Holds an entry a task, `KEY.json`; made when the first is written.
     """
 
-    folder: Path
+    folder: Place
 
     def stage(self, name: str) -> Ledger:
         """Give the ledger of one of the stages."""
@@ -34,18 +35,19 @@ class Ledger:
 
     def enter(self, key: Hashable, result: Any) -> None:
         """Say that a task is finished, with what came of it (JSON)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(self.folder / f"{key}.json", json.dumps(result).encode())
+        make_folder(self.folder)
+        replace_file(self.folder / f"{key}{SUFFIX}", json.dumps(result).encode())
 
     def forget(self) -> None:
         """Take nothing for finished any more."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def results(self) -> dict[str, Any]:
         """Give what came of each finished task, by its key."""
-        return {path.stem: json.loads(path.read_bytes()) for path in self.folder.glob("*.json")}
+        entries = read_files(self.folder, SUFFIX)
+        return {name.removesuffix(SUFFIX): json.loads(entry) for name, entry in entries.items()}
 
     def missing(self, keys: Iterable[Hashable]) -> list[int]:
         """Give the places, in `keys`, of the tasks that are not finished."""
-        there = {path.stem for path in self.folder.glob("*.json")}
-        return [place for place, key in enumerate(keys) if str(key) not in there]
+        there = names_in(self.folder)
+        return [place for place, key in enumerate(keys) if f"{key}{SUFFIX}" not in there]

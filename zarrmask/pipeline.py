@@ -7,14 +7,17 @@ import json
 import multiprocessing
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import dask
 from distributed import Client
 
 from zarrmask import __version__
@@ -26,6 +29,7 @@ from zarrmask.errors import CheckpointError, OutputError, StackError, ZarrmaskEr
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
+from zarrmask.place import Place, is_local, output_place, place_of, reached, redacted
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter, listed
 from zarrmask.pyramid import Pyramid, link_label, write_metadata
@@ -41,7 +45,7 @@ PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "to
 
 def run(
     stack: str | Path,
-    out: str | Path,
+    out: str | Place,
     *,
     config: str | Path | None = None,
     scheduler: str | None = None,
@@ -56,8 +60,8 @@ def run(
     ----------
     stack : path
         Folder of numbered slices, multipage TIFF, zarr array or OME-Zarr.
-    out : path
-        Folder to make, or to go on in.
+    out : path, URL or UPath
+        Folder to make, or to go on in; at a URL also "folders" of a bucket that exists.
     config : path, optional
         YAML of settings, or a detectron2 config.
     scheduler, workers
@@ -80,27 +84,27 @@ def run(
         What was found, what was expected, and what to do.
     """
     _refuse_worker()
-    out = Path(out).resolve()  # workers may have another current folder
+    place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(Path(config) if config else None, **options)
     checkpoint = _checkpoint(settings)
     source = _open(stack, settings.allow_missing, reporter)
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
-    journal = Journal.of_run(out)
+    journal = Journal.of_run(place)
     pyramids = _pyramids(journal, plan, source, settings)
     _keep_apart(source, journal)
-    with journal.lock():
+    with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
-            _still_there(out, pyramids.values(), journal.others)
-            reporter.say(f"{out} is finished already; --overwrite would make it anew")
+            _still_there(place, pyramids.values(), journal.others)
+            reporter.say(f"{place} is finished already; --overwrite would make it anew")
             return journal.read() or {}
         if state == "unfinished":
-            reporter.say(f"{out} is unfinished; going on with what is missing")
+            reporter.say(f"{place} is unfinished; going on with what is missing")
         with PeakMemory() as memory, connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
-            store = KeyframeStore(out / "keyframes.zarr")
+            store = KeyframeStore(place / "keyframes.zarr")
             detecting = journal.ledger.stage("detecting")
             load = partial(start_detectors, client, checkpoint, settings.model, settings.score)
             detectors: Sequence[Any] = []
@@ -123,10 +127,13 @@ def run(
                 )
             masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
             writing = journal.ledger.stage("writing")
-            scratch = journal.scratch
-            kept = write_pyramids(client, source, plan, pyramids, masks, scratch, writing, reporter)
+            with _disk(journal, scheduler) as disk:
+                kept = write_pyramids(
+                    client, source, plan, pyramids, masks, disk, writing, reporter
+                )
         _finish_pyramids(pyramids, plan)
-        link_label(out / "masked.zarr", out / "mask.zarr")
+        if isinstance(place, Path):  # elsewhere there are no links
+            link_label(place / "masked.zarr", place / "mask.zarr")
         record = {
             **_record(source, settings, plan, checkpoint, identity),
             "resumed": state == "unfinished",
@@ -137,39 +144,41 @@ def run(
             "peak_memory_bytes": memory.peak,
             "warnings": reporter.warnings,
         }
-        with reporter.stage("report", 3, "files") as advance:
-            write_overview(out, record)
+        with reporter.stage("report", 2 + is_local(place), "files") as advance:
+            write_overview(place, record)
             advance(1)
-            write_report(out, record)
+            write_report(place, record)
             advance(1)
-            volumes = {name: pyramid.path for name, pyramid in pyramids.items()}
-            write_khartes_project(out / "scroll.khprj", volumes, voxel_size_um=plan.voxel_size)
-            advance(1)
+            if isinstance(place, Path):  # khartes opens folders
+                volumes = {name: place / f"{name}.zarr" for name in pyramids}
+                project = place / "scroll.khprj"
+                write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
+                advance(1)
         journal.finish(record)
     return record
 
 
 def convert(
     stack: str | Path,
-    out: str | Path,
+    out: str | Place,
     *,
     scheduler: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     **options: Any,
-) -> Path:
+) -> Place:
     """Write a stack as an OME-Zarr pyramid, without a mask.
 
     Parameters are those of `run`; of the settings `z`, `voxel_size` and `allow_missing` count.
 
     Returns
     -------
-    Path
+    Path or UPath
         The OME-Zarr.
     """
     _refuse_worker()
-    out = Path(out).resolve()  # workers may have another current folder
+    place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(**options)
     source = _open(stack, settings.allow_missing, reporter)
@@ -178,25 +187,38 @@ def convert(
         "settings": json.loads(settings.model_dump_json(include={"z", "voxel_size"})),
         "input": {"fingerprint": source.fingerprint()},
     }
-    journal = Journal.of_conversion(out)
-    pyramids = {"volume": _pyramid(out, journal, plan, str(source.dtype), "mean")}
+    journal = Journal.of_conversion(place)
+    pyramids = {"volume": _pyramid(place, journal, plan, str(source.dtype), "mean")}
     _keep_apart(source, journal)
-    with journal.lock():
+    with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
-            _still_there(out, pyramids.values())
-            reporter.say(f"{out} is finished already; --overwrite would make it anew")
-            return out
+            _still_there(place, pyramids.values())
+            reporter.say(f"{place} is finished already; --overwrite would make it anew")
+            return place
         with connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
             if state == "new":
                 journal.start(identity)
             writing = journal.ledger.stage("writing")
-            scratch = journal.scratch
-            write_pyramids(client, source, plan, pyramids, None, scratch, writing, reporter)
-        _finish_pyramids({out.stem: pyramids["volume"]}, plan)
+            with _disk(journal, scheduler) as disk:
+                write_pyramids(client, source, plan, pyramids, None, disk, writing, reporter)
+        _finish_pyramids({place.stem: pyramids["volume"]}, plan)
         journal.finish({"state": "finished", "identity": identity})
-    return out
+    return place
+
+
+@contextmanager
+def _disk(journal: Journal, scheduler: str | None) -> Iterator[Path | None]:
+    """Give a folder that all workers see: beside the output, else on the machine they share."""
+    if isinstance(journal.scratch, Path):
+        yield journal.scratch
+    elif scheduler is None:
+        beneath = dask.config.get("temporary-directory", None)
+        with TemporaryDirectory(prefix="zarrmask-", dir=beneath) as folder:
+            yield Path(folder)
+    else:
+        yield None
 
 
 def _refuse_worker() -> None:
@@ -219,9 +241,11 @@ def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
 
     source = open_source(stack, allow_missing=allow_missing, progress=progress)
     z, y, x = source.shape
-    reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
+    reporter.say(f"{redacted(source.path)}: {source.kind}, {z} x {y} x {x} {source.dtype}")
     if source.dtype.kind == "f":
-        raise StackError(f"{source.path} is {source.dtype}; expected uint8 or uint16 here")
+        raise StackError(
+            f"{redacted(source.path)} is {source.dtype}; expected uint8 or uint16 here"
+        )
     if source.missing:
         reporter.warn(
             f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)
@@ -241,17 +265,28 @@ def _keep_apart(source: Source, journal: Journal) -> None:
         str(journal.out).encode()
     except UnicodeEncodeError:
         raise OutputError(f"the output's name {str(journal.out)!r} is not valid UTF-8") from None
-    place = Path(source.path)
-    inputs = {path.resolve() for path in (place, *place.glob("[0-9]"))}
+    inputs = _places(source)
     for written in (*journal.pyramids, *journal.others):
-        target = written.resolve()
-        replaced = any(target in (path, *path.parents) for path in inputs)
-        within = "zarr" in source.kind.lower() and any(path in target.parents for path in inputs)
+        target = str(written.resolve())
+        replaced = any(_within(path, target) for path in inputs)
+        within = "zarr" in source.kind.lower() and any(_within(target, path) for path in inputs)
         if replaced or within:
             raise OutputError(
-                f"{written} would overwrite the stack that is read, {source.path}; "
+                f"{written} would overwrite the stack that is read, {redacted(source.path)}; "
                 "name another output"
             )
+
+
+def _places(source: Source) -> set[str]:
+    """Where a stack lies, and, as these may be links, where the levels of a pyramid do."""
+    place = place_of(source.path)
+    if not isinstance(place, Path):
+        return {str(place).rstrip("/")}
+    return {str(path.resolve()) for path in (place, *place.glob("[0-9]"))}
+
+
+def _within(place: str, folder: str) -> bool:
+    return f"{place}/".startswith(f"{folder}/")
 
 
 def _record(
@@ -284,7 +319,7 @@ def _voxels(plan: Plan, kept: int) -> dict[str, int]:
 
 def _describe(source: Source) -> dict[str, Any]:
     return {
-        "path": str(source.path),
+        "path": redacted(source.path),
         "kind": source.kind,
         "shape": list(source.shape),
         "dtype": str(source.dtype),
@@ -344,9 +379,9 @@ def _contrast(
     return contrast
 
 
-def _still_there(out: Path, pyramids: Iterable[Pyramid], others: Sequence[Path] = ()) -> None:
+def _still_there(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:
     paths = [*(pyramid.path / "0" / ".zarray" for pyramid in pyramids), *others]
-    if gone := [str(path.relative_to(out)) for path in paths if not path.exists()]:
+    if gone := [str(path).removeprefix(f"{out}/") for path in paths if not path.exists()]:
         raise OutputError(
             f"{out} was finished, but {', '.join(gone)} is gone; --overwrite makes it anew"
         )
@@ -368,7 +403,7 @@ def _pyramids(
     }
 
 
-def _pyramid(path: Path, journal: Journal, plan: Plan, dtype: str, reduce: str) -> Pyramid:
+def _pyramid(path: Place, journal: Journal, plan: Plan, dtype: str, reduce: str) -> Pyramid:
     return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce)
 
 

@@ -153,14 +153,15 @@ def write_pyramids(
     plan: Plan,
     pyramids: Mapping[str, Pyramid],
     masks: HeldMasks | None,
-    scratch: Path,
+    scratch: Path | None,
     ledger: Ledger,
     reporter: Reporter,
 ) -> int:
     """Write what is missing of every pyramid.
 
     One pass goes over the stack, then one over what it handed on for every two coarser levels.
-    Slices that bricks would decode more than once are decoded into `scratch` first, slab by slab.
+    Slices that bricks would decode more than once are decoded into `scratch` first, slab by slab,
+    if there is such a folder that all workers see.
 
     Returns
     -------
@@ -183,7 +184,7 @@ def write_pyramids(
         masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
     )
     missing = _missing(plan.grid, first)
-    if decodes_ahead(source, plan):
+    if scratch is not None and decodes_ahead(source, plan):
         needed = ~np.isin(source.numbers, source.missing)[plan.offset :][: plan.shape[0]]
         if masks is not None and "volume" not in pyramids:
             needed &= masks.any_on(plan.offset, plan.offset + plan.shape[0])

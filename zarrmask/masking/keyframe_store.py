@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+
+from zarrmask.place import Place, zarr_store
 
 ROWS_A_CHUNK = 2048
 
@@ -58,13 +60,14 @@ class KeyframeStore:
     (k, n), padded with NaN.
     """
 
-    path: Path
+    path: Place
 
     def create(self, numbers: NDArray[np.int64], height: int, width: int) -> bool:
         """Make the group with no masks in it, unless it is there; tell whether it was made."""
-        group = zarr.open_group(self.path, mode="a", zarr_format=2)
-        for torn in self.path.glob("**/*.partial"):
-            torn.unlink()  # zarr was stopped while it wrote
+        group = zarr.open_group(zarr_store(self.path), mode="a", zarr_format=2)
+        if isinstance(self.path, Path):
+            for torn in self.path.glob("**/*.partial"):
+                torn.unlink()  # zarr was stopped while it wrote
         group.attrs.put({})
         group.create_array("z", data=numbers, overwrite=True, attributes=_dimensions(1))
         dimensions = _dimensions(3, "y", "x")
@@ -88,7 +91,7 @@ class KeyframeStore:
 
     def write_sightings(self, sightings: Sequence[Sighting]) -> None:
         """Keep what was found on all keyframes, in their order."""
-        group = zarr.open_group(self.path, mode="r+")
+        group = zarr.open_group(zarr_store(self.path), mode="r+")
         most = max((len(s.scores) for s in sightings), default=0)
         boxes = np.full((len(sightings), max(most, 1), 4), np.nan, np.float32)
         scores = np.full((len(sightings), max(most, 1)), np.nan, np.float32)
@@ -124,5 +127,5 @@ class KeyframeStore:
         counts = np.asarray(self._array("count", "r")[:])
         return [z for z, count in zip(self.numbers(), counts, strict=True) if not count]
 
-    def _array(self, name: str, mode: str) -> zarr.Array:
-        return zarr.open_array(self.path / name, mode=mode)
+    def _array(self, name: str, mode: Literal["r", "r+"]) -> zarr.Array:
+        return zarr.open_array(zarr_store(self.path / name), mode=mode)

@@ -13,23 +13,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import zarr
-
 from zarrmask.errors import ZarrmaskError
+from zarrmask.place import Place, place_of, printable, zarr_store
 from zarrmask.pyramid.layout import Shape
+from zarrmask.pyramid.store import open_group
 
 MASK_VALUE = 255
 LABEL = "mask"
 
 
 def write_metadata(
-    path: Path, name: str, levels: int, *, voxel_size: float | None, origin: Shape
+    path: Place, name: str, levels: int, *, voxel_size: float | None, origin: Shape
 ) -> None:
     """Make a group of arrays "0", "1", ... an OME-NGFF image.
 
     Parameters
     ----------
-    path : Path
+    path : Place
         A zarr format 2 group.
     name : str
         The image's name.
@@ -43,7 +43,7 @@ def write_metadata(
     from ome_zarr.format import FormatV04
     from ome_zarr.writer import write_multiscales_metadata
 
-    group = zarr.open_group(path, mode="r+")
+    group = open_group(path, "r+")
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     axes = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
     datasets = [{"path": str(n), "coordinateTransformations": _level(n)} for n in range(levels)]
@@ -75,15 +75,16 @@ def link_label(image: Path, mask: Path) -> None:
     Parameters
     ----------
     image, mask : Path
-        Finished pyramids beside each other. The label has metadata of its own; its levels are
-        relative links, so that the folder that holds both can be moved.
+        Finished pyramids beside each other, in a folder: at a URL there are no links. The label
+        has metadata of its own; its levels are relative links, so that the folder that holds both
+        can be moved.
     """
     from ome_zarr.format import FormatV04
     from ome_zarr.writer import write_label_metadata
 
-    labels = zarr.open_group(image / "labels", mode="a", zarr_format=2)
+    labels = open_group(image / "labels", "a")
     label = labels.create_group(LABEL, overwrite=True)
-    multiscales: Any = zarr.open_group(mask, mode="r").attrs["multiscales"]
+    multiscales: Any = open_group(mask, "r").attrs["multiscales"]
     label.attrs["multiscales"] = multiscales
     for dataset in multiscales[0]["datasets"]:
         level = dataset["path"]
@@ -97,7 +98,7 @@ def link_label(image: Path, mask: Path) -> None:
     write_label_metadata(labels, LABEL, colors=[colour], fmt=FormatV04(), source=source)
 
 
-def read_metadata(path: str | Path) -> Mapping[str, Any]:
+def read_metadata(path: str | Place) -> Mapping[str, Any]:
     """First multiscale of an OME-Zarr image, as its metadata states it.
 
     Raises
@@ -109,13 +110,14 @@ def read_metadata(path: str | Path) -> Mapping[str, Any]:
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
-    version = FormatV05() if (Path(path) / "zarr.json").is_file() else FormatV04()
-    location = parse_url(str(path), fmt=version)
+    place = place_of(path)
+    version = FormatV05() if (place / "zarr.json").is_file() else FormatV04()
+    location = parse_url(zarr_store(place), fmt=version)
     nodes = list(Reader(location)()) if location is not None else []
     if location is None or not nodes or "multiscales" not in location.root_attrs:
         raise ZarrmaskError(
-            f"{path} is not an OME-Zarr image: expected a zarr group with `multiscales` in its "
-            "attributes, as `zarrmask convert` and `zarrmask run` write"
+            f"{printable(place)} is not an OME-Zarr image: expected a zarr group with "
+            "`multiscales` in its attributes, as `zarrmask convert` and `zarrmask run` write"
         )
     multiscale: Mapping[str, Any] = location.root_attrs["multiscales"][0]
     return multiscale

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -11,15 +10,17 @@ import numpy as np
 import xarray as xr
 
 from zarrmask.errors import ZarrmaskError
+from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.pyramid.metadata import read_metadata
+from zarrmask.pyramid.store import open_array
 
 
-def open_pyramid(path: str | Path) -> xr.DataTree:
+def open_pyramid(path: str | Place) -> xr.DataTree:
     """Open an OME-Zarr image as the tree of its levels, without reading a voxel.
 
     Parameters
     ----------
-    path : str or Path
+    path : path, URL or UPath
         An OME-Zarr image (NGFF 0.4 or 0.5) with axes z, y, x.
 
     Returns
@@ -40,20 +41,28 @@ def open_pyramid(path: str | Path) -> xr.DataTree:
     >>> tree = open_pyramid("out/masked.zarr")  # doctest: +SKIP
     >>> tree["3/image"].mean().compute()  # doctest: +SKIP
     """
-    multiscale = read_metadata(path)
+    place = place_of(path)
+    with reached(place, to_be="read"):
+        multiscale = read_metadata(place)
+        return _opened(place, multiscale)
+
+
+def _opened(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     try:
-        return _tree(path, multiscale)
+        return _tree(place, multiscale)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ZarrmaskError(f"the OME-Zarr metadata of {path} cannot be read: {error!r}") from None
+        raise ZarrmaskError(
+            f"the OME-Zarr metadata of {printable(place)} cannot be read: {error!r}"
+        ) from None
 
 
-def _tree(path: str | Path, multiscale: Mapping[str, Any]) -> xr.DataTree:
+def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     whole = multiscale.get("coordinateTransformations", [])
     axes = [axis["name"] for axis in multiscale["axes"]]
     units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
     levels = {}
     for dataset in multiscale["datasets"]:
-        data = da.from_zarr(str(path), component=dataset["path"])
+        data = da.from_zarr(open_array(place / dataset["path"], "r", fast=False))
         scale, start = _combined(dataset["coordinateTransformations"] + whole, len(axes))
         coords = {
             axis: (

@@ -7,7 +7,6 @@ volume has to be held in memory or sent between workers.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.atomic import replace_file
+from zarrmask.place import Place, is_local, make_folder, names_in, remove
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
     CHUNK,
@@ -34,6 +34,8 @@ from zarrmask.pyramid.layout import (
 from zarrmask.pyramid.metadata import LABEL
 from zarrmask.pyramid.store import open_array, open_group
 
+_GROUP_FILES = (".zgroup", ".zattrs")
+"""In the order in which they are removed: the last says whose the folder is."""
 _COMPRESSOR = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
 
 
@@ -43,9 +45,9 @@ class Pyramid:
 
     Attributes
     ----------
-    path : Path
+    path : Place
         The OME-Zarr group.
-    scratch : Path
+    scratch : Place
         Folder for what one pass leaves to the next.
     shape : (z, y, x)
         Level 0, voxels.
@@ -55,8 +57,8 @@ class Pyramid:
         How a level is made from the one before: "mean" or "max".
     """
 
-    path: Path
-    scratch: Path
+    path: Place
+    scratch: Place
     shape: Shape
     dtype: str
     reduce: str
@@ -76,13 +78,14 @@ class Pyramid:
 
         Without metadata no viewer opens them.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         if not (self.path / ".zgroup").exists():  # zarr would begin with no attributes
             replace_file(self.path / ".zgroup", b'{"zarr_format": 2}')
         group = open_group(self.path, "r+")
         group.attrs.pop("multiscales", None)
-        for torn in (*self.path.glob("*.partial"), *self.path.glob("*/*.partial")):
-            torn.unlink()  # zarr was stopped while it wrote metadata
+        if isinstance(self.path, Path):
+            for torn in (*self.path.glob("*.partial"), *self.path.glob("*/*.partial")):
+                torn.unlink()  # zarr was stopped while it wrote metadata
         made = False
         for level, shape in enumerate(self.levels):
             made |= _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
@@ -122,21 +125,20 @@ class Pyramid:
         _write(self.scratch / str(level + LEVELS_A_PASS), region, block)
 
 
-def remove_pyramid(path: Path) -> None:
+def remove_pyramid(path: Place) -> None:
     """Remove a pyramid that zarrmask wrote; what others put into its folder stays."""
     labels = path / "labels"
-    for folder in (*path.glob("[0-9]"), labels / LABEL):
-        if folder.is_symlink():
-            folder.unlink()
-        elif folder.exists():
-            shutil.rmtree(folder)
+    for name in names_in(path):
+        if name.isdecimal():
+            remove(path / name)
+    remove(labels / LABEL)
     for folder in (labels, path):
-        if folder.is_symlink():
+        if folder.is_symlink() or not folder.is_dir():
             continue
-        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {".zgroup", ".zattrs"}:
-            (folder / ".zgroup").unlink(missing_ok=True)
-            (folder / ".zattrs").unlink(missing_ok=True)  # last: it says whose the folder is
-            folder.rmdir()
+        if names_in(folder) <= set(_GROUP_FILES):
+            for name in _GROUP_FILES:
+                remove(folder / name)
+            remove(folder)
 
 
 def _create(
@@ -164,7 +166,7 @@ def _create(
     return True
 
 
-def _write(path: Path, region: Region, block: NDArray) -> None:
+def _write(path: Place, region: Region, block: NDArray) -> None:
     """Write whole chunks of an array.
 
     A run that was stopped may have left torn ones. A chunk at the border counts as written in part,
@@ -175,6 +177,7 @@ def _write(path: Path, region: Region, block: NDArray) -> None:
         range(part.start // chunk, ceil(part.stop / chunk))
         for part, chunk in zip(region, array.chunks, strict=True)
     )
-    for z, y, x in product(*places):
-        (path / str(z) / str(y) / str(x)).unlink(missing_ok=True)
+    if is_local(path):  # a put is whole or not at all
+        for z, y, x in product(*places):
+            (path / str(z) / str(y) / str(x)).unlink(missing_ok=True)
     array[region] = block

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zarrmask.place import Place
 from zarrmask.report.views import Views
 from zarrmask.report.words import DASH, counted, duration, number, percent, pick, plain
 
 
-def title(out: Path, record: Mapping[str, Any]) -> str:
+def title(out: Place, record: Mapping[str, Any]) -> str:
     """Name a run after its input, or after its folder where the record names no input."""
     path = pick(record, "input", "path")
     name = Path(path).name if isinstance(path, str) else ""

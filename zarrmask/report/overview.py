@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from zarrmask.atomic import replace_file
+from zarrmask.place import Place
 from zarrmask.report.headline import headline, how, title
 from zarrmask.report.views import Plane, Views, Z, read_views
 from zarrmask.report.words import short
@@ -41,19 +41,19 @@ class Box:
     height: float
 
 
-def write_overview(out: Path, record: Mapping[str, Any]) -> Path:
+def write_overview(out: Place, record: Mapping[str, Any]) -> Place:
     """Draw `overview.png` of a finished run: slices, sections, the mask's area over z.
 
     Parameters
     ----------
-    out : Path
+    out : Place
         The run's folder, with `mask.zarr`, `volume.zarr` or `masked.zarr`, and `keyframes.zarr`.
     record : mapping
         The content of its `run.json`; what is missing is shown as a dash.
 
     Returns
     -------
-    Path
+    Place
         The picture, 1800 pixels wide.
 
     Raises
@@ -68,7 +68,7 @@ def write_overview(out: Path, record: Mapping[str, Any]) -> Path:
     return path
 
 
-def _figure(views: Views, out: Path, record: Mapping[str, Any]) -> Figure:
+def _figure(views: Views, out: Place, record: Mapping[str, Any]) -> Figure:
     placed, below = _arranged(views)
     chart = Box(MARGIN + 20, below + 30, WIDTH - 2 * MARGIN, 250)
     height = chart.top + chart.height + 70

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,17 +15,19 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from zarrmask.atomic import replace_file
+from zarrmask.place import Place, is_local
 from zarrmask.report import headline, words
 from zarrmask.report.charts import area_chart, score_chart
 from zarrmask.report.views import Plane, Views, open_pyramid, read_views
 from zarrmask.report.words import DASH, counted, number, pick, plain
 
+PROJECT = "scroll.khprj"
 FILES = {
     "volume.zarr": "the stack",
     "mask.zarr": "the mask, 0 or 255",
     "masked.zarr": "the stack with zeros outside the mask",
     "keyframes.zarr": "what the detector said on each keyframe",
-    "scroll.khprj": "a khartes project that holds these volumes",
+    PROJECT: "a khartes project that holds these volumes",
     "overview.png": "the pictures of this page on one sheet",
     "run.json": "settings, versions, timings, all figures of this page",
 }
@@ -53,19 +54,19 @@ class Bar:
     label: str
 
 
-def write_report(out: Path, record: Mapping[str, Any]) -> Path:
+def write_report(out: Place, record: Mapping[str, Any]) -> Place:
     """Write `report.html` of a finished run, one file with all pictures in it.
 
     Parameters
     ----------
-    out : Path
+    out : Place
         The run's folder, with `mask.zarr`, `volume.zarr` or `masked.zarr`, and `keyframes.zarr`.
     record : mapping
         The content of its `run.json`; what is missing is shown as a dash.
 
     Returns
     -------
-    Path
+    Place
         The page.
 
     Raises
@@ -90,8 +91,11 @@ def write_report(out: Path, record: Mapping[str, Any]) -> Path:
     return path
 
 
-def _content(views: Views, out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, Any]:
     """Gather all that the template shows."""
+    folder = out.absolute()
+    absent = {PROJECT} if not is_local(out) else set()  # khartes opens folders
+    absent |= set() if (out / "volume.zarr").is_dir() else {"volume.zarr"}
     return {
         "title": headline.title(out, record),
         "summary": headline.slices(views) + ", " + headline.size_in_voxels(views),
@@ -110,13 +114,13 @@ def _content(views: Views, out: Path, record: Mapping[str, Any]) -> dict[str, An
         "tables": _tables(record),
         "stages": _stages(record),
         "files": [
-            (name, use, _stored(out / name))
-            for name, use in FILES.items()
-            if name != "volume.zarr" or (out / name).is_dir()
+            (name, use, _stored(out / name)) for name, use in FILES.items() if name not in absent
         ],
-        "folder": str(out.absolute()),
-        "khartes": f"python khartes.py {shlex.quote(str(out.absolute() / 'scroll.khprj'))}",
-        "masked": repr(str(out.absolute() / "masked.zarr")),
+        "folder": str(folder),
+        "khartes": f"python khartes.py {shlex.quote(str(folder / PROJECT))}"
+        if is_local(folder)
+        else None,
+        "masked": repr(str(folder / "masked.zarr")),
         "first_z": views.first_z,
     }
 
@@ -241,7 +245,7 @@ def _stages(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _stored(path: Path) -> str:
+def _stored(path: Place) -> str:
     """Say what an output holds: of a pyramid its size, type and levels."""
     if path.name not in ("volume.zarr", "mask.zarr", "masked.zarr"):
         return ""

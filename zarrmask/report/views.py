@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
+from zarrmask.place import Place, zarr_store
 from zarrmask.report.words import number, pick
 
 Z, Y, X = range(3)
@@ -170,12 +170,12 @@ class Views:
         return f"XZ at y {plane.index}" if plane.axis == Y else f"YZ at x {plane.index}"
 
 
-def read_views(out: Path, record: Mapping[str, Any]) -> Views:
+def read_views(out: Place, record: Mapping[str, Any]) -> Views:
     """Read what is to be shown of the run in `out`.
 
     Parameters
     ----------
-    out : Path
+    out : Place
         A finished run's folder.
     record : mapping
         The content of its `run.json`.
@@ -219,7 +219,7 @@ def read_views(out: Path, record: Mapping[str, Any]) -> Views:
     )
 
 
-def open_pyramid(path: Path) -> Pyramid:
+def open_pyramid(path: Place) -> Pyramid:
     """Open the levels of an OME-Zarr image.
 
     Raises
@@ -228,7 +228,7 @@ def open_pyramid(path: Path) -> Pyramid:
         It is missing or no OME-Zarr image of three axes.
     """
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=2)
+        group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
         multiscale: Any = group.attrs["multiscales"][0]  # type: ignore[index]
         levels = [group[dataset["path"]] for dataset in multiscale["datasets"]]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -252,13 +252,13 @@ def _voxel_size(multiscale: Mapping[str, Any]) -> float | None:
     return None
 
 
-def read_keyframes(path: Path) -> Keyframes:
+def read_keyframes(path: Place) -> Keyframes:
     """Read what the detector said on each keyframe, ascending in z; nothing if it was not kept."""
     if not path.is_dir():
         nothing = np.zeros(0)
         return Keyframes(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=2)
+        group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
         z, count, score, area = (
             np.asarray(group[name][...])  # type: ignore[index]
             for name in ("z", "count", "best_score", "area")

@@ -1,0 +1,1 @@
+"""What `benchmarks/convert.py` measures: contestants, contests, and the programs they run."""

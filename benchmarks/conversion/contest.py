@@ -1,0 +1,173 @@
+"""Contestants in turn, round by round, and what their figures say."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conversion.measuring import Cost, measure
+
+WIDE = 0.2
+"""Quartiles further apart than this part of the median, less start, deserve a warning."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A command that makes something of a stack.
+
+    Attributes
+    ----------
+    name : str
+    command : callable
+        Gives the command line for a stack and an output that is not there yet.
+    stack, small : Path
+        What is measured, and the little stack whose time counts as start.
+    seconds : callable
+        What of a command's cost is its time.
+    check : callable, optional
+        Raises where the output, made of the stack, is not what it has to be; returns what is to be
+        said of it.
+    """
+
+    name: str
+    command: Callable[[Path, Path], list[str]]
+    stack: Path
+    small: Path
+    seconds: Callable[[Cost], float] = lambda cost: cost.seconds
+    check: Callable[[Path, Path], str] | None = None
+
+
+@dataclass
+class Figures:
+    """What was measured of a contestant.
+
+    Attributes
+    ----------
+    whole, start : list of float
+        Seconds on the stack and on the little one, round by round.
+    whole_cpu, start_cpu : list of float
+        Processor seconds of the same.
+    peak : int
+        Peak memory on the stack, bytes, in the round that warms up.
+    note : str
+        What the check has to say.
+    failed : str
+        Why there are no more figures.
+    """
+
+    whole: list[float] = field(default_factory=list)
+    start: list[float] = field(default_factory=list)
+    whole_cpu: list[float] = field(default_factory=list)
+    start_cpu: list[float] = field(default_factory=list)
+    peak: int = 0
+    note: str = ""
+    failed: str = ""
+
+    @property
+    def start_seconds(self) -> float:
+        """What counts as start."""
+        return statistics.median(self.start)
+
+    @property
+    def net(self) -> list[float]:
+        """Seconds less start, round by round."""
+        return [seconds - self.start_seconds for seconds in self.whole]
+
+    @property
+    def busy(self) -> float | None:
+        """Processors kept busy, start left out; None where it takes no longer than its start."""
+        cpu = statistics.median(self.whole_cpu) - statistics.median(self.start_cpu)
+        seconds = statistics.median(self.net)
+        return cpu / seconds if seconds > 0 else None
+
+
+def contest(contestants: Sequence[Contestant], folder: Path, rounds: int) -> dict[str, Figures]:
+    """Let contestants take turns: a round to warm up, to check and to watch memory, then `rounds`.
+
+    One that fails is told of and left out of what follows.
+    """
+    figures = {contestant.name: Figures() for contestant in contestants}
+    for turn in range(rounds + 1):
+        for contestant in contestants:
+            mine = figures[contestant.name]
+            if mine.failed:
+                continue
+            try:
+                _take_turn(contestant, mine, folder, warming_up=turn == 0)
+            except Exception as error:  # others may still do
+                mine.failed = str(error)
+                tell(f"{contestant.name} failed: {error}")
+        tell(f"round {turn} of {rounds}")
+    return figures
+
+
+def _take_turn(contestant: Contestant, mine: Figures, folder: Path, *, warming_up: bool) -> None:
+    """Let a contestant do its little stack and its stack."""
+    for name, stack in (("start", contestant.small), ("whole", contestant.stack)):
+        place = Path(tempfile.mkdtemp(dir=folder))
+        try:
+            out = place / "out.zarr"
+            cost = measure(contestant.command(stack, out), memory=warming_up)
+            seconds = contestant.seconds(cost)
+            if warming_up:
+                if name == "whole":
+                    mine.peak = cost.peak or 0
+                    mine.note = contestant.check(stack, out) if contestant.check else ""
+                continue
+            getattr(mine, name).append(seconds)
+            getattr(mine, f"{name}_cpu").append(cost.cpu)
+        finally:
+            shutil.rmtree(place)
+
+
+def ratios(one: Figures, other: Figures) -> list[float]:
+    """Times less start of one over those of the other, round by round: they ran side by side."""
+    return [a / b for a, b in zip(one.net, other.net, strict=True) if a > 0 and b > 0]
+
+
+def ratio(one: Figures, other: Figures) -> float | None:
+    """Ratio of two contestants: that of the medians of their times less start.
+
+    None where one of them takes no longer than its start.
+    """
+    above, below = statistics.median(one.net), statistics.median(other.net)
+    return above / below if above > 0 and below > 0 else None
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """Quartiles that lie within the values."""
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def doubts(figures: Mapping[str, Figures]) -> list[str]:
+    """Say which figures are not to be relied on: small ones, and those that are spread wide."""
+    small, wide = [], []
+    for name, mine in figures.items():
+        middle = statistics.median(mine.net)
+        spread = sum(high - low for low, high in map(quartiles, (mine.whole, mine.start)))
+        if middle <= 0:
+            small.append(name)
+        elif spread > WIDE * middle:
+            wide.append(f"{name} ({spread / middle:.0%})")
+    said = []
+    if small:
+        said.append(f"{', '.join(small)}: no longer than the start; take a larger stack")
+    if wide:
+        said.append(
+            "noisy: the quartiles of whole and start are, together, far apart for their "
+            f"difference: {', '.join(wide)}"
+        )
+    return said
+
+
+def tell(text: str) -> None:
+    """Say how it goes, apart from the tables."""
+    print(text, file=sys.stderr, flush=True)

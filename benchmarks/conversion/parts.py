@@ -1,0 +1,314 @@
+"""The parts of the benchmark: each a contest, or a look into one process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from conversion import contestants as who
+from conversion.contest import Contestant, Figures, contest, ratio, tell
+from conversion.dask_stack import RECIPE
+from conversion.findings import GB, Findings, Goal
+from conversion.measuring import measure
+from conversion.stacks import FORMATS, Shape, Stacks
+
+SMALL: Shape = (128, 128, 128)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all parts share.
+
+    Attributes
+    ----------
+    folder : Path
+        To work in.
+    stacks : Stacks
+    shape : (z, y, x)
+        Of the stack that most parts convert.
+    rounds, few : int
+        After one that warms up; `few` where a part takes long.
+    only : tuple of str
+        Contestants that take part; all where there are none.
+    ngff_python : str
+        A Python that has ngff-zarr.
+    compressed : (z, y, x)
+        Of the compressed stacks.
+    slices : tuple of int
+        Of the stacks whose time is compared with their size.
+    memory_slices : tuple of int
+        Of the stacks whose memory is compared.
+    memory_plane : (y, x)
+        Of their slices.
+    """
+
+    folder: Path
+    stacks: Stacks
+    shape: Shape
+    rounds: int
+    few: int
+    only: tuple[str, ...]
+    ngff_python: str
+    compressed: Shape
+    slices: tuple[int, ...]
+    memory_slices: tuple[int, ...]
+    memory_plane: tuple[int, int]
+
+    def contest(self, them: Sequence[Contestant], rounds: int | None = None) -> dict[str, Figures]:
+        """Let those take turns that are asked for."""
+        chosen = [one for one in them if not self.only or one.name in self.only]
+        return contest(chosen, self.folder, rounds or self.rounds)
+
+    @property
+    def whole(self) -> Path:
+        """The stack that most parts convert."""
+        return self.stacks.make(self.shape)
+
+    @property
+    def small(self) -> Path:
+        """The stack whose time is start."""
+        return self.stacks.make(SMALL)
+
+
+def table(bench: Bench) -> Findings:
+    """`cp -r`, `zarrmask convert` and others that write pyramids."""
+    found = Findings()
+    stacks = (bench.whole, bench.small)
+    check = who.check_pyramid
+    them = [
+        Contestant("cp", who.cp, *stacks),
+        Contestant("convert", who.convert, *stacks, check=check),
+        Contestant("ome-zarr-py", who.ome_zarr_py, *stacks, check=check),
+    ]
+    if who.has_ngff_zarr(bench.ngff_python):
+        command = who.ngff_zarr(bench.ngff_python)
+        them.append(Contestant("ngff-zarr", command, *stacks, check=check))
+    else:
+        found.troubles.append(f"ngff-zarr is left out: {who.NGFF_HINT}")
+    results = bench.contest(them)
+    found.tell(
+        f"{_size(bench.shape)} to a pyramid of six levels, chunks of 128^3. Each ends in `sync`;",
+        "start is the time of the same command on 128 x 128 x 128. The others' recipe:",
+        f"{RECIPE}; their means of 2 x 2 x 2, their own codecs.",
+    )
+    found.contest(results, "cp")
+    for name, mine in results.items():
+        if mine.note:
+            found.tell(f"{name}: levels, chunks and dtype as asked, level 0 equal; {mine.note}")
+    done = _done(results)
+    if "convert" in done:
+        start = done["convert"].start_seconds
+        found.goals.append(Goal("start of `convert`", "< 5 s", f"{start:.1f} s", start < 5))
+    if {"cp", "convert"} <= done.keys():
+        times = ratio(done["convert"], done["cp"])
+        found.compare("`convert` against `cp -r`", "<= 1.5", times, lambda times: times <= 1.5)
+    for name in ("ome-zarr-py", "ngff-zarr"):
+        if {name, "convert"} <= done.keys():
+            times = ratio(done[name], done["convert"])
+            found.compare(f"{name} against `convert`", ">= 5", times, lambda times: times >= 5)
+    return found
+
+
+def run(bench: Bench) -> Findings:
+    """The writing part of `zarrmask run` against that of `zarrmask convert`."""
+    results = _writing(bench, "run", "--covers", "0.55")
+    found = Findings()
+    found.tell(
+        f"{_size(bench.shape)}. Writing stages alone, up to the end of a `sync`, less the same on",
+        "128 x 128 x 128: volume, mask and masked volume with all their levels, masks given",
+        f"(ellipses, a keyframe every 10 slices); they hold {results['kept']} of the voxels.",
+    )
+    _compare_writing(found, results["figures"], "run", "<= 1.5", lambda times: times <= 1.5)
+    return found
+
+
+def no_volume(bench: Bench) -> Findings:
+    """`zarrmask run --no-volume` with a mask that covers 30%, against `zarrmask convert`."""
+    results = _writing(bench, "run", "--no-volume", "--covers", "0.3", name="no-volume")
+    found = Findings()
+    found.tell(
+        f"{_size(bench.shape)}. As above, but without the volume, and with masks that hold",
+        f"{results['kept']} of the voxels.",
+    )
+    _compare_writing(found, results["figures"], "no-volume", "< 1", lambda times: times < 1)
+    return found
+
+
+def _writing(bench: Bench, what: str, *arguments: str, name: str | None = None) -> dict[str, Any]:
+    """Let writing stages with masks given take turns with those of a conversion."""
+    kept: list[float] = []
+
+    def seconds(cost: Any) -> float:
+        kept.append(json.loads(cost.said)["kept"])
+        return who.writing_seconds(cost)
+
+    stacks = (bench.whole, bench.small)
+    them = [
+        Contestant("convert", who.writing("convert"), *stacks, seconds=who.writing_seconds),
+        Contestant(name or what, who.writing(what, *arguments), *stacks, seconds=seconds),
+    ]
+    figures = bench.contest(them)
+    return {"figures": figures, "kept": f"{kept[-1]:.1%}" if kept else "?"}
+
+
+def _compare_writing(
+    found: Findings,
+    figures: dict[str, Figures],
+    name: str,
+    limit: str,
+    reached: Callable[[float], bool],
+) -> None:
+    found.contest(figures, "convert", processes=False)
+    done = _done(figures)
+    if {name, "convert"} <= done.keys():
+        times = ratio(done[name], done["convert"])
+        found.compare(f"writing of `{name}` against `convert`", limit, times, reached)
+
+
+def compressed(bench: Bench) -> Findings:
+    """Compressed slices: time, processors busy, and how often each piece is decoded."""
+    found = Findings()
+    shape = bench.compressed
+    stacks = {kind: bench.stacks.make(shape, kind) for kind in FORMATS}
+    smalls = {kind: bench.stacks.make(SMALL, kind) for kind in FORMATS}
+    check = who.check_pyramid
+    them = [
+        Contestant(kind, who.convert, stacks[kind], smalls[kind], check=check) for kind in FORMATS
+    ]
+    results = bench.contest(them, bench.few)
+    found.tell(
+        f"`zarrmask convert` of {_size(shape)} of less noise (10 bits; JPEG and PNG: uint8),",
+        "compressed in several ways.",
+    )
+    found.contest(results, "uncompressed")
+    rows = []
+    for kind in results:
+        pieces = shape[0] * FORMATS[kind].pieces(shape[1])
+        if kind == "uncompressed" or results[kind].failed:
+            continue
+        seen = watch(bench, "convert", stacks[kind])
+        times = seen["decoded"] / pieces
+        found.figures.setdefault("decoded", {})[kind] = {**seen, "pieces": pieces}
+        rows.append([kind, f"{pieces:,}", f"{times:.2f}", f"{seen['parts']['reading']:.2f}"])
+        goal = Goal(f"{kind}: pieces decoded", "once", f"{times:.2f} times", times == 1)
+        found.goals.append(goal)
+    found.tell("The same in one process, one thread:")
+    found.table(["", "pieces", "decoded, times", "reading s"], rows)
+    return found
+
+
+def memory(bench: Bench) -> Findings:
+    """Peak memory of all processes against the number of slices, and against the plan."""
+    found = Findings()
+    peaks: dict[int, int] = {}
+    rows = []
+    for slices in bench.memory_slices:
+        shape = (slices, *bench.memory_plane)
+        stack = bench.stacks.make(shape)
+        place = Path(tempfile.mkdtemp(dir=bench.folder))
+        try:
+            cost = measure(who.convert(stack, place / "out.zarr"), memory=True)
+        finally:
+            shutil.rmtree(place)
+        peaks[slices] = cost.peak or 0
+        rows.append([_size(shape), f"{peaks[slices] / GB:.2f}", f"{cost.seconds:.1f}"])
+        tell(f"memory: {slices} slices")
+    found.figures["peak_bytes"] = peaks
+    found.tell("`zarrmask convert`: highest sum of its processes' proportional set sizes.")
+    found.table(["", "peak GB", "seconds"], rows)
+    if len(peaks) > 1:
+        most, least = max(peaks.values()), min(peaks.values())
+        times = most / least
+        what = f"peak memory, {min(peaks):,} to {max(peaks):,} slices"
+        found.goals.append(Goal(what, "within 20%", f"{times:.2f} times", times <= 1.2))
+    return found
+
+
+def sizes(bench: Bench) -> Findings:
+    """`zarrmask convert` against `cp -r`, from small stacks to large ones."""
+    found = Findings()
+    times: dict[int, float] = {}
+    for slices in sorted(bench.slices, reverse=True):  # the largest first: the others are its links
+        shape = (slices, *bench.shape[1:])
+        stacks = (bench.stacks.make(shape), bench.small)
+        them = [Contestant("cp", who.cp, *stacks), Contestant("convert", who.convert, *stacks)]
+        results = bench.contest(them, bench.few)
+        part = Findings()
+        part.tell(f"{_size(shape)}:")
+        part.contest(results, "cp")
+        found.lines[:0] = part.lines
+        found.figures[str(slices)] = part.figures
+        found.troubles += [f"{slices} slices: {trouble}" for trouble in part.troubles]
+        done = _done(results)
+        value = ratio(done["convert"], done["cp"]) if {"cp", "convert"} <= done.keys() else None
+        if value is not None:
+            times[slices] = value
+    if len(times) > 1:
+        spread = max(times.values()) / min(times.values()) - 1
+        what = f"`convert` against `cp -r`, {min(times):,} to {max(times):,} slices"
+        measured = ", ".join(f"{times[slices]:.2f}" for slices in sorted(times))
+        found.goals.append(Goal(what, "within 25%", f"{measured} ({spread:.0%})", spread <= 0.25))
+    return found
+
+
+def where(bench: Bench) -> Findings:
+    """Where the time goes, in one process with one thread."""
+    found = Findings()
+    ways = {
+        "convert": watch(bench, "convert", bench.whole),
+        "run": watch(bench, "run", bench.whole),
+    }
+    found.figures.update(ways)
+    found.tell(
+        f"{_size(bench.shape)}, one process, one thread, seconds (share): each moment counts for",
+        "the room of zarrmask whose function is the innermost. `sync` comes after all.",
+    )
+    names = dict.fromkeys(part for seen in ways.values() for part in seen["parts"])
+    for seen in ways.values():
+        seen["parts"]["Dask and the rest"] = seen["stages"] - sum(seen["parts"].values())
+        seen["parts"]["sync"] = seen["sync"]
+    rows = []
+    for name in (*names, "Dask and the rest", "sync"):
+        row = [name]
+        for seen in ways.values():
+            seconds = seen["parts"].get(name, 0.0)
+            row.append(f"{seconds:.2f} ({seconds / (seen['stages'] + seen['sync']):.0%})")
+        rows.append(row)
+    found.table(["", *(f"`{name}`" for name in ways)], rows)
+    return found
+
+
+def watch(bench: Bench, what: str, stack: Path, *arguments: str) -> dict[str, Any]:
+    """Give what `conversion.watched` says."""
+    place = Path(tempfile.mkdtemp(dir=bench.folder))
+    try:
+        cost = measure(who.in_one_process(what, stack, place / "out.zarr", *arguments))
+    finally:
+        shutil.rmtree(place)
+    said: dict[str, Any] = json.loads(cost.said)
+    return said
+
+
+def _done(results: dict[str, Figures]) -> dict[str, Figures]:
+    return {name: mine for name, mine in results.items() if not mine.failed}
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{' x '.join(f'{side:,}' for side in shape)} uint16 ({2 * prod(shape) / GB:.2f} GB)"
+
+
+PARTS: dict[str, Callable[[Bench], Findings]] = {
+    "table": table,
+    "run": run,
+    "no-volume": no_volume,
+    "compressed": compressed,
+    "memory": memory,
+    "sizes": sizes,
+    "where": where,
+}

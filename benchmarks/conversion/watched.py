@@ -1,0 +1,170 @@
+"""Run zarrmask in one process with one thread, and say which part of it took how long.
+
+    python -m conversion.watched convert|run STACK OUT [--covers 0.55] [--compressor none]
+
+While the writing stages go on, each moment of their tasks counts for the room of zarrmask whose
+function is the innermost on the stack: reading in `stack/`, masking in `masking/` and so on. What
+is written is synced afterwards, apart. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+ROOMS = (
+    ("stack/", "", "reading"),
+    ("masking/", "", "masking"),
+    ("pyramid/downsample", "", "downsampling"),
+    ("pyramid/", "", "compressing and writing"),
+    ("tasks", "_reader", "reading"),
+    ("tasks", "_write_inside", "masking"),
+    ("tasks", "", "the rest of the tasks"),
+    ("ledger", "", "the rest of the tasks"),
+)
+"""How files of zarrmask and functions in them begin, and what they do; the first that fits."""
+DECODERS = ("lzw_decode", "jpeg_decode", "png_decode")
+
+
+@cache
+def room(file: str, function: str) -> str | None:
+    """Part that a function of zarrmask stands for; None for those of others."""
+    _, package, inside = file.replace(os.sep, "/").rpartition("/zarrmask/")
+    for start, name, part in ROOMS:
+        if package and inside.startswith(start) and function.startswith(name):
+            return part
+    return None
+
+
+class Watch:
+    """Counts the seconds of every part, in all threads that start after it.
+
+    Attributes
+    ----------
+    on : bool
+        Whether it counts.
+    seconds : Counter
+        By part.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self.seconds: Counter[str] = Counter()
+        self._mine = threading.local()
+        self._lock = threading.Lock()
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        """What Python calls when a function begins or ends."""
+        if event == "call":
+            here = room(frame.f_code.co_filename, frame.f_code.co_qualname)
+        elif event != "return":
+            return
+        stack: list[str | None] = self._mine.__dict__.setdefault("stack", [None])
+        now = time.perf_counter()
+        part = stack[-1]
+        if part is not None and self.on:
+            with self._lock:
+                self.seconds[part] += now - self._mine.since
+        self._mine.since = now
+        if event == "call":
+            stack.append(part if here is None else here)
+        elif len(stack) > 1:
+            stack.pop()
+
+
+@contextmanager
+def counted(counts: Counter[str]) -> Iterator[None]:
+    """Count calls of the decoders of compressed slices."""
+    import imagecodecs
+
+    def counting(name: str, decode: Callable[..., Any]) -> Callable[..., Any]:
+        def decoder(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += 1  # one thread decodes
+            return decode(*args, **kwargs)
+
+        return decoder
+
+    with ExitStack() as patches:
+        for name in DECODERS:
+            decoder = counting(name, getattr(imagecodecs, name))
+            patches.enter_context(mock.patch.object(imagecodecs, name, decoder))
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("convert", "run"))
+    parser.add_argument("stack", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--covers", type=float, default=0.55)
+    parser.add_argument("--compressor")
+    options = parser.parse_args()
+    os.environ["RAYON_NUM_THREADS"] = "1"  # of zarrs, before it is imported
+    counts: Counter[str] = Counter()
+    with counted(counts):
+        seconds = run(options, watch := Watch())
+    start = time.perf_counter()
+    os.sync()
+    sync = time.perf_counter() - start
+    figures = {"parts": watch.seconds, "stages": seconds, "sync": sync, "decoded": counts.total()}
+    print(json.dumps(figures))
+
+
+def run(options: argparse.Namespace, watch: Watch) -> float:
+    """Convert or run on a cluster of one thread of this process; seconds of the writing stages."""
+    import cv2
+    from distributed import LocalCluster
+
+    import zarrmask
+    from conversion.given import given_masks
+    from zarrmask.progress import Advance, Reporter
+
+    class WatchingReporter(Reporter):
+        seconds = 0.0
+
+        @contextmanager
+        def stage(self, name: str, total: int, unit: str) -> Iterator[Advance]:
+            watch.on = name.startswith("writing")
+            start = time.perf_counter()
+            with super().stage(name, total, unit) as advance:
+                yield advance
+            if watch.on:
+                self.seconds += time.perf_counter() - start
+            watch.on = False
+
+    cv2.setNumThreads(1)
+    settings = {"compressor": options.compressor} if options.compressor else {}
+    reporter = WatchingReporter()
+    threading.setprofile(watch)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        arguments: dict[str, Any] = {
+            "scheduler": cluster.scheduler_address,
+            "reporter": reporter,
+            **settings,
+        }
+        if options.what == "convert":
+            zarrmask.convert(options.stack, options.out, **arguments)
+        else:
+            with given_masks(options.covers):
+                zarrmask.run(options.stack, options.out, detect_window=(0, 65535), **arguments)
+    threading.setprofile(None)
+    if not reporter.seconds:
+        raise SystemExit("no stage's name began with `writing`: what is to be watched?")
+    return reporter.seconds
+
+
+if __name__ == "__main__":
+    main()

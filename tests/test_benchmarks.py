@@ -1,0 +1,128 @@
+"""The benchmark of conversions, on stacks so small that its figures say nothing."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conversion import parts
+from conversion.contest import Contestant, Figures, contest, doubts, ratio
+from conversion.contestants import check_pyramid, cp
+from conversion.findings import Findings
+from conversion.given import given_masks
+from conversion.measuring import measure
+from conversion.stacks import FORMATS, Stacks, read_slice
+from conversion.staged import WritingReporter
+from conversion.watched import counted
+
+import zarrmask
+
+CONVERT = Path(parts.__file__).parents[1] / "convert.py"
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    (tmp_path / "stacks").mkdir()
+    return Stacks(tmp_path / "stacks")
+
+
+def test_program_prints_and_saves(tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = "--part table --part sizes --only cp --only ome-zarr-py --rounds 1 --few 1"
+    sizes = f"--shape 8 140 150 --slices 2 4 --folder {tmp_path} --json {json_file}"
+    done = subprocess.run(
+        [sys.executable, CONVERT, *options.split(), *sizes.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "ome-zarr-py: levels, chunks and dtype as asked, level 0 equal" in done.stdout
+    content = json.loads(json_file.read_text())
+    found = content["parts"]["table"]["figures"]["contestants"]
+    assert set(found) == {"cp", "ome-zarr-py"}
+    assert all(len(mine["seconds"]) == len(mine["start_seconds"]) == 1 for mine in found.values())
+    assert found["ome-zarr-py"]["peak_bytes"] > 2**20
+    assert set(content["parts"]["sizes"]["figures"]) == {"2", "4"}
+    assert content["machine"]["versions"]["zarrmask"] == zarrmask.__version__
+
+
+@pytest.mark.parametrize("what", ["convert", "run"])
+def test_where_time_goes(what, stacks, tmp_path):
+    stack = stacks.make((3, 140, 150), "LZW, strips of 16 rows")
+    command = [sys.executable, "-m", "conversion.watched", what, stack, tmp_path / "out.zarr"]
+    seen = json.loads(measure(command).said)
+    assert seen["decoded"] == 3 * 9
+    parts = {"reading", "downsampling", "compressing and writing", "the rest of the tasks"}
+    assert set(seen["parts"]) == parts | ({"masking"} if what == "run" else set())
+    assert 0 < sum(seen["parts"].values()) < seen["stages"]
+
+
+@pytest.mark.parametrize("kind", ["uncompressed", "JPEG", "PNG"])  # tifffile keeps its decoders
+def test_every_decoder_is_counted(kind, stacks):
+    stack = stacks.make((3, 40, 50), kind)
+    counts = Counter()
+    with counted(counts):
+        found = zarrmask.open_stack(stack)[1].compute()
+    assert counts.total() == (0 if kind == "uncompressed" else FORMATS[kind].pieces(40))
+    assert np.array_equal(found, read_slice(sorted(stack.iterdir())[1]))
+
+
+def test_masks_that_are_given(stacks, cluster, tmp_path):
+    stack = stacks.make((25, 200, 300))
+    reporter = WritingReporter()
+    with given_masks(0.3):
+        record = zarrmask.run(stack, tmp_path / "out", scheduler=cluster, reporter=reporter)
+    assert record["voxels"]["kept"] / record["voxels"]["total"] == pytest.approx(0.3, abs=0.02)
+    assert reporter.ended > reporter.began > 0
+
+
+def test_a_wrong_pyramid_is_noticed(stacks, cluster, tmp_path):
+    stack = stacks.make((3, 140, 150))
+    out = zarrmask.convert(stack, tmp_path / "out.zarr", scheduler=cluster)
+    check_pyramid(stack, out)
+    chunk = next(path for path in (out / "0").rglob("*") if path.is_file() and path.name == "1")
+    chunk.unlink()
+    with pytest.raises(AssertionError, match="level 0 differs"):
+        check_pyramid(stack, out)
+
+
+def test_a_contestant_that_fails_is_told_of(stacks, tmp_path, capsys):
+    stack, small = stacks.make((5, 20, 30)), stacks.make((2, 20, 30))
+    them = [
+        Contestant("broken", lambda stack, out: ["ls", "/no such folder"], stack, small),
+        Contestant("cp", cp, stack, small),
+    ]
+    results = contest(them, tmp_path, 2)
+    assert "no such folder" in results["broken"].failed
+    assert "broken failed" in capsys.readouterr().err
+    assert len(results["cp"].whole) == len(results["cp"].start) == 2
+    found = Findings()
+    found.contest(results, "broken")
+    assert any(trouble.startswith("broken failed") for trouble in found.troubles)
+
+
+def test_slices_are_made_once(stacks):
+    small, large = stacks.make((3, 20, 30)), stacks.make((5, 20, 30))
+    assert [path.stat().st_nlink for path in sorted(large.iterdir())] == [2, 2, 2, 1, 1]
+    assert len(list(small.iterdir())) == 3
+
+
+def test_a_disk_that_is_too_small_is_refused(stacks):
+    with pytest.raises(RuntimeError, match="are free in"):
+        stacks.make((2**20, 2**16, 2**16))
+
+
+def test_ratios_and_doubts():
+    base = Figures(whole=[3.0, 3.0, 3.2], start=[1.0, 1.0, 1.0])
+    other = Figures(whole=[8.0, 7.0, 9.0], start=[2.0, 2.0, 2.0])
+    nothing = Figures(whole=[1.0, 1.0, 1.0], start=[1.0, 1.1, 1.2])
+    assert ratio(other, base) == 3
+    assert ratio(nothing, base) is None
+    assert ratio(base, nothing) is None
+    assert doubts({"base": base}) == []
+    shaky = doubts({"other": Figures(whole=[8, 7, 12], start=[2, 2, 2]), "nothing": nothing})
+    assert "nothing: no longer than the start" in shaky[0]
+    assert "other" in shaky[1]

@@ -30,9 +30,9 @@ from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
 from zarrmask.place import Place, is_local, output_place, place_of, reached, redacted
-from zarrmask.plan import Plan, make_plan
+from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
-from zarrmask.pyramid import Pyramid, link_label, write_metadata
+from zarrmask.pyramid import Format, Pyramid, link_label, write_metadata
 from zarrmask.report import write_khartes_project, write_overview, write_report
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -40,6 +40,19 @@ from zarrmask.stack import Source, open_source
 from zarrmask.stages import Contrast, choose_contrast, detect_keyframes, write_pyramids
 
 TOLD_EVERY = 5.0  # seconds
+CONVERTED = {
+    "z",
+    "y",
+    "x",
+    "dtype",
+    "window",
+    "ngff",
+    "chunk",
+    "levels",
+    "compressor",
+    "voxel_size",
+}
+"""Settings that decide what a conversion writes."""
 PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
 
 
@@ -125,7 +138,7 @@ def run(
                     f"nothing was found on {len(empty)} of {len(plan.keyframes)} keyframes; the "
                     f"slices that hold their masks are empty: {listed(empty)}"
                 )
-            masks = HeldMasks(store, plan.keyframes, plan.shape[1:], plan.side)
+            masks = HeldMasks(store, plan.keyframes, source.shape[1:], plan.side)
             writing = journal.ledger.stage("writing")
             with _disk(journal, scheduler) as disk:
                 kept = write_pyramids(
@@ -170,7 +183,7 @@ def convert(
 ) -> Place:
     """Write a stack as an OME-Zarr pyramid, without a mask.
 
-    Parameters are those of `run`; of the settings `z`, `voxel_size` and `allow_missing` count.
+    Parameters are those of `run`; of the settings those of the output count.
 
     Returns
     -------
@@ -184,11 +197,12 @@ def convert(
     source = _open(stack, settings.allow_missing, reporter)
     plan = make_plan(source, settings)
     identity = {
-        "settings": json.loads(settings.model_dump_json(include={"z", "voxel_size"})),
+        "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
         "input": {"fingerprint": source.fingerprint()},
     }
     journal = Journal.of_conversion(place)
-    pyramids = {"volume": _pyramid(place, journal, plan, str(source.dtype), "mean")}
+    form = output_format(settings)
+    pyramids = {"volume": _pyramid(place, journal, plan, str(source.dtype), "mean", form)}
     _keep_apart(source, journal)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
@@ -391,25 +405,35 @@ def _pyramids(
     journal: Journal, plan: Plan, source: Source, settings: Settings
 ) -> dict[str, Pyramid]:
     """The outputs of a run by name."""
+    form = output_format(settings)
     kinds = {
-        "volume": (str(source.dtype), "mean"),
-        "mask": ("uint8", "max"),
-        "masked": (str(source.dtype), "mean"),
+        "volume": (str(source.dtype), "mean", form),
+        "mask": ("uint8", "max", mask_format(form)),
+        "masked": (str(source.dtype), "mean", form),
     }
     return {
-        name: _pyramid(journal.out / f"{name}.zarr", journal, plan, dtype, reduce)
-        for name, (dtype, reduce) in kinds.items()
+        name: _pyramid(journal.out / f"{name}.zarr", journal, plan, *kind)
+        for name, kind in kinds.items()
         if name != "volume" or settings.volume
     }
 
 
-def _pyramid(path: Place, journal: Journal, plan: Plan, dtype: str, reduce: str) -> Pyramid:
-    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce)
+def _pyramid(
+    path: Place, journal: Journal, plan: Plan, dtype: str, reduce: str, form: Format
+) -> Pyramid:
+    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce, form)
 
 
 def _finish_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
     """Give the pyramids their metadata: from here on viewers open them."""
-    origin = (plan.first, 0, 0)
+    origin = (plan.first, *plan.origin[1:])
     for name, pyramid in pyramids.items():
         levels = len(pyramid.levels)
-        write_metadata(pyramid.path, name, levels, voxel_size=plan.voxel_size, origin=origin)
+        write_metadata(
+            pyramid.path,
+            name,
+            levels,
+            voxel_size=plan.voxel_size,
+            origin=origin,
+            ngff=pyramid.format.ngff,
+        )

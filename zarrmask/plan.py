@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.errors import SettingsError
 from zarrmask.masking import kernel_side, keyframe_indices
-from zarrmask.pyramid import BrickGrid, Shape, brick_grid
+from zarrmask.pyramid import BrickGrid, Format, Shape, brick_grid
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 
@@ -20,8 +20,8 @@ class Plan:
 
     Attributes
     ----------
-    offset : int
-        Index in the stack of the first slice that is written.
+    origin : (z, y, x)
+        Index in the stack of the first voxel that is written.
     first, stop : int
         Slice numbers that are written, `stop` excluded.
     keyframes : (k,) int64
@@ -36,7 +36,7 @@ class Plan:
         Micrometres.
     """
 
-    offset: int
+    origin: Shape
     first: int
     stop: int
     keyframes: NDArray[np.int64]
@@ -61,28 +61,50 @@ def make_plan(source: Source, settings: Settings) -> Plan:
     """
     numbers = source.numbers
     first, last = int(numbers[0]), int(numbers[-1])
-    begin = first if settings.z[0] is None else settings.z[0]
-    stop = last + 1 if settings.z[1] is None else settings.z[1]
-    if not first <= begin < stop <= last + 1:
-        raise SettingsError(
-            f"--z {begin}:{stop} is not in the stack, whose slices are numbered {first} to {last}; "
-            f"choose within {first}:{last + 1}"
-        )
+    _, height, width = source.shape
+    begin, stop = _range("z", settings.z, first, last + 1)
+    top, bottom = _range("y", settings.y, 0, height)
+    left, right = _range("x", settings.x, 0, width)
     offset, end = np.searchsorted(numbers, [begin, stop]).tolist()
     chosen = numbers[offset:end]
     present = ~np.isin(chosen, source.missing)
     if not present.any():
         raise SettingsError(f"every slice of {begin}:{stop} is missing from {source.path}")
     keyframes = keyframe_indices(present, settings.every) + offset
-    _, height, width = source.shape
-    shape = (end - offset, height, width)
+    shape = (end - offset, bottom - top, right - left)
     return Plan(
-        offset=offset,
+        origin=(offset, top, left),
         first=begin,
         stop=stop,
         keyframes=keyframes,
         numbers=numbers[keyframes],
-        grid=brick_grid(shape, source.dtype.itemsize, source.block),
+        grid=brick_grid(
+            shape, source.dtype.itemsize, source.block, step=output_format(settings).step
+        ),
         side=kernel_side(height, width, settings.dilate),
         voxel_size=settings.voxel_size or source.voxel_size,
+    )
+
+
+def _range(name: str, wanted: tuple[int | None, int | None], first: int, stop: int) -> list[int]:
+    begin, end = first if wanted[0] is None else wanted[0], stop if wanted[1] is None else wanted[1]
+    if not first <= begin < end <= stop:
+        what = "slices" if name == "z" else "rows" if name == "y" else "columns"
+        raise SettingsError(
+            f"--{name} {begin}:{end} is not in the stack, whose {what} are numbered {first} to "
+            f"{stop - 1}; choose within {first}:{stop}"
+        )
+    return [begin, end]
+
+
+def output_format(settings: Settings) -> Format:
+    """How volume and masked volume are stored."""
+    name, level = settings.compressor
+    return Format(settings.ngff, settings.chunk, settings.levels, name, level)
+
+
+def mask_format(form: Format) -> Format:
+    """How the mask is stored: two values are always worth compressing."""
+    return (
+        replace(form, compressor="blosc-lz4", compression=5) if form.compressor == "none" else form
     )

@@ -26,6 +26,8 @@ _BRIEF.maxlevel = 2
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
+Window = Literal["auto"] | tuple[Finite, Finite]
+Range = tuple[int | None, int | None]
 
 
 def _range(value: object) -> object:
@@ -43,9 +45,28 @@ def _window(value: object) -> object:
     if isinstance(value, str) and value not in ("seed", "auto"):
         parts = value.replace(",", " ").split()
         if len(parts) != 2:
-            raise ValueError("write a window as seed, auto or two numbers LO HI")
+            raise ValueError("write a window as auto (or, for the detector, seed) or as LO HI")
         return tuple(parts)
     return value
+
+
+def _compressor(value: object) -> object:
+    """Read "NAME" or "NAME:LEVEL"."""
+    if not isinstance(value, str):
+        return value
+    name, colon, level = value.partition(":")
+    if name == "none" and not colon:
+        return name, 0
+    if name not in COMPRESSORS or (colon and level not in map(str, range(1, 10))):
+        raise ValueError(
+            "write none, or one of " + ", ".join(COMPRESSORS) + ", with a level from 1 to 9 behind "
+            "a colon if it is to be another: blosc-zstd:3"
+        )
+    return name, int(level) if level else COMPRESSORS[name]
+
+
+COMPRESSORS = {"blosc-lz4": 5, "blosc-zstd": 3}
+"""Compressors with their usual level."""
 
 
 class Settings(BaseModel):
@@ -60,6 +81,8 @@ class Settings(BaseModel):
         architecture off the weights.
     z : (int or None, int or None)
         Slice numbers, the second excluded; None is open.
+    y, x : (int or None, int or None)
+        Rows and columns that are written, likewise; the detector sees whole slices.
     every : int
         A keyframe every so many slices.
     score : float
@@ -69,6 +92,21 @@ class Settings(BaseModel):
     detect_window : "seed", "auto" or (lo, hi)
         How the detector's 8 bits are taken from 16: the high byte, percentiles of the keyframes, or
         the given grey values.
+    dtype : str or None
+        "uint8" or "uint16": what volume and masked volume are written as; None is as the stack is,
+        uint16 for a float32 stack.
+    window : "auto", (lo, hi) or None
+        Grey values that become all of those of `dtype`, what is beyond is clipped; "auto" takes
+        percentiles of the keyframes; None leaves grey values as they are.
+    ngff : str
+        Version of OME-NGFF that is written: "0.4" (zarr format 2; what khartes reads) or "0.5"
+        (zarr format 3, sharded).
+    chunk : int
+        Side of a chunk, voxels.
+    levels : int
+        Levels of a pyramid, at most.
+    compressor : (name, level)
+        "none", "blosc-lz4" or "blosc-zstd"; the mask is always compressed.
     voxel_size : float or None
         Side of a voxel in micrometres; None takes what the stack states.
     volume : bool
@@ -81,22 +119,33 @@ class Settings(BaseModel):
 
     checkpoint: AbsolutePath | None = None
     model: AbsolutePath | None = None
-    z: Annotated[tuple[int | None, int | None], BeforeValidator(_range)] = (None, None)
+    z: Annotated[Range, BeforeValidator(_range)] = (None, None)
+    y: Annotated[Range, BeforeValidator(_range)] = (None, None)
+    x: Annotated[Range, BeforeValidator(_range)] = (None, None)
     every: int = Field(10, ge=1)
     score: float = Field(0.1, ge=0, le=1)
     dilate: float = Field(3.0, ge=0, le=100)
     detect_window: Annotated[DetectWindow, BeforeValidator(_window)] = "seed"
+    dtype: Literal["uint8", "uint16"] | None = None
+    window: Annotated[Window | None, BeforeValidator(_window)] = None
+    ngff: Literal["0.4", "0.5"] = "0.4"
+    chunk: Literal[16, 32, 64, 128, 256] = 128
+    levels: int = Field(6, ge=1, le=20)
+    compressor: Annotated[tuple[str, int], BeforeValidator(_compressor)] = ("blosc-lz4", 5)
     voxel_size: float | None = Field(None, gt=0, allow_inf_nan=False)
     volume: bool = True
     allow_missing: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        first, stop = self.z
-        if first is not None and stop is not None and first >= stop:
-            raise ValueError(f"z {first}:{stop} holds no slice; the second is excluded")
-        if isinstance(self.detect_window, tuple) and self.detect_window[0] >= self.detect_window[1]:
-            raise ValueError(f"detect_window {self.detect_window} is empty; write the lower first")
+        for name in ("z", "y", "x"):
+            first, stop = getattr(self, name)
+            if first is not None and stop is not None and first >= stop:
+                raise ValueError(f"{name} {first}:{stop} is empty; the second is excluded")
+        for name in ("detect_window", "window"):
+            window = getattr(self, name)
+            if isinstance(window, tuple) and window[0] >= window[1]:
+                raise ValueError(f"{name} {window} is empty; write the lower first")
         return self
 
 

@@ -177,17 +177,16 @@ def write_pyramids(
         grid=plan.grid,
         ledger=first,
         task=tasks.write_brick,
-        offset=plan.offset,
-        volume=pyramids.get("volume"),
-        masked=pyramids.get("masked"),
-        mask=pyramids.get("mask"),
+        origin=plan.origin,
+        outputs=dict(pyramids),
         masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
     )
     missing = _missing(plan.grid, first)
     if scratch is not None and decodes_ahead(source, plan):
-        needed = ~np.isin(source.numbers, source.missing)[plan.offset :][: plan.shape[0]]
+        first_slice, depth = plan.origin[0], plan.shape[0]
+        needed = ~np.isin(source.numbers, source.missing)[first_slice:][:depth]
         if masks is not None and "volume" not in pyramids:
-            needed &= masks.any_on(plan.offset, plan.offset + plan.shape[0])
+            needed &= masks.any_on(first_slice, first_slice + depth)
         _write_slabs(client, source, plan, needed, missing, write, scratch / "decoded", reporter)
     else:
         bricks = write(missing, source=delayed(source, traverse=False))
@@ -196,7 +195,8 @@ def write_pyramids(
         layers = []
         for name, pyramid in pyramids.items():
             itemsize = np.dtype(pyramid.dtype).itemsize
-            grid = brick_grid(pyramid.levels[level], itemsize, (1, 1, 1))
+            step = pyramid.format.step
+            grid = brick_grid(pyramid.levels[level], itemsize, (1, 1, 1), step=step)
             entries = _entries(ledger, f"level-{level}-{name}", grid)
             arguments = {"pyramid": pyramid, "level": level}
             missing = _missing(grid, entries)
@@ -217,8 +217,8 @@ def decodes_ahead(source: Source, plan: Plan) -> bool:
     decoded by the brick that it lies in.
     """
     edges = (
-        [*range(0, size, side), size]
-        for size, side in zip(plan.grid.shape, plan.grid.brick, strict=True)
+        [*range(start, start + size, side), start + size]
+        for start, size, side in zip(plan.origin, plan.grid.shape, plan.grid.brick, strict=True)
     )
     return cuts_blocks(source.block, edges)
 
@@ -255,7 +255,7 @@ def _write_slabs(
     def layers() -> Iterator[da.Array]:
         for slab in slabs:
             z, _, _ = plan.grid.region((slab, 0, 0))
-            indices = (np.flatnonzero(needed[z]) + z.start + plan.offset).tolist()
+            indices = (np.flatnonzero(needed[z]) + z.start + plan.origin[0]).tolist()
             bricks = missing[missing[:, 0] == slab]
             yield write(bricks, source=_decoded(lazy, indices, folder / str(slab)))
 

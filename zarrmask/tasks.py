@@ -6,20 +6,36 @@ what belongs to it themselves, and enter it in the ledger when all of it is writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.buffers import buffer
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import NetworkInput, to_8bit
 from zarrmask.ledger import Ledger
-from zarrmask.masking import HeldMasks, KeyframeStore, Sighting
-from zarrmask.pyramid import STEP, BrickGrid, Pyramid, brick_key, tiles
+from zarrmask.masking import HeldMasks, HeldRegion, KeyframeStore, Sighting
+from zarrmask.pyramid import (
+    BrickGrid,
+    Pyramid,
+    Region,
+    Shape,
+    Step,
+    brick_key,
+    shifted,
+    sides,
+    tiles,
+    within,
+)
 
 if TYPE_CHECKING:
     from zarrmask.stack import Source
+
+PIECE = 1024
+"""Columns of a tile that are masked at a time: whole files, and no more than a cache holds."""
 
 Window = Literal["seed"] | tuple[float, float]
 
@@ -72,11 +88,9 @@ def write_brick(
     index: NDArray[np.int64],
     *,
     source: Source,
-    offset: int,
+    origin: Shape,
     grid: BrickGrid,
-    volume: Pyramid | None,
-    masked: Pyramid | None,
-    mask: Pyramid | None,
+    outputs: Mapping[str, Pyramid],
     masks: HeldMasks | None,
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
@@ -91,43 +105,93 @@ def write_brick(
         Place of the brick in the grid.
     source : Source
         The stack.
-    offset : int
-        Index in the stack of the outputs' first slice.
+    origin : (z, y, x)
+        Index in the stack of the outputs' first voxel.
     grid : BrickGrid
         The outputs' bricks.
-    volume, masked, mask : Pyramid or None
-        The outputs; those that are None are not written.
+    outputs : mapping
+        What is written, of "volume", "mask" and "masked".
     masks : HeldMasks or None
-        Where the object is, in slice indices of the stack.
+        Where the object is, in indices of the stack; None where the volume alone is written.
     ledger : Ledger
     """
     brick = _brick(index)
     region = grid.region(brick)
-    stack_z = slice(region[0].start + offset, region[0].stop + offset)
-    held = masks.held(stack_z, region[1], region[2]) if masks is not None else None
-    whole: NDArray | None = None
+    held = masks.held(*shifted(region, origin)) if masks is not None else None
+    file = next(iter(outputs.values())).format.file
+    by_tile = _reads_by_tile(source, origin, file)
+    read = _reader(source, None if by_tile else shifted(region, origin), origin)
     kept = 0
-    for z, y, x in tiles(region, STEP[2]):
-        columns = slice(x.start - region[2].start, x.stop - region[2].start)
-        inside = held.block(columns) if held is not None else None
-        if volume is None and (inside is None or not inside.any()):
-            continue
-        if _reads_by_tile(source):
-            voxels = source[stack_z, y, x]
-        else:
-            whole = source[stack_z, y, region[2]] if whole is None else whole
-            # Contiguous: halving and encoding are several times slower on a strided view.
-            voxels = np.ascontiguousarray(whole[:, :, columns])
-        if volume is not None:
-            volume.write(0, (z, y, x), voxels)
-        if inside is not None:
-            kept += int(np.count_nonzero(inside))
-            if mask is not None:
-                mask.write(0, (z, y, x), inside)
-            if masked is not None:
-                masked.write(0, (z, y, x), voxels * (inside != 0))
+    for step in tiles(region, grid.step[:2]):
+        steps = {name: pyramid.step(0, step) for name, pyramid in outputs.items()}
+        for tile in tiles(step, (file, file)):
+            voxels = None
+            if "volume" in steps:
+                voxels = read(tile)
+                steps["volume"].write(tile, voxels)
+            if held is not None:
+                kept += _write_inside(
+                    tile, held.part(*within(tile, region)[:2]), steps, read, voxels
+                )
+        for writing in steps.values():
+            writing.finish()
     ledger.enter(brick_key(brick), kept)
     return np.ones(1, bool)
+
+
+def _write_inside(
+    tile: Region,
+    held: HeldRegion,
+    steps: Mapping[str, Step],
+    read: Callable[[Region], NDArray],
+    voxels: NDArray | None,
+) -> int:
+    """Write a tile's mask and what is inside it, and count that; `voxels` are read if need be."""
+    columns = held.columns()
+    if columns is None:
+        return 0
+    z, y, x = tile
+    # Whole files, then pieces that a core's cache holds.
+    first = x.start + columns.start // PIECE * PIECE
+    stop = min(x.start + ceil(columns.stop / PIECE) * PIECE, x.stop)
+    if voxels is None:
+        voxels, start = read((z, y, slice(first, stop))), first
+    else:
+        start = x.start
+    kept = 0
+    for place in range(first, stop, PIECE):
+        piece = (z, y, slice(place, min(place + PIECE, stop)))
+        inside = buffer("inside", sides(piece), np.uint8)
+        held.fill(inside, slice(piece[2].start - x.start, piece[2].stop - x.start))
+        kept += int(np.count_nonzero(inside))
+        steps["mask"].write(piece, inside)
+        np.minimum(inside, 1, out=inside)
+        seen = voxels[:, :, piece[2].start - start : piece[2].stop - start]
+        cut = buffer("cut", sides(piece), voxels.dtype)
+        steps["masked"].write(piece, np.multiply(seen, inside, out=cut))
+    return kept
+
+
+def _reader(source: Source, whole: Region | None, origin: Shape) -> Callable[[Region], NDArray]:
+    """Give what reads parts of a brick, into one buffer; of `whole`, read at once, if it is given.
+
+    Fresh memory would cost more than the work that is done in it.
+    """
+    decoded: list[NDArray] = []
+
+    def read(region: Region) -> NDArray:
+        voxels = buffer("voxels", sides(region), source.dtype)
+        region = shifted(region, origin)
+        if whole is None:
+            source.read_into(voxels, *region)
+            return voxels
+        if not decoded:
+            decoded.append(buffer("decoded", sides(whole), source.dtype))
+            source.read_into(decoded[0], *whole)
+        voxels[...] = decoded[0][within(region, whole)]
+        return voxels
+
+    return read
 
 
 def write_coarser(
@@ -141,15 +205,20 @@ def write_coarser(
         Place of the brick in the grid.
     """
     brick = _brick(index)
-    for region in tiles(grid.region(brick), STEP[2]):
-        pyramid.write(level, region, np.asarray(pyramid.handed_over(level)[region]))
+    for region in tiles(grid.region(brick), grid.step[:2]):
+        writing = pyramid.step(level, region)
+        writing.write(region, np.asarray(pyramid.handed_over(level)[region]))
+        writing.finish()
     ledger.enter(brick_key(brick), None)
     return np.ones(1, bool)
 
 
-def _reads_by_tile(source: Source) -> bool:
-    """Whether reading a brick in tiles decodes nothing twice: mapped slices, small chunks."""
-    return STEP[2] % source.block[2] == 0
+def _reads_by_tile(source: Source, origin: Shape, file: int) -> bool:
+    """Whether reading a brick in rows of files decodes nothing twice."""
+    return all(
+        (file % side == 0 and start % side == 0) or file >= size
+        for side, start, size in zip(source.block[:2], origin, source.shape, strict=False)
+    )
 
 
 def _brick(index: NDArray[np.int64]) -> tuple[int, int, int]:

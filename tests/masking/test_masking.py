@@ -108,8 +108,15 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
 
     masks = HeldMasks(store, chosen, (height, width), side)
     region = (slice(2, 12), slice(5, 30), slice(10, 45))
-    block = masks.held(*region).block(slice(3, 20))
-    np.testing.assert_array_equal(block, np.array(expected)[region][:, :, 3:20])
+    part = masks.held(*region).part(slice(1, 9), slice(2, 20))
+    block = np.full((8, 18, 17), 7, np.uint8)
+    part.fill(block, slice(3, 20))
+    expected = np.array(expected)[region][1:9, 2:20]
+    np.testing.assert_array_equal(block, expected[:, :, 3:20])
+    reached = np.flatnonzero(expected.any(axis=(0, 1)))
+    columns = part.columns()
+    assert (columns is None) == (len(reached) == 0)
+    assert columns is None or (columns.start, columns.stop) == (reached[0], reached[-1] + 1)
 
 
 def test_what_was_found_is_kept(tmp_path):

@@ -17,31 +17,40 @@ from ome_zarr_models.v04 import Image
 from ome_zarr_models.v04.image_label import ImageLabel
 
 from zarrmask import ZarrmaskError, open_pyramid
-from zarrmask.pyramid import BrickGrid, Pyramid, brick_grid, link_label, tiles, write_metadata
+from zarrmask.pyramid import (
+    BrickGrid,
+    Format,
+    Pyramid,
+    brick_grid,
+    link_label,
+    tiles,
+    write_metadata,
+)
 from zarrmask.pyramid.downsample import halve_max, halve_mean
-from zarrmask.pyramid.layout import STEP, level_shapes
+from zarrmask.pyramid.layout import level_shapes
 
 ODD = (129, 257, 301)
+PLAIN = Format()
 
 
-def write(path, data, reduce, grid=None, **metadata):
+def write(path, data, reduce, grid=None, form=PLAIN, **metadata):
     """Write all passes of a pyramid, brick by brick, in this process."""
-    pyramid = Pyramid(
-        path, path.parent / f"scratch-{path.name}", data.shape, str(data.dtype), reduce
-    )
+    scratch = path.parent / f"scratch-{path.name}"
+    pyramid = Pyramid(path, scratch, data.shape, str(data.dtype), reduce, form)
     pyramid.create()
     for level in pyramid.passes:
         source = data if level == 0 else pyramid.handed_over(level)
-        bricks = grid if level == 0 and grid else brick_grid(source.shape, 2, (1, 1, 1))
+        bricks = brick_grid(source.shape, 2, (1, 1, 1), step=form.step)
+        if level == 0 and grid:
+            bricks = grid
         for index in product(*(range(count) for count in bricks.counts)):
-            for region in tiles(bricks.region(index), STEP[2]):
-                pyramid.write(level, region, np.asarray(source[region]))
-    write_metadata(
-        path,
-        path.stem,
-        len(pyramid.levels),
-        **({"voxel_size": None, "origin": (0, 0, 0)} | metadata),
-    )
+            for region in tiles(bricks.region(index), form.step[:2]):
+                step = pyramid.step(level, region)
+                for tile in tiles(region, (form.file, form.file)):
+                    step.write(tile, np.asarray(source[tile]))
+                step.finish()
+    stated = {"voxel_size": None, "origin": (0, 0, 0), "ngff": form.ngff} | metadata
+    write_metadata(path, path.stem, len(pyramid.levels), **stated)
     return pyramid
 
 
@@ -76,25 +85,46 @@ def test_every_level_is_the_halved_one_before(written, name, halve):
         before = level
 
 
+def reference(data, reduce):
+    """The next level by plain NumPy: of each 2 x 2 x 2 voxels those that exist."""
+    padded = np.pad(data.astype(np.int64), [(0, size % 2) for size in data.shape])
+    there = np.pad(np.ones(data.shape, int), [(0, size % 2) for size in data.shape])
+    shape = [n for size in padded.shape for n in (size // 2, 2)]
+    cubes, counts = padded.reshape(shape), there.reshape(shape).sum((1, 3, 5))
+    if reduce == "max":
+        return cubes.max((1, 3, 5)).astype(data.dtype)
+    return ((cubes.sum((1, 3, 5)) + counts // 2) // counts).astype(data.dtype)
+
+
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     shape=st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(1, 600)),
     dtype=st.sampled_from([np.uint8, np.uint16]),
     reduce=st.sampled_from(["mean", "max"]),
     whole=st.booleans(),
+    form=st.builds(
+        Format,
+        ngff=st.sampled_from(["0.4", "0.5"]),
+        chunk=st.sampled_from([32, 64, 128]),
+        levels=st.integers(1, 6),
+        compressor=st.sampled_from(["none", "blosc-lz4", "blosc-zstd"]),
+        compression=st.integers(1, 9),
+    ),
     seed=st.integers(0, 100),
 )
-def test_bricks_change_no_voxel(tmp_path_factory, shape, dtype, reduce, whole, seed):
+def test_bricks_change_no_voxel(tmp_path_factory, shape, dtype, reduce, whole, form, seed):
     data = noise(shape, dtype, seed)
-    grid = BrickGrid(shape, shape if whole else tuple(map(min, STEP, shape)))
+    grid = BrickGrid(shape, shape if whole else tuple(map(min, form.step, shape)), form.step)
     path = tmp_path_factory.mktemp("bricks") / "image.zarr"
-    pyramid = write(path, data, reduce, grid)
-    assert pyramid.levels == level_shapes(shape)
+    pyramid = write(path, data, reduce, grid, form)
+    assert pyramid.levels == level_shapes(shape, form.levels)
     for n in range(len(pyramid.levels)):
         np.testing.assert_array_equal(pyramid.array(n)[:], data)
-        data = halve_mean(data) if reduce == "mean" else halve_max(data)
+        stock = zarr.open_array(path / str(n), mode="r")
+        np.testing.assert_array_equal(stock[:], data)
+        data = reference(data, reduce)
 
 
 # What khartes accepts, rule by rule, on odd shapes and on real slices.
@@ -258,7 +288,11 @@ def test_torn_chunks_are_written_again(tmp_path):
     pyramid = write(tmp_path / "torn.zarr", data, "mean")
     for chunk in (*tmp_path.glob("torn.zarr/0/*/*/*"), *tmp_path.glob("scratch-*/2/*/*/*")):
         chunk.write_bytes(chunk.read_bytes()[:100])
-    pyramid.write(0, (slice(0, 20), slice(0, 130), slice(0, 140)), data)
+    everything = (slice(0, 20), slice(0, 130), slice(0, 140))
+    step = pyramid.step(0, everything)
+    for tile in tiles(everything, (128, 128)):
+        step.write(tile, data[tile])
+    step.finish()
     np.testing.assert_array_equal(pyramid.array(0)[:], data)
     assert zarr.config.get("codec_pipeline.path") != "zarrs.ZarrsCodecPipeline"
     assert type(pyramid.array(0).async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"

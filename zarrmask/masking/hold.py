@@ -44,7 +44,7 @@ class HeldMasks:
             read = partial(self.store.read_mask, position)
             plane = dilated_part(read, y, x, self.shape, self.side)
             runs.append((start - z.start, stop - z.start, plane))
-        return HeldRegion(z.stop - z.start, y.stop - y.start, runs)
+        return HeldRegion(z.stop - z.start, runs)
 
     def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which slices, from index `start` to before `stop`, the object is on: (stop - start,)."""
@@ -61,20 +61,34 @@ class HeldRegion:
 
     Attributes
     ----------
-    depth, height : int
-        Slices and rows of the region.
+    depth : int
+        Slices of the region.
     runs : list of (start, stop, (y, x) uint8)
         Slices of the region that share a mask, 255 where the object is, else 0. Slices that are
         in none have no mask.
     """
 
     depth: int
-    height: int
     runs: list[tuple[int, int, NDArray[np.uint8]]]
 
-    def block(self, columns: slice) -> NDArray[np.uint8]:
-        """Masks of some of the region's columns: (z, y, x) uint8."""
-        out = np.zeros((self.depth, self.height, columns.stop - columns.start), np.uint8)
+    def part(self, z: slice, y: slice) -> HeldRegion:
+        """Masks of some of the region's slices and rows."""
+        runs = [
+            (max(start, z.start) - z.start, min(stop, z.stop) - z.start, plane[y])
+            for start, stop, plane in self.runs
+            if start < z.stop and stop > z.start
+        ]
+        return HeldRegion(z.stop - z.start, runs)
+
+    def columns(self) -> slice | None:
+        """The columns from the first to the last that a mask reaches; None where all are empty."""
+        reached = [np.flatnonzero(plane.any(axis=0)) for _, _, plane in self.runs]
+        ends = [n for columns in reached if len(columns) for n in (columns[0], columns[-1])]
+        return slice(int(min(ends)), int(max(ends)) + 1) if ends else None
+
+    def fill(self, out: NDArray[np.uint8], columns: slice) -> None:
+        """Write the masks of some of the region's columns into an array (z, y, x) uint8."""
+        if sum(stop - start for start, stop, _ in self.runs) < self.depth:
+            out.fill(0)
         for start, stop, plane in self.runs:
             out[start:stop] = plane[:, columns]
-        return out

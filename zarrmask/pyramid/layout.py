@@ -10,17 +10,55 @@ from math import ceil, prod
 Shape = tuple[int, int, int]
 Region = tuple[slice, slice, slice]
 
-CHUNK = 128
 LEVELS_A_PASS = 2
 """A brick is written at two levels; what it is at the next one is kept for the pass after."""
-STEP: Shape = (2 * CHUNK, 2 * CHUNK, 4 * CHUNK)
-"""Sides of bricks go by this: whole chunks at both levels, and whole chunks of what is kept."""
+SMALLEST = 128
+"""Levels are made until their longest side is below this."""
+BRICK: Shape = (256, 256, 512)
+"""Bricks are at least this large, voxels, where the volume is: tasks are to be few."""
 
 
-def level_shapes(shape: Shape, max_levels: int = 6, smallest: int = CHUNK) -> tuple[Shape, ...]:
+@dataclass(frozen=True)
+class Format:
+    """How the arrays of a pyramid are stored.
+
+    Attributes
+    ----------
+    ngff : str
+        Version of OME-NGFF: "0.4" is zarr format 2, a file a chunk; "0.5" is zarr format 3, a file
+        a shard of 2 x 2 x 2 chunks.
+    chunk : int
+        Side of a chunk, voxels: a power of two from 16 on.
+    levels : int
+        Levels at most.
+    compressor : str
+        "none", "blosc-lz4" or "blosc-zstd".
+    compression : int
+        The compressor's level, 0 to 9.
+    """
+
+    ngff: str = "0.4"
+    chunk: int = 128
+    levels: int = 6
+    compressor: str = "blosc-lz4"
+    compression: int = 5
+
+    @property
+    def file(self) -> int:
+        """Side of what one file holds, voxels: a chunk, or a shard."""
+        return self.chunk if self.ngff == "0.4" else 2 * self.chunk
+
+    @property
+    def step(self) -> Shape:
+        """Sides of bricks go by this: whole files at both levels of a pass, and of what is kept."""
+        side = LEVELS_A_PASS * self.file
+        return side, side, 2 * side
+
+
+def level_shapes(shape: Shape, max_levels: int = 6) -> tuple[Shape, ...]:
     """Shapes of a pyramid's levels, finest first.
 
-    Every axis is halved, rounded up, until the largest side is below `smallest` or there are
+    Every axis is halved, rounded up, until the largest side is below `SMALLEST` or there are
     `max_levels` levels.
 
     Examples
@@ -31,7 +69,7 @@ def level_shapes(shape: Shape, max_levels: int = 6, smallest: int = CHUNK) -> tu
     ((1, 90, 127),)
     """
     shapes = [shape]
-    while max(shapes[-1]) >= smallest and len(shapes) < max_levels:
+    while max(shapes[-1]) >= SMALLEST and len(shapes) < max_levels:
         shapes.append(halved(shapes[-1]))
     return tuple(shapes)
 
@@ -48,6 +86,24 @@ def halved_region(region: Region) -> Region:
     return z, y, x
 
 
+def sides(region: Region) -> Shape:
+    """Sides of a region."""
+    z, y, x = (part.stop - part.start for part in region)
+    return z, y, x
+
+
+def shifted(region: Region, by: Shape) -> Region:
+    """Move a region."""
+    z, y, x = (slice(part.start + n, part.stop + n) for part, n in zip(region, by, strict=True))
+    return z, y, x
+
+
+def within(region: Region, whole: Region) -> Region:
+    """Where a region lies in another one's array."""
+    z, y, x = (part.start for part in whole)
+    return shifted(region, (-z, -y, -x))
+
+
 @dataclass(frozen=True)
 class BrickGrid:
     """A volume cut into bricks, each the region that one task reads and writes.
@@ -57,17 +113,20 @@ class BrickGrid:
     shape : (z, y, x)
         The volume, voxels.
     brick : (z, y, x)
-        A brick, voxels; those at the far borders are smaller. A multiple of `STEP` on every axis
-        on which there is more than one, so that bricks share no chunk at any level.
+        A brick, voxels; those at the far borders are smaller. A multiple of `step` on every axis
+        on which there is more than one, so that bricks share no file at any level.
+    step : (z, y, x)
+        A format's.
     """
 
     shape: Shape
     brick: Shape
+    step: Shape = Format().step
 
     def __post_init__(self) -> None:
-        for size, edge, step in zip(self.shape, self.brick, STEP, strict=True):
+        for size, edge, step in zip(self.shape, self.brick, self.step, strict=True):
             if edge < size and edge % step:
-                raise ValueError(f"bricks of {self.brick} share chunks: sides go by {STEP}")
+                raise ValueError(f"bricks of {self.brick} share files: sides go by {self.step}")
 
     @property
     def counts(self) -> Shape:
@@ -103,15 +162,32 @@ def brick_key(index: Shape) -> str:
     return "-".join(str(place) for place in index)
 
 
-def tiles(region: Region, width: int) -> Iterator[Region]:
-    """Cut a region along x into tiles of at most `width`, so that temporaries stay small."""
+def tiles(region: Region, sides: tuple[int, ...]) -> Iterator[Region]:
+    """Cut a region into tiles that are whole along x, in the order of z, then y.
+
+    Parameters
+    ----------
+    region : three slices
+    sides : (z, y)
+        Of a tile, voxels; those at the region's end may be smaller.
+    """
     z, y, x = region
-    for start in range(x.start, x.stop, width):
-        yield z, y, slice(start, min(start + width, x.stop))
+    for first, row in product(range(z.start, z.stop, sides[0]), range(y.start, y.stop, sides[1])):
+        yield (
+            slice(first, min(first + sides[0], z.stop)),
+            slice(row, min(row + sides[1], y.stop)),
+            x,
+        )
 
 
-def brick_grid(shape: Shape, itemsize: int, block: Shape, budget: int = 2**29) -> BrickGrid:
-    """Choose bricks: as few chunks as two levels need, and no row read in vain.
+def brick_grid(
+    shape: Shape,
+    itemsize: int,
+    block: Shape,
+    budget: int = 2**30,
+    step: Shape = Format().step,
+) -> BrickGrid:
+    """Choose bricks: as few files as two levels need, and no row read in vain.
 
     Parameters
     ----------
@@ -124,11 +200,14 @@ def brick_grid(shape: Shape, itemsize: int, block: Shape, budget: int = 2**29) -
         as the budget goes: a slice that must be decoded whole is decoded for each of its bricks.
     budget : int
         Bytes a brick may have.
+    step : (z, y, x)
+        The format's.
     """
-    sides = [min(step, size) for step, size in zip(STEP, shape, strict=True)]
+    least = [ceil(least / side) * side for least, side in zip(BRICK, step, strict=True)]
+    sides = [min(side, size) for side, size in zip(least, shape, strict=True)]
     for axis, wanted in ((2, shape[2]), (1, max(sides[1], min(block[1], shape[1])))):
         others = prod(side for other, side in enumerate(sides) if other != axis) * itemsize
         side = min(wanted, max(sides[axis], budget // others))
-        sides[axis] = side if side == shape[axis] else max(side // STEP[axis], 1) * STEP[axis]
+        sides[axis] = side if side == shape[axis] else max(side // step[axis], 1) * step[axis]
     z, y, x = sides
-    return BrickGrid(shape, (z, y, x))
+    return BrickGrid(shape, (z, y, x), step)

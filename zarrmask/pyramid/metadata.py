@@ -1,4 +1,4 @@
-"""The OME-NGFF 0.4 metadata of a pyramid, as khartes, napari and neuroglancer read it.
+"""The OME-NGFF metadata of a pyramid, as khartes (0.4 only), napari and neuroglancer read it.
 
 Written and read through ome-zarr. A dataset's scale is 2 to the level, as khartes demands; the
 voxel size stands in the multiscale's own transformation, which NGFF applies after the dataset's
@@ -23,14 +23,20 @@ LABEL = "mask"
 
 
 def write_metadata(
-    path: Place, name: str, levels: int, *, voxel_size: float | None, origin: Shape
+    path: Place,
+    name: str,
+    levels: int,
+    *,
+    voxel_size: float | None,
+    origin: Shape,
+    ngff: str = "0.4",
 ) -> None:
     """Make a group of arrays "0", "1", ... an OME-NGFF image.
 
     Parameters
     ----------
     path : Place
-        A zarr format 2 group.
+        A zarr group, of format 2 for NGFF 0.4, of format 3 for 0.5.
     name : str
         The image's name.
     levels : int
@@ -39,15 +45,18 @@ def write_metadata(
         Side of a voxel at level 0 in micrometres; None if unknown.
     origin : (z, y, x)
         Where the image begins in the stack it was cut from, voxels.
+    ngff : str
+        Version of OME-NGFF.
     """
-    from ome_zarr.format import FormatV04
+    from ome_zarr.format import FormatV04, FormatV05
     from ome_zarr.writer import write_multiscales_metadata
 
     group = open_group(path, "r+")
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     axes = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
     datasets = [{"path": str(n), "coordinateTransformations": _level(n)} for n in range(levels)]
-    write_multiscales_metadata(group, datasets, fmt=FormatV04(), axes=axes, name=name)
+    fmt = FormatV04() if ngff == "0.4" else FormatV05()
+    write_multiscales_metadata(group, datasets, fmt=fmt, axes=axes, name=name)
     whole: list[dict[str, Any]] = []
     size = 1.0 if voxel_size is None else voxel_size
     if voxel_size is not None or any(origin):
@@ -55,9 +64,10 @@ def write_metadata(
     if any(origin):
         whole.append({"type": "translation", "translation": [size * start for start in origin]})
     if whole:
-        multiscales = group.attrs["multiscales"]
-        multiscales[0]["coordinateTransformations"] = whole  # type: ignore[index]
-        group.attrs["multiscales"] = multiscales
+        attributes: dict[str, Any] = dict(group.attrs)
+        image = attributes if ngff == "0.4" else attributes["ome"]
+        image["multiscales"][0]["coordinateTransformations"] = whole
+        group.attrs.put(attributes)
 
 
 def _level(level: int) -> list[dict[str, Any]]:

@@ -3,12 +3,16 @@
 A brick is written at levels n and n + 1. Its level n + 2, a 64th of it, goes to a scratch array
 from which the next pass takes it: coarser levels never read a finer one again, and nothing of a
 volume has to be held in memory or sent between workers.
+
+Within a brick the finer level is written tile by tile, each a row of files, and only the coarser
+one, an eighth of it, is kept until it is whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -18,25 +22,38 @@ import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import BloscCname, BloscCodec
 
 from zarrmask.atomic import replace_file
+from zarrmask.buffers import buffer
 from zarrmask.place import Place, is_local, make_folder, names_in, remove
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
-    CHUNK,
     LEVELS_A_PASS,
-    STEP,
+    Format,
     Region,
     Shape,
     halved_region,
     level_shapes,
+    sides,
+    within,
 )
 from zarrmask.pyramid.metadata import LABEL
 from zarrmask.pyramid.store import open_array, open_group
 
-_GROUP_FILES = (".zgroup", ".zattrs")
+DEFAULT = Format()
+_GROUP = {
+    "0.4": (".zgroup", b'{"zarr_format": 2}'),
+    "0.5": ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'),
+}
+"""The file that makes a folder a group, by version of NGFF."""
+_GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 """In the order in which they are removed: the last says whose the folder is."""
-_COMPRESSOR = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
+_FORMAT_2 = {
+    "filters": None,
+    "order": "C",
+    "chunk_key_encoding": {"name": "v2", "separator": "/"},
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,8 @@ class Pyramid:
         uint8 or uint16.
     reduce : str
         How a level is made from the one before: "mean" or "max".
+    format : Format
+        How its arrays are stored.
     """
 
     path: Place
@@ -62,11 +81,12 @@ class Pyramid:
     shape: Shape
     dtype: str
     reduce: str
+    format: Format = DEFAULT
 
     @property
     def levels(self) -> tuple[Shape, ...]:
         """Shapes of the levels."""
-        return level_shapes(self.shape)
+        return level_shapes(self.shape, self.format.levels)
 
     @property
     def passes(self) -> range:
@@ -79,50 +99,97 @@ class Pyramid:
         Without metadata no viewer opens them.
         """
         make_folder(self.path)
-        if not (self.path / ".zgroup").exists():  # zarr would begin with no attributes
-            replace_file(self.path / ".zgroup", b'{"zarr_format": 2}')
+        name, content = _GROUP[self.format.ngff]
+        if not (self.path / name).exists():  # zarr would begin with no attributes
+            replace_file(self.path / name, content)
         group = open_group(self.path, "r+")
-        group.attrs.pop("multiscales", None)
+        group.attrs.pop("multiscales" if self.format.ngff == "0.4" else "ome", None)
         if isinstance(self.path, Path):
             for torn in (*self.path.glob("*.partial"), *self.path.glob("*/*.partial")):
                 torn.unlink()  # zarr was stopped while it wrote metadata
         made = False
         for level, shape in enumerate(self.levels):
-            made |= _create(group, str(level), shape, self.dtype, (CHUNK,) * 3, _COMPRESSOR)
+            made |= _create(group, str(level), shape, self.dtype, _stored(self.format))
         scratch = open_group(self.scratch, "a")
-        kept = tuple(step // 2**LEVELS_A_PASS for step in STEP)
+        kept = tuple(side // 2**LEVELS_A_PASS for side in self.format.step)
         for level in self.passes[1:]:
-            made |= _create(scratch, str(level), self.levels[level], self.dtype, kept, None)
+            storage = {"chunks": kept, "compressors": None, **_FORMAT_2}
+            made |= _create(scratch, str(level), self.levels[level], self.dtype, storage)
         return made
 
+    @lru_cache(maxsize=64)  # noqa: B019  small, and a worker opens each for every tile
     def array(self, level: int) -> zarr.Array:
         """One level, to read or write."""
         return open_array(self.path / str(level), "r+")
 
+    @lru_cache(maxsize=64)  # noqa: B019
     def handed_over(self, level: int) -> zarr.Array:
         """What the pass before left of a level, the first of its own pass."""
         return open_array(self.scratch / str(level), "r+")
 
-    def write(self, level: int, region: Region, block: NDArray) -> None:
-        """Write a block at a level, halved at the next, and hand over what comes after.
+    def step(self, level: int, region: Region) -> Step:
+        """Begin to write a region of the first level of a pass.
 
         Parameters
         ----------
         level : int
-            First level of a pass.
         region : three slices
-            Where the block lies at this level; starts at multiples of `2 * CHUNK`.
+            Its sides are at most the format's `step` along z and y, and it starts at multiples of
+            them.
+        """
+        return Step(self, level, region)
+
+
+class Step:
+    """A region of a pyramid that is being written at two levels, and handed over at the third.
+
+    Its tiles are written as they come; the coarser level is kept until all are there. What is all
+    zeros is not written: a missing chunk is zeros.
+    """
+
+    def __init__(self, pyramid: Pyramid, level: int, region: Region) -> None:
+        self._pyramid, self._level = pyramid, level
+        self._region = halved_region(region)
+        self._empty = True
+
+    def write(self, region: Region, block: NDArray) -> None:
+        """Write a tile.
+
+        Parameters
+        ----------
+        region : three slices
+            Where it lies at the pass's first level; starts at multiples of the format's `file`, and
+            ends there or at the volume's border.
         block : (z, y, x) array
-            The voxels. All zeros are not written: a missing chunk is zeros.
+            The voxels.
         """
         if not block.any():
             return
-        for step in range(LEVELS_A_PASS):
-            _write(self.path / str(level + step), region, block)
-            if level + step + 1 == len(self.levels):
-                return
-            region, block = halved_region(region), halve(block, self.reduce)
-        _write(self.scratch / str(level + LEVELS_A_PASS), region, block)
+        pyramid = self._pyramid
+        _write(pyramid.array(self._level), pyramid.path / str(self._level), region, block)
+        if self._level + 1 < len(pyramid.levels):
+            place = within(halved_region(region), self._region)
+            halve(block, pyramid.reduce, self._coarse()[place])
+
+    def _coarse(self) -> NDArray:
+        """The coarser level of the region: zeros where nothing has been written."""
+        name = f"coarse-{self._pyramid.path.name}"
+        coarse = buffer(name, sides(self._region), self._pyramid.dtype)
+        if self._empty:
+            coarse.fill(0)
+            self._empty = False
+        return coarse
+
+    def finish(self) -> None:
+        """Write the coarser level, and hand over what comes after it."""
+        if self._empty:
+            return
+        pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
+        _write(pyramid.array(level), pyramid.path / str(level), self._region, coarse)
+        if level + 1 < len(pyramid.levels):
+            place = pyramid.scratch / str(level + 1)
+            beyond = halve(coarse, pyramid.reduce)
+            _write(pyramid.handed_over(level + 1), place, halved_region(self._region), beyond)
 
 
 def remove_pyramid(path: Place) -> None:
@@ -141,43 +208,45 @@ def remove_pyramid(path: Place) -> None:
             remove(folder)
 
 
+def _stored(form: Format) -> dict[str, Any]:
+    """How zarr is told to store an array."""
+    chunks, name = (form.chunk,) * 3, form.compressor.removeprefix("blosc-")
+    if form.ngff == "0.4":
+        codec = numcodecs.Blosc(name, form.compression) if name != "none" else None
+        return {"chunks": chunks, "compressors": codec, **_FORMAT_2}
+    blosc = BloscCodec(cname=BloscCname(name), clevel=form.compression) if name != "none" else None
+    return {
+        "chunks": chunks,
+        "shards": (form.file,) * 3,
+        "compressors": blosc,
+        "dimension_names": ("z", "y", "x"),
+    }
+
+
 def _create(
-    group: zarr.Group,
-    name: str,
-    shape: Shape,
-    dtype: str,
-    chunks: tuple[int, ...],
-    compressor: Mapping[str, Any] | None,
+    group: zarr.Group, name: str, shape: Shape, dtype: str, storage: Mapping[str, Any]
 ) -> bool:
     if name in group:
-        group[name].attrs.put({})  # zarr may have been stopped before it wrote them
+        if group.metadata.zarr_format == 2:
+            group[name].attrs.put({})  # zarr may have been stopped before it wrote them
         return False
-    group.create_array(
-        name,
-        shape=shape,
-        dtype=np.dtype(dtype),
-        chunks=chunks,
-        compressors=None if compressor is None else numcodecs.get_codec(dict(compressor)),
-        filters=None,
-        fill_value=0,
-        order="C",
-        chunk_key_encoding={"name": "v2", "separator": "/"},
-    )
+    group.create_array(name, shape=shape, dtype=np.dtype(dtype), fill_value=0, **storage)
     return True
 
 
-def _write(path: Place, region: Region, block: NDArray) -> None:
-    """Write whole chunks of an array.
+def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> None:
+    """Write whole files of an array.
 
-    A run that was stopped may have left torn ones. A chunk at the border counts as written in part,
+    A run that was stopped may have left torn ones. A file at the border counts as written in part,
     and would be read first: so what is there goes.
     """
-    array = open_array(path, "r+")
-    places = (
-        range(part.start // chunk, ceil(part.stop / chunk))
-        for part, chunk in zip(region, array.chunks, strict=True)
-    )
-    if is_local(path):  # a put is whole or not at all
-        for z, y, x in product(*places):
-            (path / str(z) / str(y) / str(x)).unlink(missing_ok=True)
+    if is_local(place):  # elsewhere a file is there whole or not at all
+        sides = array.shards or array.chunks
+        prefix = ("c",) if array.metadata.zarr_format == 3 else ()
+        places = (
+            range(part.start // side, ceil(part.stop / side))
+            for part, side in zip(region, sides, strict=True)
+        )
+        for key in product(*places):
+            place.joinpath(*prefix, *map(str, key)).unlink(missing_ok=True)
     array[region] = block

@@ -16,6 +16,7 @@ import numpy as np
 from .header import Header
 from .slices import SliceSource
 from .source import Source
+from .tiff import read_rows
 
 SLABS = 2  # on disk at once: one is read while the next is decoded
 
@@ -111,15 +112,15 @@ def decoded(source: Source, runs: Iterable[Sequence[int]], folder: Path) -> Sour
     Returns
     -------
     Source
-        Of the same shape, dtype and numbers; memory-mapped, so that any region is cheap to read.
+        Of the same shape, dtype and numbers; any region is cheap to read.
     """
     depth, rows, columns = source.shape
-    header = Header((rows, columns), source.dtype, block=(1, 1))
+    header = Header((rows, columns), source.dtype, block=(1, 1), offset=0)
     there = {index for run in runs for index in run}
     return SliceSource(
         str(folder),
         f"decoded {source.kind}",
-        read_raw,
+        read_rows,
         int(source.numbers[0]),
         [raw_name(index) if index in there else None for index in range(depth)],
         [header if index in there else None for index in range(depth)],
@@ -129,8 +130,3 @@ def decoded(source: Source, runs: Iterable[Sequence[int]], folder: Path) -> Sour
 def raw_name(index: int) -> str:
     """Name of the file that holds the slice at an index."""
     return f"{index}.raw"
-
-
-def read_raw(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
-    """Map a region of a slice that lies in its file as it is in memory."""
-    return np.memmap(path, header.dtype, "r", 0, header.shape)[y, x]

@@ -106,14 +106,18 @@ def whole_image(rows: int, columns: int, dtype: np.dtype) -> Header:
     return Header((rows, columns), dtype, block=(rows, columns))
 
 
-def read_jpeg(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
-    """Decode a JPEG and return a region of it."""
-    return grey(imagecodecs.jpeg_decode(content(path)), header)[y, x]
+def read_jpeg(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+    """Decode a JPEG and take a region of it."""
+    out[...] = grey(imagecodecs.jpeg_decode(content(path)), header)[
+        y.start : y.stop, x.start : x.stop
+    ]
 
 
-def read_png(path: str, header: Header, y: slice, x: slice) -> np.ndarray:
-    """Decode a PNG and return a region of it."""
-    return grey(imagecodecs.png_decode(content(path)), header)[y, x]
+def read_png(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+    """Decode a PNG and take a region of it."""
+    out[...] = grey(imagecodecs.png_decode(content(path)), header)[
+        y.start : y.stop, x.start : x.stop
+    ]
 
 
 def content(path: str) -> bytes:

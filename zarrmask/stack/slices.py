@@ -16,7 +16,8 @@ from .source import RegionSource
 
 LISTED = 20  # bad files named in one message
 
-ReadSlice = Callable[[str, Header, slice, slice], np.ndarray]
+ReadSlice = Callable[[str, Header, slice, slice, np.ndarray], None]
+"""Reads rows and columns of a slice (file, header, y, x) into an array."""
 
 
 class SliceSource(RegionSource):
@@ -91,12 +92,28 @@ class SliceSource(RegionSource):
         wanted = range(z.start, z.stop, z.step)
         rows, columns = len(range(y.start, y.stop, y.step)), len(range(x.start, x.stop, x.step))
         out = np.empty((len(wanted), rows, columns), self.dtype)
+        if y.step == x.step == 1:
+            self._fill(out, wanted, y, x)
+            return out
+        one = np.empty((1, y.stop - y.start, x.stop - x.start), self.dtype)
         for region, index in zip(out, wanted, strict=True):
-            name = self._names[index]
-            region[...] = 0 if name is None else self._slice_region(index, name, y, x)
+            self._fill(one, range(index, index + 1), y, x)
+            region[...] = one[0, :: y.step, :: x.step]
         return out
 
-    def _slice_region(self, index: int, name: str, y: slice, x: slice) -> np.ndarray:
+    def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
+        """Read a region into an array of its shape."""
+        self._fill(out, range(z.start, z.stop), y, x)
+
+    def _fill(self, out: np.ndarray, wanted: range, y: slice, x: slice) -> None:
+        for region, index in zip(out, wanted, strict=True):
+            name = self._names[index]
+            if name is None:
+                region[...] = 0
+            else:
+                self._slice_region(index, name, y, x, region)
+
+    def _slice_region(self, index: int, name: str, y: slice, x: slice, out: np.ndarray) -> None:
         header = Header(
             (self.shape[1], self.shape[2]),
             self.dtype,
@@ -106,7 +123,7 @@ class SliceSource(RegionSource):
             bool(self._big_endian[index]),
         )
         try:
-            return self._read_slice(self._file(name), header, y, x)
+            self._read_slice(self._file(name), header, y, x, out)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise what they like; a person wants the file

@@ -61,6 +61,9 @@ class Source(Protocol):
     def __getitem__(self, key: Any) -> np.ndarray:
         """Read a region, given by indices (not numbers): integers and slices, as NumPy's."""
 
+    def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
+        """Read a region into an array of its shape; starts and stops are within the shape."""
+
     def fingerprint(self) -> str:
         """Hash what would change if the input did: names, sizes, times, shape, dtype."""
 
@@ -92,6 +95,10 @@ class RegionSource(ABC):
         else:
             region = np.empty([len(r) for r in ranges], self.dtype)
         return region.squeeze(dropped)
+
+    def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
+        """Read a region into an array of its shape; starts and stops are within the shape."""
+        out[...] = self._read(*(slice(part.start, part.stop, 1) for part in (z, y, x)))
 
     @abstractmethod
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:

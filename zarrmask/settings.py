@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -40,12 +41,13 @@ def _range(value: object) -> object:
     return tuple(int(end) if end.strip() else None for end in (start, stop))
 
 
-def _window(value: object) -> object:
+def _window(value: object, info: ValidationInfo) -> object:
     """Read "LO HI"."""
-    if isinstance(value, str) and value not in ("seed", "auto"):
+    words = ("seed", "auto") if info.field_name == "detect_window" else ("auto",)
+    if isinstance(value, str) and value not in words:
         parts = value.replace(",", " ").split()
         if len(parts) != 2:
-            raise ValueError("write a window as auto (or, for the detector, seed) or as LO HI")
+            raise ValueError(f"write a window as {', '.join(words)} or two numbers LO HI")
         return tuple(parts)
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Literal
 
 import zarr
@@ -12,6 +13,7 @@ Mode = Literal["r", "r+", "a"]
 
 _FAST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "array.write_empty_chunks": False}
 _STOCK = {"array.write_empty_chunks": False}
+_setting = threading.Lock()  # zarr's settings are one for all threads, and put back as they were
 
 
 def open_group(place: Place, mode: Mode) -> zarr.Group:
@@ -32,5 +34,5 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:
         Whether zarrs encodes and decodes where it can: in a folder, what zarrmask itself wrote.
         An array keeps the pipeline that it was opened with.
     """
-    with zarr.config.set(_FAST if fast and is_local(place) else _STOCK):
+    with _setting, zarr.config.set(_FAST if fast and is_local(place) else _STOCK):
         return zarr.open_array(zarr_store(place), mode=mode)

@@ -1,20 +1,48 @@
 """Outputs in a bucket of a real S3 server: as in a folder, byte by byte."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import tifffile
 
 import zarrmask
+from zarrmask import lock
+from zarrmask.errors import OutputError, ZarrmaskError
+from zarrmask.journal import Journal
+from zarrmask.place import names_in, output_place
+
+SIZE = 3.24  # micrometres
 
 
 @pytest.fixture(scope="module")
-def small_stack(tmp_path_factory):
-    """Twelve slices of noise in three bricks and three levels."""
-    folder = tmp_path_factory.mktemp("small")
+def noise(tmp_path_factory):
+    """Twelve slices of noise: two bricks, three levels."""
+    folder = tmp_path_factory.mktemp("noise")
     rng = np.random.default_rng(0)
     for n in range(12):
         tifffile.imwrite(folder / f"{n}.tif", rng.integers(0, 65535, (300, 200), np.uint16))
     return folder
+
+
+@pytest.fixture(scope="module")
+def converted(noise, cluster, tmp_path_factory):
+    """What a conversion leaves in a folder."""
+    out = tmp_path_factory.mktemp("converted") / "v.zarr"
+    return zarrmask.convert(noise, out, voxel_size=SIZE, scheduler=cluster)
+
+
+@pytest.fixture
+def lapsing(monkeypatch):
+    """Locks that lapse at once."""
+    monkeypatch.setattr(lock, "LAPSE", 0.0)
+    monkeypatch.setattr(lock, "SETTLE", 0.1)
 
 
 def in_folder(folder):
@@ -22,22 +50,211 @@ def in_folder(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink()
+        if path.is_file()
     }
 
 
 def in_bucket(s3, name):
     """Every object under a name, its bytes."""
-    root = f"{s3.bucket}/{name}"
-    files = s3.files
+    files, root = s3.files, f"{s3.bucket}/{name}"
     return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in files.find(root)}
 
 
-def test_a_conversion(s3, small_stack, cluster, tmp_path):
-    here = zarrmask.convert(small_stack, tmp_path / "v.zarr", voxel_size=2.4, scheduler=cluster)
-    there = zarrmask.convert(
-        small_stack, s3.place("convert/v.zarr"), voxel_size=2.4, scheduler=cluster
+def command(s3, *arguments, **environment):
+    """Start a command line that finds the server by its environment."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "zarrmask", *map(str, arguments)],
+        env={**os.environ, **s3.environment, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
-    assert in_bucket(s3, "convert/v.zarr") == in_folder(here)
-    tree = zarrmask.open_pyramid(there)
-    np.testing.assert_array_equal(tree["0/image"][3], tifffile.imread(small_stack / "3.tif"))
+
+
+def told(process):
+    """Exit code and all that a command printed."""
+    printed = process.communicate(timeout=120)[0]
+    return process.returncode, printed
+
+
+def test_a_conversion_leaves_the_same_bytes(s3, noise, converted, cluster):
+    place = s3.place("same/v.zarr")
+    assert zarrmask.convert(noise, place, voxel_size=SIZE, scheduler=cluster) == output_place(place)
+    assert in_bucket(s3, "same") == {
+        f"v.zarr/{name}": content for name, content in in_folder(converted).items()
+    }
+    with pytest.raises(OutputError, match=r"voxel_size: 3\.24 then, None now"):
+        zarrmask.convert(noise, place)
+    before = s3.files.find("bucket/same", detail=True)
+    assert zarrmask.convert(noise, place, voxel_size=SIZE) == output_place(place)
+    assert s3.files.find("bucket/same", detail=True) == before
+
+    there, here = zarrmask.open_pyramid(place), zarrmask.open_pyramid(converted)
+    assert len(there.children) == 3
+    for level in there.children:
+        assert there[level].identical(here[level])
+    assert told(command(s3, "info", s3.url("same/v.zarr"))) == told(command(s3, "info", converted))
+
+
+def test_a_conversion_is_overwritten_and_what_others_added_stays(s3, noise, cluster):
+    place = s3.place("over/v.zarr")
+    zarrmask.convert(noise, place, scheduler=cluster)
+    (place / "labels" / "mine" / ".zgroup").write_bytes(b'{"zarr_format": 2}')
+    zarrmask.convert(noise, place, z="3:5", overwrite=True, scheduler=cluster)
+    assert zarrmask.open_pyramid(place)["0/image"].shape == (2, 300, 200)
+    assert (place / "labels" / "mine" / ".zgroup").exists()
+    assert names_in(place.parent) == {"v.zarr"}
+
+
+def test_a_run_leaves_the_same_bytes(s3, stack, cluster, tmp_path):
+    options = {"every": 12, "voxel_size": SIZE, "scheduler": cluster}
+    zarrmask.run(stack, tmp_path / "out", **options)
+    record = zarrmask.run(stack, s3.place("run/out"), **options)
+    here, there = in_folder(tmp_path / "out"), in_bucket(s3, "run/out")
+    links = "masked.zarr/labels/"  # a bucket has none
+    expected = {name for name in here if not name.startswith((links, "scroll.khprj/"))}
+    assert set(there) == expected
+    its_own = {"run.json", "report.html", "overview.png"}
+    assert all(there[name] == here[name] for name in expected - its_own)
+    assert json.loads(there["run.json"]) == json.loads(json.dumps(record))
+    assert b"s3://bucket/run/out/masked.zarr" in there["report.html"]
+    assert b"khartes.py" not in there["report.html"]
+    assert s3.secret not in "".join(map(str, there.values()))
+    printed = told(command(s3, "info", s3.url("run/out")))
+    assert printed[0] == 0
+    assert "finished" in printed[1]
+    assert (
+        "finished already"
+        in told(command(s3, "run", stack, s3.url("run/out"), "--every", 12, "--voxel-size", SIZE))[
+            1
+        ]
+    )
+
+
+def test_a_killed_conversion_goes_on(s3, noise, converted, cluster, lapsing):
+    name = "killed/v.zarr"
+    arguments = ("convert", noise, s3.url(name), "--voxel-size", SIZE, "--workers", 1)
+    process = command(s3, *arguments)
+    entries = "bucket/killed/.v.zarr.zarrmask/finished/writing"
+    try:
+        end = time.monotonic() + 120
+        while not s3.files.exists(entries):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    finished = s3.files.find(entries, detail=True)
+    with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):
+        zarrmask.open_pyramid(s3.place(name))
+
+    code, printed = told(command(s3, *arguments))
+    assert code == 1
+    assert "in use by another zarrmask (process" in printed
+    assert "its lock lapses in" in printed
+    with pytest.raises(OutputError, match=r"voxel_size: 3\.24 then, None now"):
+        zarrmask.convert(noise, s3.place(name))
+    assert s3.files.find(entries, detail=True) == finished
+
+    zarrmask.convert(noise, s3.place(name), voxel_size=SIZE, scheduler=cluster)
+    assert in_bucket(s3, name) == in_folder(converted)
+    assert names_in(s3.place("killed")) == {"v.zarr"}
+
+
+def test_two_do_not_write_to_one_output(s3, noise):
+    journal = Journal.of_conversion(output_place(s3.place("two/v.zarr")))
+    with journal.lock():
+        with pytest.raises(OutputError, match="in use"):
+            zarrmask.convert(noise, s3.place("two/v.zarr"))
+        assert names_in(journal.work) == {"lock"}
+    assert names_in(s3.place("two")) == set()
+
+
+@pytest.mark.parametrize("conditional", [True, False], ids=["conditional", "any"])
+def test_of_those_that_come_at_once_one_gets_the_lock(s3, monkeypatch, lapsing, conditional):
+    place = output_place(s3.place(f"race-{conditional}/lock"))
+    if not conditional:  # as for a store that does not know of If-None-Match
+        probe = lock._probe
+        monkeypatch.setattr(lock, "_probe", lambda place: (probe(place)[0], False))
+        monkeypatch.setattr(lock, "SETTLE", 1.0)
+    monkeypatch.setattr(lock, "LAPSE", 60.0)
+    from concurrent.futures import ThreadPoolExecutor
+
+    def take(n):
+        with contextlib.suppress(OutputError):
+            lock._take(place, str(n).encode(), place)
+            return n
+
+    with ThreadPoolExecutor(4) as threads:
+        got = [n for n in threads.map(take, range(4)) if n is not None]
+    assert [str(n).encode() for n in got] == [place.read_bytes()]
+
+
+def _be_suspended(journal):
+    lock._take(journal.work / "lock", b"{}", journal.out)
+    time.sleep(60)
+
+
+def test_a_lock_that_lapsed_is_taken_and_its_holder_told(s3, monkeypatch, lapsing):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    journal = Journal.of_run(output_place(s3.place("taken/out")))
+    with pytest.raises(OutputError, match="taken over by another"), journal.lock():
+        _be_suspended(journal)
+    assert (journal.work / "lock").read_bytes() == b"{}"  # not ours to remove
+
+
+def test_a_lock_is_renewed(s3, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "LAPSE", 2.5)  # servers tell whole seconds
+    place = output_place(s3.place("renewed/out"))
+    with Journal.of_run(place).lock():
+        time.sleep(4)
+        with pytest.raises(OutputError, match="in use"), Journal.of_run(place).lock():
+            pass
+    assert names_in(place) == set()
+
+
+NOWHERE = {"endpoint_url": "http://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(
+    ("bucket", "options", "problem"),
+    [
+        ("nobucket", {}, "make the bucket first"),
+        ("bucket", {"secret": "planted-secret"}, "access is denied"),
+        ("bucket", {"key": None, "secret": None}, "there are no credentials"),
+        ("bucket", NOWHERE, "does not answer"),
+    ],
+)
+def test_a_bucket_that_cannot_be_written_is_said_to_be_so(
+    s3, noise, monkeypatch, tmp_path, bucket, options, problem
+):
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    place = s3.place("out", **options)
+    place = type(place)(f"s3://{bucket}/out/v.zarr", **place.storage_options)
+    with pytest.raises(OutputError, match=problem) as error:
+        zarrmask.convert(noise, place)
+    assert "planted-secret" not in str(error.value)
+
+
+def test_secrets_are_told_to_nobody(s3, noise):
+    """Wrong keys, and secrets in addresses, by the command line and with a traceback."""
+    wrong = {"AWS_SECRET_ACCESS_KEY": "planted-secret", "AWS_SESSION_TOKEN": "planted-token"}
+    endpoint = {"AWS_ENDPOINT_URL": s3.endpoint.replace("://", "://user:planted-password@")}
+    out = s3.url("secrets/v.zarr")
+    started = [
+        command(s3, "convert", noise, out, **wrong),
+        command(s3, "--debug", "convert", noise, out, **wrong),
+        command(s3, "--debug", "convert", noise, out, **wrong, **endpoint),
+        command(s3, "--debug", "convert", noise, "s3://me:planted-password@bucket/v.zarr"),
+        command(s3, "--debug", "convert", noise, f"{out}?token=planted"),
+    ]
+    for process in started:
+        code, printed = told(process)
+        assert code == 1
+        assert "s3://" in printed
+        assert "planted" not in printed

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from zarrmask import __version__
 from zarrmask.errors import ZarrmaskError
 
+
+class _Folder(click.Path):
+    """A folder that can only be on this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail("expected a folder on this machine, not a URL", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 STACK = click.argument("stack", type=click.Path())
 OUT = click.argument("out", type=click.Path())
-OUT_FOLDER = click.argument("out", type=click.Path(path_type=Path))
+OUT_FOLDER = click.argument("out", type=_Folder(path_type=Path))
 VOXEL_SIZE = click.option(
     "--voxel-size", type=float, metavar="UM", help="Side of a voxel, micrometres."
 )
@@ -153,7 +165,7 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 
 @cli.command("train")
 @click.option("--phantom", is_flag=True, required=True, help="Learn from simulated slices.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--out", type=_Folder(path_type=Path), required=True, help="Folder to make.")
 @click.option("--config", type=click.Path(path_type=Path), help="detectron2 config with a SOLVER.")
 @click.option("--iterations", type=click.IntRange(1), help="Instead of the config's.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -197,6 +209,14 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _fail(text: str, code: int = 1) -> NoReturn:
+    """Say what went wrong, without the secrets that libraries put into their messages."""
+    from zarrmask.place import redacted
+
+    click.echo(redacted(text), err=True, nl=False)
+    sys.exit(code)
+
+
 def main() -> None:
     """Run the command line; a failure is one message, and an exit code that is not 0."""
     debug = "--debug" in sys.argv
@@ -206,22 +226,19 @@ def main() -> None:
     try:
         cli(arguments, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        told = io.StringIO()
+        error.show(told)
+        _fail(told.getvalue(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is done is kept: the same command goes on", err=True)
         sys.exit(130)
-    except (ZarrmaskError, OSError) as error:
-        if debug:
-            raise
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
     except Exception as error:
         if debug:
-            raise
+            _fail(traceback.format_exc())
+        if isinstance(error, ZarrmaskError | OSError):
+            _fail(f"error: {error}\n")
         name = type(error).__name__
-        click.echo(f"error: {name}: {error}\nthis is not foreseen; --debug shows where", err=True)
-        sys.exit(1)
+        _fail(f"error: {name}: {error}\nthis is not foreseen; --debug shows where\n")
     finally:  # all is closed: a signal may end what is left of the process
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)

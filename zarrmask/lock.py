@@ -18,7 +18,7 @@ from pathlib import Path
 from upath import UPath
 
 from zarrmask.errors import OutputError
-from zarrmask.place import Place
+from zarrmask.place import Place, hasty
 
 BEAT = 15.0
 """Seconds between two signs of life of the lock at a URL."""
@@ -121,6 +121,7 @@ def _probe(place: UPath) -> tuple[datetime, bool]:
 
     What keeps the output from being written is met here, before anything is computed.
     """
+    place = hasty(place)
     place.fs.pipe_file(place.path, b"")
     try:
         exclusive = False

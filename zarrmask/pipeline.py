@@ -255,7 +255,7 @@ def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
 
     source = open_source(stack, allow_missing=allow_missing, progress=progress)
     z, y, x = source.shape
-    reporter.say(f"{redacted(source.path)}: {source.kind}, {z} x {y} x {x} {source.dtype}")
+    reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
     if source.dtype.kind == "f":
         raise StackError(
             f"{redacted(source.path)} is {source.dtype}; expected uint8 or uint16 here"

@@ -22,9 +22,12 @@ from zarr.storage import FsspecStore, LocalStore
 from zarrmask.errors import OutputError, ZarrmaskError
 
 Place = Path | UPath
+S3 = ("s3", "s3a")
 
-ATTEMPTS = 8
-"""How often a request is made before a store counts as gone: about half a minute."""
+ATTEMPTS, FIRST_ATTEMPTS = 8, 3
+"""How often a request is made before a store counts as gone, half a minute; how often at first."""
+CONNECTIONS = 64
+"""To one store at once: thousands of small files are read in seconds."""
 # Not the container of abfs://container@account.
 _LOGIN = re.compile(r"(https?://|://(?=[^/\s'\"@]*:))[^/\s'\"]*@")
 _QUERY = re.compile(r"(://[^\s?'\"<>]*)\?[^\s'\"<>]*")
@@ -61,12 +64,24 @@ def place_of(path: str | os.PathLike[str] | UPath) -> Place:
 def _options(place: UPath) -> dict[str, Any]:
     """Storage options of a store that others write to as well, and that is given time."""
     options: dict[str, Any] = {}
-    if place.protocol in ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"):
+    if place.protocol in (*S3, "gs", "gcs", "abfs", "abfss", "az"):
         options["use_listings_cache"] = False
-    if place.protocol in ("s3", "s3a"):
-        retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
-        options["config_kwargs"] = {"retries": retries}
+    if place.protocol in S3:
+        settings = {"retries": _retries(ATTEMPTS), "max_pool_connections": CONNECTIONS}
+        options["config_kwargs"] = settings
     return {**options, **place.storage_options}
+
+
+def _retries(attempts: int) -> dict[str, Any]:
+    return {"mode": "standard", "total_max_attempts": attempts}
+
+
+def hasty(place: UPath) -> UPath:
+    """Give the same place, but soon given up, to find out whether it answers at all."""
+    if place.protocol not in S3:
+        return place
+    settings = place.storage_options.get("config_kwargs", {})
+    return UPath(place, config_kwargs={**settings, "retries": _retries(FIRST_ATTEMPTS)})
 
 
 def output_place(path: str | os.PathLike[str] | UPath) -> Place:
@@ -94,15 +109,11 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
         problem = "is this process's own memory, which the workers, processes too, do not see"
     elif place.protocol in ("http", "https"):
         problem = "can be read, but not written to"
-    elif not place.name or not place.parent.name or {"", ".", ".."} & set(_parts(place)):
+    elif not place.name or {"", ".", ".."} & set(place.path.strip("/").split("/")):
         problem = f"names no folder; expected {place.protocol}://BUCKET/NAME"
     else:
         return place
     raise OutputError(f"the output {place} {problem}")
-
-
-def _parts(place: UPath) -> list[str]:
-    return place.path.strip("/").split("/")
 
 
 def is_local(place: Place) -> bool:

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from zarrmask.place import redacted
+
 Advance = Callable[[int], None]
 
 
@@ -90,10 +92,12 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print a line."""
+        text = redacted(text)
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning, and keep it for the record."""
+        text = redacted(text)
         self.warnings.append(text)
         self.console.print(
             f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True

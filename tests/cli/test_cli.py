@@ -176,9 +176,18 @@ def test_a_window_of_two_numbers_before_the_arguments(zarrmask, tmp_path):
     assert "9.0, 3.0" in printed
 
 
+def test_only_what_runs_write_goes_to_a_bucket(zarrmask, tmp_path):
+    code, printed = zarrmask("phantom", "s3://bucket/scroll", "--shape", 4, 40, 48)
+    assert code == 2
+    assert "not a URL" in printed
+    assert not list(tmp_path.iterdir())
+
+
 def test_debug_shows_where(zarrmask, tmp_path):
-    with pytest.raises(Exception, match="nowhere"):
-        zarrmask("--debug", "run", "nowhere", "out")
+    code, printed = zarrmask("--debug", "run", "nowhere", "out")
+    assert code == 1
+    assert "Traceback" in printed
+    assert "nowhere" in printed.splitlines()[-1]
 
 
 def test_a_phantom_is_written_and_described(zarrmask, tmp_path):

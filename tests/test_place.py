@@ -1,0 +1,119 @@
+"""Which paths and URLs are places, and what of them is told to people."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from zarrmask.atomic import replace_file
+from zarrmask.errors import OutputError, ZarrmaskError
+from zarrmask.ledger import Ledger
+from zarrmask.place import (
+    names_in,
+    output_place,
+    place_of,
+    printable,
+    reached,
+    read_files,
+    redacted,
+    remove,
+)
+
+
+@pytest.fixture
+def memory():
+    """A folder in this process's memory, as one at any URL."""
+    place = UPath("memory://places")
+    yield place
+    remove(place)
+
+
+@pytest.mark.parametrize("kind", ["{}", "file://{}", "local://{}"])
+def test_a_folder_is_a_path(tmp_path, kind):
+    place = place_of(kind.format(tmp_path))
+    assert type(place) is type(Path())
+    assert place == tmp_path
+    assert type(place_of(UPath(kind.format(tmp_path)))) is type(Path())
+
+
+def test_a_folder_is_absolute_and_an_output_without_links(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    assert place_of("link/out") == tmp_path / "link" / "out"
+    assert output_place("link/out") == tmp_path / "disk" / "out"
+
+
+def test_a_place_in_a_bucket_goes_to_other_processes_with_its_options():
+    place = output_place(UPath("s3://bucket/out", key="me", secret="hidden")) / "a.zarr"
+    assert output_place("s3://bucket/out/") == output_place("s3://bucket/out")
+    there = pickle.loads(pickle.dumps(place))
+    assert there == place
+    assert there.storage_options["secret"] == "hidden"
+    assert "hidden" not in f"{place} {place!r} {printable(place)}"
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("memory://out", "own memory"),
+        ("http://127.0.0.1/out", "not written to"),
+        ("simplecache::s3://bucket/out", "chain"),
+        ("s3://bucket", "names no folder"),
+        ("s3://bucket/a/../out", "names no folder"),
+        ("s3://me:hidden@bucket/out", "login or a query"),
+        ("s3://bucket/out?signature=hidden", "login or a query"),
+        ("s3:/bucket/out", "lost a slash"),
+        ("nowhere://bucket/out", "cannot be opened"),
+    ],
+)
+def test_what_is_no_output_is_said_to_be_none(url, problem):
+    with pytest.raises(ZarrmaskError, match=problem) as error:
+        output_place(url)
+    assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sftp://me:hidden@host/a b", "sftp://...@host/a b"),
+        ("GET http://hidden@host/a?X-Amz-Signature=hidden&b, 403", "GET http://...@host/a?... 403"),
+        ("('s3://k:hidden@b/x', 's3://k:hidden@b/y')", "('s3://...@b/x', 's3://...@b/y')"),
+        ("abfs://container@account.example/a", "abfs://container@account.example/a"),
+        ("is a/b? no: me@host", "is a/b? no: me@host"),
+    ],
+)
+def test_secrets_are_taken_out_of_texts(text, told):
+    assert redacted(text) == told
+
+
+def test_files_at_a_url_are_like_files_in_a_folder(memory, tmp_path):
+    for folder in (memory, tmp_path / "here"):
+        assert names_in(folder) == set()
+        assert read_files(folder, ".json") == {}
+        ledger = Ledger(folder).stage("writing")
+        for key in range(3):
+            ledger.enter(key, {"n": key})
+        replace_file(folder / "note", b"1")
+        replace_file(folder / "note", b"2")
+        assert ledger.missing(range(5)) == [3, 4]
+        assert ledger.results() == {str(n): {"n": n} for n in range(3)}
+        assert names_in(folder) == {"writing", "note"}
+        assert (folder / "note").read_bytes() == b"2"
+        ledger.forget()
+        remove(folder / "nothing")
+        assert names_in(folder) == {"note"}
+
+
+def test_an_error_of_a_store_is_told_and_any_other_is_let_be(tmp_path):
+    place = UPath("s3://bucket/out", key="", secret="")
+    with pytest.raises(OutputError, match="denied") as error, reached(place):
+        raise PermissionError("http://me:hidden@host/a?b=hidden is forbidden")
+    assert "hidden" not in str(error.value)
+    with pytest.raises(FileNotFoundError), reached(place):
+        (tmp_path / "slice.tif").read_bytes()
+    with pytest.raises(TypeError), reached(place):
+        raise TypeError
+    with pytest.raises(PermissionError), reached(tmp_path):
+        raise PermissionError

@@ -180,7 +180,7 @@ class Web(ThreadingHTTPServer):
         All that came; the range as its header said it, or None.
     fault : callable
         Given method and path, what goes wrong: a status such as 503, "drop" (the connection is
-        closed in the middle of the content), "stall" (no answer), or None.
+        closed in the middle of the content), "stall" (no answer), "whole" (no ranges), or None.
     password : str or None
         "user:password" that every request has to bring, if any.
     query : str or None
@@ -241,7 +241,7 @@ class WebRequest(SimpleHTTPRequestHandler):
                 content = listing.read() if listing else b""
                 self.wfile.write(content if self.command == "GET" else b"")
             elif place.is_file():
-                self.send(place, drop=fault == "drop")
+                self.send(place, fault)
             else:
                 self.refuse(404)
 
@@ -250,10 +250,11 @@ class WebRequest(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def send(self, place, drop):
+    def send(self, place, fault):
+        drop, range_ = fault == "drop", fault != "whole" and self.headers.get("Range", "")
         state = place.stat()
         start, stop = 0, state.st_size
-        if found := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
+        if found := re.fullmatch(r"bytes=(\d*)-(\d*)", range_ or ""):
             first, last = found.groups()
             start = int(first) if first else max(0, stop - int(last))
             stop = min(stop, int(last) + 1) if first and last else stop
@@ -281,7 +282,7 @@ class WebRequest(SimpleHTTPRequestHandler):
 def web(tmp_path):
     """A server of the folder `tmp_path/web`."""
     folder = tmp_path / "web"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with Web(folder) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()

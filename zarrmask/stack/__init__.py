@@ -1,17 +1,20 @@
 """What a stack is and how it is read: slices, multipage TIFFs and zarrs as one lazy volume."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import xarray as xr
+from upath import UPath
 
 from zarrmask.errors import StackError
+from zarrmask.place import place_of
 
 from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes
 from .folder import FORMATS, open_folder
 from .header import printable
 from .multipage import open_multipage
+from .remote import Remote
 from .source import Progress, Source, as_xarray
 from .zarr_source import is_zarr, open_zarr
 
@@ -28,7 +31,7 @@ __all__ = [
 
 
 def open_stack(
-    path: str | os.PathLike[str], *, allow_missing: bool = False, chunks: Any = None
+    path: str | os.PathLike[str] | UPath, *, allow_missing: bool = False, chunks: Any = None
 ) -> xr.DataArray:
     """Open a stack as one lazy volume.
 
@@ -36,9 +39,10 @@ def open_stack(
 
     Parameters
     ----------
-    path : path-like
+    path : path-like, URL or UPath
         A folder of numbered 2-D slices (TIFF, JPEG or PNG; the last digits in a file's name are
-        its z), a multipage TIFF, a zarr array or an OME-Zarr (level 0 is taken).
+        its z), a multipage TIFF, a zarr array or an OME-Zarr (level 0 is taken); here, or at a URL
+        that fsspec reads (http, https, s3, ...). A folder at http is what its index page links to.
     allow_missing : bool
         Let slice numbers that are missing from a folder read as zeros.
     chunks : optional
@@ -60,7 +64,7 @@ def open_stack(
 
 
 def open_source(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | UPath,
     *,
     allow_missing: bool = False,
     progress: Progress | None = None,
@@ -84,7 +88,10 @@ def open_source(
     StackError
         If it cannot be read as one volume; every bad file is named.
     """
-    place = os.path.abspath(os.fspath(path))  # noqa: PTH100  workers have another current folder
+    given = place_of(path)
+    if not isinstance(given, Path):
+        return open_remote(Remote(given), allow_missing, progress)
+    place = os.path.abspath(given)  # noqa: PTH100  workers have another current folder
     if os.path.isdir(place):  # noqa: PTH112
         return open_zarr(place) if is_zarr(place) else open_folder(place, allow_missing, progress)
     if not os.path.isfile(place):  # noqa: PTH113
@@ -97,3 +104,10 @@ def open_source(
         f"{printable(place)} is one file that is no TIFF; expected a folder of numbered slices "
         f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
     )
+
+
+def open_remote(remote: Remote, allow_missing: bool, progress: Progress | None) -> Source:
+    """Open a stack at a URL."""
+    if PurePath(remote.place.path).suffix.lower() in (".tif", ".tiff"):
+        return open_multipage(remote)
+    return open_zarr(remote) if is_zarr(remote) else open_folder(remote, allow_missing, progress)

@@ -16,7 +16,7 @@ import numpy as np
 from .header import Header
 from .slices import SliceSource
 from .source import Source
-from .tiff import read_rows
+from .tiff import read_tiff
 
 SLABS = 2  # on disk at once: one is read while the next is decoded
 
@@ -120,7 +120,7 @@ def decoded(source: Source, runs: Iterable[Sequence[int]], folder: Path) -> Sour
     return SliceSource(
         str(folder),
         f"decoded {source.kind}",
-        read_rows,
+        read_tiff,
         int(source.numbers[0]),
         [raw_name(index) if index in there else None for index in range(depth)],
         [header if index in there else None for index in range(depth)],

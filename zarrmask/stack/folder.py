@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,8 @@ from zarrmask.errors import StackError
 
 from .header import Header, header_or_problem, printable
 from .image import jpeg_header, png_header, read_jpeg, read_png
-from .slices import ReadSlice, SliceSource, disagreements, refusal
+from .remote import File, Remote, shown
+from .slices import ReadSlice, SliceSource, disagreements, file_in, refusal
 from .source import Progress
 from .tiff import read_tiff, tiff_header
 
@@ -23,7 +24,7 @@ class Format(NamedTuple):
     """How slices of one file format are read."""
 
     name: str
-    header: Callable[[str], Header]
+    header: Callable[[File], Header]
     read: ReadSlice
 
 
@@ -34,18 +35,19 @@ FORMATS = {".tif": TIFF, ".tiff": TIFF, ".jpg": JPEG, ".jpeg": JPEG, ".png": PNG
 
 # Headers are waited for, not computed: on a network disk each is a round trip or two.
 THREADS = 8
+THREADS_TO_SERVER = 32
 # Beyond these, names hold a date or a hash: no scan has so many slices.
 MOST_SLICES = 1_000_000
 MOST_NUMBER = 2**53
 RANGES = 20  # missing ranges spelled out in one message
 
 
-def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> SliceSource:
+def open_folder(place: str | Remote, allow_missing: bool, progress: Progress | None) -> SliceSource:
     """Open a folder of numbered slices, every header checked.
 
     Parameters
     ----------
-    path : str
+    place : str or Remote
         The folder. Only its own files count, hidden ones and other extensions do not.
     allow_missing : bool
         Let missing numbers read as zeros.
@@ -62,20 +64,20 @@ def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> Sl
     StackError
         If there are no slices or they are no volume; one error names all bad files.
     """
-    names, odd = slice_files(path)
-    extension = only_extension(path, names + odd)
+    names, odd = slice_files(place)
+    extension = only_extension(place, names + odd)
     numbered, problems = by_number(names)
     problems = [f"{printable(n)}: a broken link, or no regular file" for n in odd] + problems
     problems += doubtful_numbers(numbered, allow_missing)
     files = FORMATS[extension]
-    found = read_headers(path, files.header, numbered, progress)
+    found = read_headers(place, files.header, numbered, progress)
     bad, usual = disagreements({numbered[number]: found[number] for number in found})
     if bad or problems:
         expected = [f"slices of {usual}"] * bool(bad) + ["every slice number once"] * bool(problems)
-        raise refusal(path, problems + bad, "; ".join(expected))
+        raise refusal(place, problems + bad, "; ".join(expected))
     first, last = min(numbered), max(numbered)
     return SliceSource(
-        path,
+        place,
         f"{files.name} slices",
         files.read,
         first,
@@ -84,7 +86,7 @@ def open_folder(path: str, allow_missing: bool, progress: Progress | None) -> Sl
     )
 
 
-def slice_files(path: str) -> tuple[list[str], list[str]]:
+def slice_files(place: str | Remote) -> tuple[list[str], list[str]]:
     """List the folder's slice files, and the entries so named that are no readable file.
 
     Raises
@@ -95,30 +97,48 @@ def slice_files(path: str) -> tuple[list[str], list[str]]:
     names: list[str] = []
     odd: list[str] = []
     others = Counter[str]()
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                suffix = PurePath(entry.name).suffix.lower()
-                if entry.name.startswith("."):
-                    others["hidden"] += 1
-                elif os.path.isdir(entry.path):  # noqa: PTH112  entry.is_dir fails on link loops
-                    others["folders"] += 1
-                elif suffix not in FORMATS:
-                    others[suffix or "without extension"] += 1
-                else:
-                    (names if os.path.isfile(entry.path) else odd).append(entry.name)  # noqa: PTH113
-    except OSError as error:
-        raise StackError(f"{printable(path)} cannot be listed: {error.strerror}") from None
+    for name, kind in entries(place):
+        suffix = PurePath(name).suffix.lower()
+        if name.startswith("."):
+            others["hidden"] += 1
+        elif kind == "folder":
+            others["folders"] += 1
+        elif suffix not in FORMATS:
+            others[suffix or "without extension"] += 1
+        else:
+            (names if kind == "file" else odd).append(name)
     if not names and not odd:
         there = ", ".join(f"{count:,} {printable(what)}" for what, count in others.most_common(10))
         raise StackError(
-            f"{printable(path)} holds no slices (found: {there or 'nothing, it is empty'}); "
+            f"{shown(place)} holds no slices (found: {there or 'nothing, it is empty'}); "
             f"expected numbered files ({', '.join(FORMATS)}), a multipage TIFF or a zarr"
         )
     return sorted(names), sorted(odd)
 
 
-def only_extension(path: str, names: Iterable[str]) -> str:
+def entries(place: str | Remote) -> Iterator[tuple[str, str]]:
+    """Go through a folder: names, and "file", "folder" or "other" (a broken link, a pipe).
+
+    Raises
+    ------
+    StackError
+        If it cannot be listed.
+    """
+    if isinstance(place, Remote):
+        yield from place.entries()
+        return
+    try:
+        with os.scandir(place) as found:
+            for entry in found:
+                if os.path.isdir(entry.path):  # noqa: PTH112  entry.is_dir fails on link loops
+                    yield entry.name, "folder"
+                else:
+                    yield entry.name, "file" if os.path.isfile(entry.path) else "other"  # noqa: PTH113
+    except OSError as error:
+        raise StackError(f"{printable(place)} cannot be listed: {error.strerror}") from None
+
+
+def only_extension(place: str | Remote, names: Iterable[str]) -> str:
     """Return the one extension that all files have, in lower case.
 
     Raises
@@ -130,7 +150,7 @@ def only_extension(path: str, names: Iterable[str]) -> str:
     if len(counts) > 1:
         there = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
         raise StackError(
-            f"{printable(path)} mixes files of several kinds ({there}); "
+            f"{shown(place)} mixes files of several kinds ({there}); "
             "expected one extension: move the others away"
         )
     return next(iter(counts))
@@ -206,20 +226,20 @@ def spelled(ranges: list[tuple[int, int]]) -> str:
 
 
 def read_headers(
-    path: str,
-    read: Callable[[str], Header],
+    place: str | Remote,
+    read: Callable[[File], Header],
     numbered: dict[int, str],
     progress: Progress | None,
 ) -> dict[int, Header | str]:
     """Read every slice's header, or what is wrong with it, by number."""
-    paths = [os.path.join(path, name) for name in numbered.values()]  # noqa: PTH118
+    files = [file_in(place, name) for name in numbered.values()]
     found: dict[int, Header | str] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        headers = pool.map(partial(header_or_problem, read), paths)
+    with ThreadPoolExecutor(THREADS if isinstance(place, str) else THREADS_TO_SERVER) as pool:
+        headers = pool.map(partial(header_or_problem, read), files)
         for number, header in zip(numbered, headers, strict=True):
             found[number] = header
             if progress:
-                progress(len(found), len(paths))
+                progress(len(found), len(files))
     return found
 
 

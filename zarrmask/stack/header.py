@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from zarrmask.errors import StackError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -15,6 +17,10 @@ PIXELS = "uint8, uint16 or float32"
 
 class BadSliceError(Exception):
     """Why one file (or page) cannot be a slice; gathered into one `StackError` by `check`."""
+
+
+class NotThereError(StackError):
+    """There is nothing under a name at a URL, or nothing that may be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,19 @@ def printable(text: str) -> str:
 
 
 def header_or_problem(read: Callable[[Item], Result], item: Item) -> Result | str:
-    """Read a header, or say what is wrong: no file, however odd, stops the check of the rest."""
+    """Read a header, or say what is wrong: no file, however odd, stops the check of the rest.
+
+    Raises
+    ------
+    StackError
+        If a server gave out: the rest would fare no better.
+    """
     try:
         return read(item)
-    except BadSliceError as error:
+    except (BadSliceError, NotThereError) as error:
         return str(error)
+    except StackError:
+        raise
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except Exception as error:  # a parser lost in garbage may raise anything

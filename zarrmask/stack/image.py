@@ -3,12 +3,12 @@
 import io
 import os
 import struct
-from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
 
 from .header import BadSliceError, Header
+from .remote import File, Stream, opened
 
 # Bytes after the end marker (padding, a scanner's own notes) are let pass within this distance.
 TAIL = 4096
@@ -22,7 +22,7 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 PNG_COLOURS = {0: "greyscale", 2: "RGB", 3: "a colour palette", 4: "grey and alpha", 6: "RGBA"}
 
 
-def jpeg_header(path: str) -> Header:
+def jpeg_header(file: File) -> Header:
     """Read and check the header of a JPEG (ITU T.81): one greyscale frame of 8 bits, and its end.
 
     Raises
@@ -30,11 +30,11 @@ def jpeg_header(path: str) -> Header:
     BadSliceError
         If it is not that.
     """
-    with open(path, "rb") as file:  # noqa: PTH123  a plain string: names need not be valid text
-        if (start := file.read(2)) != JPEG_START:
+    with opened(file) as stream:
+        if (start := stream.read(2)) != JPEG_START:
             raise BadSliceError("not a JPEG file" if start else "an empty file")
-        frame = jpeg_frame(file)
-        if JPEG_END not in tail(file, file.tell()):
+        frame = jpeg_frame(stream)
+        if JPEG_END not in tail(stream, stream.tell()):
             raise BadSliceError("truncated: no end marker")
     try:
         bits, rows, columns, components = struct.unpack(">BHHB", frame[:6])
@@ -47,14 +47,14 @@ def jpeg_header(path: str) -> Header:
     return whole_image(rows, columns, np.dtype(np.uint8))
 
 
-def jpeg_frame(file: BinaryIO) -> bytes:
+def jpeg_frame(stream: Stream) -> bytes:
     """Walk the segments up to the first scan and return the frame header's content."""
     frame = b""
     while True:
-        marker = file.read(2)
+        marker = stream.read(2)
         while marker == b"\xff\xff":  # fill bytes are allowed before a marker
-            marker = b"\xff" + file.read(1)
-        length = file.read(2)
+            marker = b"\xff" + stream.read(1)
+        length = stream.read(2)
         if len(marker) < 2 or marker[0] != 0xFF or len(length) < 2:
             raise BadSliceError("truncated or damaged: no pixels after the JPEG header")
         if marker[1] == JPEG_SCAN:
@@ -63,12 +63,12 @@ def jpeg_frame(file: BinaryIO) -> bytes:
         if marker[1] in JPEG_OTHER_FRAMES:
             raise BadSliceError(f"JPEG of kind 0x{marker[1]:X}; expected baseline or progressive")
         if marker[1] in JPEG_FRAMES:
-            frame = file.read(size)
+            frame = stream.read(size)
         else:
-            file.seek(max(size, 0), os.SEEK_CUR)
+            stream.seek(max(size, 0), os.SEEK_CUR)
 
 
-def png_header(path: str) -> Header:
+def png_header(file: File) -> Header:
     """Read and check the header of a PNG (RFC 2083): greyscale of 8 or 16 bits, and its end.
 
     Raises
@@ -76,13 +76,13 @@ def png_header(path: str) -> Header:
     BadSliceError
         If it is not that.
     """
-    with open(path, "rb") as file:  # noqa: PTH123
-        start = file.read(33)
+    with opened(file) as stream:
+        start = stream.read(33)
         if start[:8] != PNG_START:
             raise BadSliceError("not a PNG file" if start else "an empty file")
         if len(start) < 33 or start[12:16] != b"IHDR":
             raise BadSliceError("truncated or damaged: no PNG header")
-        if PNG_END not in tail(file, len(start)):
+        if PNG_END not in tail(stream, len(start)):
             raise BadSliceError("truncated: no end marker")
     columns, rows, bits, colour = struct.unpack(">IIBB", start[16:26])
     if colour != 0:
@@ -92,11 +92,11 @@ def png_header(path: str) -> Header:
     return whole_image(rows, columns, np.dtype(np.uint8 if bits == 8 else np.uint16))
 
 
-def tail(file: BinaryIO, start: int) -> bytes:
+def tail(stream: Stream, start: int) -> bytes:
     """Return the file's last bytes, but none before `start`."""
-    end = file.seek(0, io.SEEK_END)
-    file.seek(max(start, end - TAIL))
-    return file.read()
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(max(start, end - TAIL))
+    return stream.read()
 
 
 def whole_image(rows: int, columns: int, dtype: np.dtype) -> Header:
@@ -106,24 +106,24 @@ def whole_image(rows: int, columns: int, dtype: np.dtype) -> Header:
     return Header((rows, columns), dtype, block=(rows, columns))
 
 
-def read_jpeg(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+def read_jpeg(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
     """Decode a JPEG and take a region of it."""
-    out[...] = grey(imagecodecs.jpeg_decode(content(path)), header)[
+    out[...] = grey(imagecodecs.jpeg_decode(content(file)), header)[
         y.start : y.stop, x.start : x.stop
     ]
 
 
-def read_png(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+def read_png(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
     """Decode a PNG and take a region of it."""
-    out[...] = grey(imagecodecs.png_decode(content(path)), header)[
+    out[...] = grey(imagecodecs.png_decode(content(file)), header)[
         y.start : y.stop, x.start : x.stop
     ]
 
 
-def content(path: str) -> bytes:
+def content(file: File) -> bytes:
     """Return all bytes of a file."""
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read()
+    with opened(file) as stream:
+        return stream.read()
 
 
 def grey(image: np.ndarray, header: Header) -> np.ndarray:

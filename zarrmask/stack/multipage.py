@@ -6,17 +6,18 @@ from tifffile import TiffFile
 
 from zarrmask.errors import StackError
 
-from .header import BadSliceError, Header, header_or_problem, printable
+from .header import BadSliceError, Header, header_or_problem
+from .remote import Remote, shown
 from .slices import SliceSource, disagreements, refusal
 from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff
 
 
-def open_multipage(path: str) -> SliceSource:
+def open_multipage(place: str | Remote) -> SliceSource:
     """Open a multipage TIFF, every page's header checked.
 
     Parameters
     ----------
-    path : str
+    place : str or Remote
         The file. A TIFF of one page is a stack of one slice.
 
     Returns
@@ -30,18 +31,18 @@ def open_multipage(path: str) -> SliceSource:
         If it is no TIFF, its pages differ or are no slices, or it has channels or times.
     """
 
-    def headers(path: str) -> list[Header | str]:
-        with open_tiff(path) as tif:
+    def headers(place: str | Remote) -> list[Header | str]:
+        with open_tiff(place if isinstance(place, str) else place.file("")) as tif:
             return arranged(tif, [header_or_problem(page_header, page) for page in full_pages(tif)])
 
-    found = header_or_problem(headers, path)
+    found = header_or_problem(headers, place)
     if isinstance(found, str):
-        raise StackError(f"{printable(path)}: {found}")
+        raise StackError(f"{shown(place)}: {found}")
     bad, expected = disagreements({f"page {i}": header for i, header in enumerate(found)})
     if bad:
-        raise refusal(path, bad, expected)
+        raise refusal(place, bad, expected)
     slices = [header for header in found if isinstance(header, Header)]
-    return SliceSource(path, "multipage TIFF", read_tiff, 0, [""] * len(slices), slices)
+    return SliceSource(place, "multipage TIFF", read_tiff, 0, [""] * len(slices), slices)
 
 
 def arranged(tif: TiffFile, found: list[Header | str]) -> list[Header | str]:

@@ -6,17 +6,22 @@ import pickle
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from zarrmask.errors import StackError
 
 from .header import PIXELS, Header, printable
+from .remote import File, Remote, Stamp, shown
 from .source import RegionSource
 
 LISTED = 20  # bad files named in one message
 
-ReadSlice = Callable[[str, Header, slice, slice, np.ndarray], None]
+AT_ONCE = 16
+"""Slices that are asked for at once at a URL."""
+
+ReadSlice = Callable[[File, Header, slice, slice, np.ndarray], None]
 """Reads rows and columns of a slice (file, header, y, x) into an array."""
 
 
@@ -25,7 +30,7 @@ class SliceSource(RegionSource):
 
     Parameters
     ----------
-    path : str
+    place : str or Remote
         The folder, or the file that holds all slices as pages.
     kind : str
         For people.
@@ -34,7 +39,7 @@ class SliceSource(RegionSource):
     first : int
         The first slice's number.
     names : sequence of str or None
-        Each slice's file in the folder, "" for `path` itself, None where the slice is missing.
+        Each slice's file in the folder, "" for `place` itself, None where the slice is missing.
     headers : sequence of Header or None
         Each slice's, all of one shape and dtype.
     """
@@ -43,7 +48,7 @@ class SliceSource(RegionSource):
 
     def __init__(
         self,
-        path: str,
+        place: str | Remote,
         kind: str,
         read: ReadSlice,
         first: int,
@@ -52,13 +57,17 @@ class SliceSource(RegionSource):
     ) -> None:
         there = [header for header in headers if header is not None]
         rows, columns = there[0].shape
-        self.path, self.kind = path, kind
+        self.path = place if isinstance(place, str) else place.shown
+        self.kind = kind
         self.shape = (len(names), rows, columns)
         self.dtype = there[0].dtype
-        self.block = (1, max(h.block[0] for h in there), max(h.block[1] for h in there))
+        # What lies as it is can be read in any part, but is asked for by whole rows.
+        across = 1 if isinstance(place, str) or there[0].offset < 0 else columns
+        block = np.max([(1, *h.block) for h in there], axis=0)
+        self.block = (1, int(block[1]), max(int(block[2]), across))
         self.first = first
         self.missing = tuple(first + i for i, name in enumerate(names) if name is None)
-        self._read_slice = read
+        self._place, self._read_slice = place, read
         self._names = tuple(names)
         # Columns, not objects: 27,000 of them travel to every worker.
         self._ifd = np.array([h.ifd if h else 0 for h in headers], np.int64)
@@ -77,16 +86,18 @@ class SliceSource(RegionSource):
         digest = hashlib.sha256(repr((self.kind, self.shape, str(self.dtype))).encode())
         files = {name: i for i, name in enumerate(self._names) if name is not None}
         for name, index in files.items():
-            try:
-                found = os.stat(self._file(name))  # noqa: PTH116
-            except OSError as error:
-                raise StackError(f"{printable(self._file(name))}: {error.strerror}") from None
-            entry = (name, self.first + index, found.st_size, found.st_mtime_ns)
-            digest.update(repr(entry).encode())
+            digest.update(repr((name, self.first + index, *self._stamp(name))).encode())
         return digest.hexdigest()
 
-    def _file(self, name: str) -> str:
-        return os.path.join(self.path, name) if name else self.path  # noqa: PTH118
+    def _stamp(self, name: str) -> Stamp | tuple[int, int]:
+        if isinstance(self._place, Remote):
+            return self._place.stamp(name)
+        path = os.path.join(self._place, name) if name else self._place  # noqa: PTH118
+        try:
+            found = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            raise StackError(f"{printable(path)}: {error.strerror}") from None
+        return found.st_size, found.st_mtime_ns
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
         wanted = range(z.start, z.stop, z.step)
@@ -106,14 +117,20 @@ class SliceSource(RegionSource):
         self._fill(out, range(z.start, z.stop), y, x)
 
     def _fill(self, out: np.ndarray, wanted: range, y: slice, x: slice) -> None:
-        for region, index in zip(out, wanted, strict=True):
-            name = self._names[index]
-            if name is None:
-                region[...] = 0
-            else:
-                self._slice_region(index, name, y, x, region)
+        def fill(region: np.ndarray, index: int) -> None:
+            self._slice_region(index, y, x, region)
 
-    def _slice_region(self, index: int, name: str, y: slice, x: slice, out: np.ndarray) -> None:
+        if isinstance(self._place, Remote):
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(fill, out, wanted))
+        else:
+            for region, index in zip(out, wanted, strict=True):
+                fill(region, index)
+
+    def _slice_region(self, index: int, y: slice, x: slice, out: np.ndarray) -> None:
+        if (name := self._names[index]) is None:
+            out[...] = 0
+            return
         header = Header(
             (self.shape[1], self.shape[2]),
             self.dtype,
@@ -123,14 +140,23 @@ class SliceSource(RegionSource):
             bool(self._big_endian[index]),
         )
         try:
-            self._read_slice(self._file(name), header, y, x, out)
-        except MemoryError:
+            self._read_slice(file_in(self._place, name), header, y, x, out)
+        except (MemoryError, StackError):
             raise
         except Exception as error:  # decoders raise what they like; a person wants the file
+            place = self._place
+            path = place.url(name) if isinstance(place, Remote) else file_in(place, name)
             raise StackError(
-                f"{printable(self._file(name))}: slice {self.first + index} cannot be read: "
+                f"{printable(str(path))}: slice {self.first + index} cannot be read: "
                 f"{error} (damaged, or changed since it was checked?)"
             ) from error
+
+
+def file_in(place: str | Remote, name: str) -> File:
+    """Give a file of a folder, or what is no folder itself where there is no name."""
+    if isinstance(place, Remote):
+        return place.file(name)
+    return os.path.join(place, name) if name else place  # noqa: PTH118
 
 
 def disagreements(found: dict[str, Header | str]) -> tuple[list[str], str]:
@@ -164,14 +190,14 @@ def disagreements(found: dict[str, Header | str]) -> tuple[list[str], str]:
     return problems, f"{rows} x {columns} {dtype}, as {count:,} of {len(found):,} slices are"
 
 
-def refusal(path: str, problems: Sequence[str], expected: str) -> StackError:
+def refusal(place: str | Remote, problems: Sequence[str], expected: str) -> StackError:
     """Make the one error that tells of everything that is wrong with a stack."""
     lines = list(problems[:LISTED])
     if len(problems) > LISTED:
         lines.append(f"... and {len(problems) - LISTED:,} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     return StackError(
-        f"{printable(path)} cannot be read as one volume: {count}\n"
+        f"{shown(place)} cannot be read as one volume: {count}\n"
         + "\n".join(f"  {line}" for line in lines)
         + f"\nexpected: {expected}"
     )

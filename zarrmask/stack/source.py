@@ -64,6 +64,17 @@ class Source(Protocol):
     def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
         """Read a region into an array of its shape; starts and stops are within the shape."""
 
+    def coarsest(self, rows: int, columns: int) -> tuple["Source", int]:
+        """Give the coarsest form of the volume whose slices have so many rows and columns at least.
+
+        Returns
+        -------
+        source : Source
+            This one, where the volume has no other form, or all others are too coarse.
+        depth : int
+            How many slices of this one a slice of it stands for.
+        """
+
     def fingerprint(self) -> str:
         """Hash what would change if the input did: names, sizes, times, shape, dtype."""
 
@@ -76,6 +87,9 @@ class RegionSource(ABC):
     kind: str
     shape: tuple[int, int, int]
     dtype: np.dtype
+    missing: tuple[int, ...]
+    voxel_size: float | None
+    block: tuple[int, int, int]
     first = 0
 
     def __repr__(self) -> str:
@@ -99,6 +113,14 @@ class RegionSource(ABC):
     def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
         """Read a region into an array of its shape; starts and stops are within the shape."""
         out[...] = self._read(*(slice(part.start, part.stop, 1) for part in (z, y, x)))
+
+    def coarsest(self, rows: int, columns: int) -> tuple["Source", int]:
+        """Give this volume, which has no coarser form: see `Source`."""
+        return self, 1
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash what would change if the input did."""
 
     @abstractmethod
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:

@@ -12,6 +12,7 @@ import tifffile
 from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
 from .header import PIXELS, BadSliceError, Header, wrong_dtype
+from .remote import File, RangeFile
 
 # A bad file is reported once, by us; without a handler Python would print tifffile's log as well.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -19,7 +20,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 UNCOMPRESSED = 1
 
 
-def tiff_header(path: str) -> Header:
+def tiff_header(file: File) -> Header:
     """Read and check the header of a TIFF that is one slice.
 
     Raises
@@ -27,7 +28,7 @@ def tiff_header(path: str) -> Header:
     BadSliceError
         If it is not a TIFF, holds more than one image or `page_header` refuses it.
     """
-    with open_tiff(path) as tif:
+    with open_tiff(file) as tif:
         header = page_header(tif.pages.first)
         if (count := image_count(tif)) > 1:
             raise BadSliceError(
@@ -38,12 +39,12 @@ def tiff_header(path: str) -> Header:
 
 
 @contextmanager
-def open_tiff(path: str) -> Iterator[TiffFile]:
+def open_tiff(file: File) -> Iterator[TiffFile]:
     """Open a TIFF for reading, with BadSliceError for what is none."""
     try:
-        tif = TiffFile(path)
+        tif = TiffFile(file)
     except tifffile.TiffFileError:
-        size = os.path.getsize(path)  # noqa: PTH202
+        size = os.path.getsize(file) if isinstance(file, str) else file.size  # noqa: PTH202
         raise BadSliceError("not a TIFF file" if size else "an empty file") from None
     with tif:
         if not tif.pages.is_multipage and not len(tif.pages):
@@ -156,13 +157,12 @@ def truncation(page: TiffPage) -> str | None:
     return None
 
 
-def read_tiff(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+def read_tiff(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
     """Read a region of one page: the rows as they lie, or the strips or tiles it touches.
 
     Parameters
     ----------
-    path : str
-        The file.
+    file : str or RangeFile
     header : Header
         What `page_header` gave for the page.
     y, x : slice
@@ -175,7 +175,22 @@ def read_tiff(path: str, header: Header, y: slice, x: slice, out: np.ndarray) ->
     ValueError
         If the file ends before it.
     """
-    (read_rows if header.offset >= 0 else decode_region)(path, header, y, x, out)
+    if header.offset < 0:
+        decode_region(file, header, y, x, out)
+    elif isinstance(file, str):
+        read_rows(file, header, y, x, out)
+    else:
+        fetch_rows(file, header, y, x, out)
+
+
+def fetch_rows(file: RangeFile, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+    """Ask for a region of a page whose pixels lie row after row as they are: for its whole rows."""
+    dtype = header.dtype.newbyteorder(">" if header.big_endian else "<")
+    row = header.shape[1] * dtype.itemsize
+    start, stop = header.offset + y.start * row, header.offset + y.stop * row
+    if len(content := file.read_range(start, stop)) < stop - start:
+        raise ValueError(f"it ends at byte {start + len(content):,}, within its pixels")
+    out[...] = np.frombuffer(content, dtype).reshape(-1, header.shape[1])[:, x.start : x.stop]
 
 
 def read_rows(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
@@ -202,9 +217,9 @@ def read_rows(path: str, header: Header, y: slice, x: slice, out: np.ndarray) ->
         out.byteswap(inplace=True)
 
 
-def decode_region(path: str, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+def decode_region(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
     """Decode the strips or tiles that a region touches, and no others."""
-    with TiffFile(path) as tif:
+    with TiffFile(file) as tif:
         tif.filehandle.seek(header.ifd)
         page = TiffPage(tif, 0)
         rows, columns = page.chunks

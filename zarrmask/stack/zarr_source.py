@@ -3,16 +3,19 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 
 from zarrmask.errors import StackError
+from zarrmask.place import redacted, zarr_store
 
 from .header import printable, wrong_dtype
-from .source import RegionSource
+from .remote import PatientStore, Remote
+from .source import RegionSource, Source
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
 MICROMETRES = {
@@ -29,17 +32,26 @@ STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecP
 LISTED = 20  # members of a group named in a message
 
 
-def is_zarr(path: str) -> bool:
+def is_zarr(place: str | Remote) -> bool:
     """Tell whether a folder is a zarr array or group, format 2 or 3."""
-    return any((Path(path) / marker).is_file() for marker in MARKERS)
+    if isinstance(place, Remote):
+        return any(place.has(marker) for marker in MARKERS)
+    return any((Path(place) / marker).is_file() for marker in MARKERS)
+
+
+class Level(NamedTuple):
+    """A coarser level of an image: its array, and how many voxels one of its stands for."""
+
+    array: zarr.Array
+    factors: tuple[int, int, int]
 
 
 class ZarrSource(RegionSource):
-    """A 3-D zarr array on disk: a `Source`.
+    """A 3-D zarr array: a `Source`.
 
     Parameters
     ----------
-    path : str
+    place : str or Remote
         What was given: the array, or the OME-Zarr group.
     kind : str
         For people.
@@ -47,12 +59,23 @@ class ZarrSource(RegionSource):
         What is read; leading axes of size 1 are dropped.
     voxel_size : float or None
         Micrometres.
+    coarser : sequence of Level
+        The image's other levels, finest first.
     """
 
     missing: tuple[int, ...] = ()
 
-    def __init__(self, path: str, kind: str, array: zarr.Array, voxel_size: float | None) -> None:
-        self.path, self.kind, self.voxel_size = path, kind, voxel_size
+    def __init__(
+        self,
+        place: str | Remote,
+        kind: str,
+        array: zarr.Array,
+        voxel_size: float | None = None,
+        coarser: Sequence[Level] = (),
+    ) -> None:
+        self.path = place.shown if isinstance(place, Remote) else place
+        self.kind, self.voxel_size = kind, voxel_size
+        self._place, self._coarser = place, tuple(coarser)
         z, y, x = array.shape[-3:]
         self.shape = (z, y, x)
         self.dtype = array.dtype.newbyteorder("=")
@@ -61,10 +84,27 @@ class ZarrSource(RegionSource):
         self._array = array
         self._leading = (0,) * (array.ndim - 3)
 
+    def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
+        """Give the coarsest level with slices of so many rows and columns: see `Source`."""
+        for array, factors in reversed(self._coarser):
+            if array.shape[-2] >= rows and array.shape[-1] >= columns:
+                return ZarrSource(self._place, f"{self.kind}, coarser", array), factors[0]
+        return self, 1
+
     def fingerprint(self) -> str:
-        """Hash names, sizes and times (ns) of the array's files as they are now."""
-        root = self._root()
+        """Hash names, sizes and times (ns) of the array's files as they are now.
+
+        At a URL, where listing a million chunks takes long, those of the metadata alone: what
+        writes an array anew writes them anew.
+        """
         digest = hashlib.sha256(repr((self.kind, self.shape, str(self.dtype))).encode())
+        if isinstance(self._place, Remote):
+            for marker in MARKERS:
+                name = f"{self._array.path}/{marker}".lstrip("/")
+                if self._place.has(name):
+                    digest.update(repr((name, self._place.stamp(name))).encode())
+            return digest.hexdigest()
+        root = self._root()
         for folder, folders, files in os.walk(root):
             folders.sort()
             for name in sorted(files):
@@ -74,6 +114,8 @@ class ZarrSource(RegionSource):
         return digest.hexdigest()
 
     def _root(self) -> str:
+        if isinstance(self._place, Remote):
+            return self._place.url(self._array.path)
         return os.path.join(self.path, self._array.path).rstrip("/")  # noqa: PTH118
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
@@ -83,19 +125,20 @@ class ZarrSource(RegionSource):
         except MemoryError:
             raise
         except Exception as error:  # codecs raise what they like; a person wants the place
+            hint = "" if isinstance(error, StackError) else " (a damaged chunk?)"
             raise StackError(
                 f"{printable(self._root())}: slices {z.start} to {z.stop - 1}, rows {y.start} to "
-                f"{y.stop - 1} cannot be read: {error} (a damaged chunk?)"
-            ) from error
+                f"{y.stop - 1} cannot be read: {redacted(str(error))}{hint}"
+            ) from None
         return region.astype(self.dtype, copy=False)
 
 
-def open_zarr(path: str) -> ZarrSource:
-    """Open a zarr array, or level 0 of an OME-Zarr image.
+def open_zarr(place: str | Remote) -> ZarrSource:
+    """Open a zarr array, or an OME-Zarr image at its level 0.
 
     Parameters
     ----------
-    path : str
+    place : str or Remote
         Folder of the array or of the image's group.
 
     Returns
@@ -108,32 +151,40 @@ def open_zarr(path: str) -> ZarrSource:
     StackError
         If it is neither, is no volume, or not uint8, uint16 or float32.
     """
+    path = place.shown if isinstance(place, Remote) else printable(place)
+    store: Any = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else place
     try:
         with zarr.config.set(STOCK_PIPELINE):
-            node = zarr.open(path, mode="r")
+            node = zarr.open(store, mode="r")
+    except StackError as error:
+        raise StackError(f"{path}: its zarr metadata cannot be read: {error}") from None
     except Exception as error:  # zarr raises many kinds for metadata that it cannot read
-        raise StackError(f"{printable(path)}: its zarr metadata cannot be read: {error}") from error
+        what = redacted(str(error))
+        raise StackError(f"{path}: its zarr metadata cannot be read: {what}") from None
     if isinstance(node, zarr.Array):
-        return checked(path, "zarr array", node, None)
+        return checked(place, "zarr array", node)
     attributes: dict[str, Any] = dict(node.attrs)
     image = attributes.get("ome", attributes)  # NGFF 0.5 has its own namespace
     if not isinstance(image, dict) or not image.get("multiscales"):
         raise StackError(no_image(path, node))
     try:
-        level, names, size = finest(image["multiscales"][0])
+        paths, names, scales, size = described(image["multiscales"][0])
         with zarr.config.set(STOCK_PIPELINE):
-            array = node.get(level)
+            arrays = [node.get(level) for level in paths]
     except Exception as error:  # metadata may be anything at all
-        raise StackError(f"{printable(path)}: its OME metadata is damaged: {error!r}") from error
+        raise StackError(f"{path}: its OME metadata is damaged: {error!r}") from error
+    array, *others = arrays
     if not isinstance(array, zarr.Array):
-        raise StackError(f"{printable(path)}: its level 0, {printable(level)!r}, is no zarr array")
+        raise StackError(f"{path}: its level 0, {printable(paths[0])!r}, is no zarr array")
     if names and names[-3:] != ["z", "y", "x"]:
-        raise StackError(f"{printable(path)}: axes {', '.join(names)}; expected z, y, x last")
-    return checked(path, "OME-Zarr", array, size)
+        raise StackError(f"{path}: axes {', '.join(names)}; expected z, y, x last")
+    return checked(place, "OME-Zarr", array, size, coarser_levels(array, others, scales))
 
 
-def finest(multiscale: dict[str, Any]) -> tuple[str, list[str], float | None]:
-    """Read what an image's metadata says of its finest level.
+def described(
+    multiscale: dict[str, Any],
+) -> tuple[list[str], list[str], list[np.ndarray], float | None]:
+    """Read what an image's metadata says of its levels.
 
     Parameters
     ----------
@@ -142,29 +193,75 @@ def finest(multiscale: dict[str, Any]) -> tuple[str, list[str], float | None]:
 
     Returns
     -------
-    path : str
-        Of the level's array in the group.
+    paths : list of str
+        Of the levels' arrays in the group, finest first.
     names : list of str
         The axes'; none where the version names no axes (they are t, c, z, y, x then).
+    scales : list of numpy.ndarray, shape (3,)
+        The levels', along z, y, x: ones where the version gives none.
     voxel_size : float or None
-        Micrometres.
+        Of the finest, micrometres.
     """
-    dataset = multiscale["datasets"][0]
+    datasets = multiscale["datasets"]
     axes = [
         axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []
     ]
-    transforms = [
-        transform
-        for holder in (dataset, multiscale)  # both may scale, and the scales multiply
-        for transform in holder.get("coordinateTransformations") or []
-    ]
-    scales = [t["scale"][-3:] for t in transforms if t["type"] == "scale"]
+    # Levels and image may both scale, and the scales multiply.
+    scales = [scale_of(dataset) * scale_of(multiscale) for dataset in datasets]
     units = [axis.get("unit") for axis in axes[-3:]] or [None] * 3
-    size = voxel_size(np.prod([np.ones(3), *scales], axis=0), units)
-    return str(dataset["path"]), [str(axis["name"]) for axis in axes], size
+    size = voxel_size(scales[0], units)
+    return [str(d["path"]) for d in datasets], [str(axis["name"]) for axis in axes], scales, size
 
 
-def checked(path: str, kind: str, array: zarr.Array, voxel_size: float | None) -> ZarrSource:
+def scale_of(holder: dict[str, Any]) -> np.ndarray:
+    """Multiply the scales that a level or an image states: (3,) along z, y, x."""
+    transforms = holder.get("coordinateTransformations") or []
+    scales = [t["scale"][-3:] for t in transforms if t["type"] == "scale"]
+    return np.asarray(np.prod([np.ones(3), *scales], axis=0))
+
+
+def coarser_levels(
+    finest: zarr.Array, others: Sequence[Any], scales: Sequence[np.ndarray]
+) -> list[Level]:
+    """Pick the levels whose voxels stand for whole numbers of the finest one's.
+
+    Parameters
+    ----------
+    finest : zarr.Array
+        Level 0.
+    others : sequence
+        What there is under the names of the other levels.
+    scales : sequence of numpy.ndarray, shape (3,)
+        All levels'; if they say nothing, each level is half as fine as the one before.
+    """
+    levels = []
+    for number, array in enumerate(others, start=1):
+        ratio = scales[number] / scales[0]
+        ratio = np.full(3, 2.0**number) if np.all(ratio == 1) else ratio
+        z, y, x = (max(1, round(float(side))) for side in ratio)
+        if (
+            isinstance(array, zarr.Array)
+            and array.ndim == finest.ndim
+            and array.dtype == finest.dtype
+            and np.allclose(ratio, (z, y, x))
+            and all(
+                size in (fine // factor, ceil(fine / factor))
+                for fine, factor, size in zip(
+                    finest.shape[-3:], (z, y, x), array.shape[-3:], strict=True
+                )
+            )
+        ):
+            levels.append(Level(array, (z, y, x)))
+    return levels
+
+
+def checked(
+    place: str | Remote,
+    kind: str,
+    array: zarr.Array,
+    voxel_size: float | None = None,
+    coarser: Sequence[Level] = (),
+) -> ZarrSource:
     """Make a source of an array, once it is known to be one volume of grey values."""
     problems = []
     if array.ndim < 3 or any(n != 1 for n in array.shape[:-3]) or 0 in array.shape:
@@ -173,21 +270,26 @@ def checked(path: str, kind: str, array: zarr.Array, voxel_size: float | None) -
     if problem := wrong_dtype(np.dtype(array.dtype)):
         problems.append(problem)
     if problems:
-        raise StackError(f"{printable(path)}: {'; '.join(problems)}")
-    return ZarrSource(path, kind, array, voxel_size)
+        path = place.shown if isinstance(place, Remote) else printable(place)
+        raise StackError(f"{path}: {'; '.join(problems)}")
+    return ZarrSource(place, kind, array, voxel_size, coarser)
 
 
 def no_image(path: str, group: zarr.Group) -> str:
     """Say what a group holds that is no OME-Zarr image, and what to give instead."""
+    try:
+        found = sorted(group.members())
+    except Exception:  # not every server lists what it has
+        found = []
     members = [
         f"{printable(name)} ({' x '.join(map(str, m.shape))} array)"
         if isinstance(m, zarr.Array)
         else f"{printable(name)} (group)"
-        for name, m in sorted(group.members())
+        for name, m in found
     ]
     more = f", ... and {len(members) - LISTED:,} more" if len(members) > LISTED else ""
     return (
-        f"{printable(path)} is a zarr group, but no OME-Zarr image (it has no multiscales); "
+        f"{path} is a zarr group, but no OME-Zarr image (it has no multiscales); "
         f"it holds: {', '.join(members[:LISTED]) + more or 'nothing'}. "
         "Give the path of an array or image inside it"
     )

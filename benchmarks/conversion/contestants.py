@@ -71,10 +71,32 @@ def writing_seconds(cost: Cost) -> float:
     return float(json.loads(cost.said)["seconds"])
 
 
-def in_one_process(what: str, stack: Path, out: Path, *arguments: str) -> list[str]:
-    """`zarrmask` in one process and one thread, watched."""
-    program = [sys.executable, "-m", "conversion.watched", what]
-    return [*program, str(stack), str(out), *arguments]
+def in_one_process(what: str) -> Callable[[Path, Path], list[str]]:
+    """`zarrmask convert` or `run`, masks given, in one process and one thread, watched."""
+
+    def command(stack: Path, out: Path) -> list[str]:
+        return [sys.executable, "-m", "conversion.watched", what, str(stack), str(out)]
+
+    return command
+
+
+def run(stack: Path, out: Path) -> list[str]:
+    """`zarrmask run`, with its detector."""
+    return [sys.executable, "-m", "zarrmask", "run", str(stack), str(out)]
+
+
+def plan(convert: bool) -> Callable[[Path, Path], list[str]]:
+    """`zarrmask plan` of a conversion or of a run."""
+
+    def command(stack: Path, out: Path) -> list[str]:
+        program = [sys.executable, "-m", "zarrmask", "plan", str(stack), str(out), "--json"]
+        return [*program, "--convert"] if convert else program
+
+    return command
+
+
+REMEMBERING = {"convert": convert, "run": run, "given": writing("run")}
+"""Whose memory is compared with what was predicted."""
 
 
 def check_pyramid(stack: Path, out: Path) -> str:

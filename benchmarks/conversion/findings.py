@@ -82,7 +82,7 @@ class Findings:
         base: str,
         *,
         processes: bool = True,
-        against: str | None = None,
+        bases: Mapping[str, str] | None = None,
     ) -> None:
         """Add the table of a contest.
 
@@ -92,8 +92,8 @@ class Findings:
             The contestant that the others are compared with.
         processes : bool
             Whether processor time and memory say something: not where only stages are timed.
-        against : str, optional
-            How the base is called in the table's head.
+        bases : mapping, optional
+            Whom each contestant is compared with, where that is not one for all.
         """
         self.figures["contestants"] = {name: _figures(mine) for name, mine in results.items()}
         for name, mine in results.items():
@@ -101,10 +101,10 @@ class Findings:
                 self.troubles.append(f"{name} failed: {mine.failed}")
         done = {name: mine for name, mine in results.items() if not mine.failed}
         self.troubles += doubts(done)
-        head = ["", "start s", "s less start", "quartiles", "least", f"times {against or base}"]
+        head = ["", "start s", "s less start", "quartiles", "least", f"times {base}"]
         head += ["quartiles"] + (["cores busy", "peak GB"] if processes else [])
-        reference = done.get(base)
-        self.table(head, (_row(name, m, reference, processes) for name, m in done.items()))
+        references = {name: done.get(bases[name] if bases else base) for name in done}
+        self.table(head, (_row(name, m, references[name], processes) for name, m in done.items()))
 
 
 def _row(name: str, mine: Figures, reference: Figures | None, processes: bool) -> list[str]:
@@ -120,9 +120,9 @@ def _row(name: str, mine: Figures, reference: Figures | None, processes: bool) -
     return row + ([number(mine.busy, 1), f"{mine.peak / GB:.2f}"] if processes else [])
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2, unit: float = 1) -> str:
     """Give a number for people; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
 def between(values: Sequence[float]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,11 +15,23 @@ from typing import Any
 from conversion import contestants as who
 from conversion.contest import Contestant, Figures, contest, ratio, tell
 from conversion.dask_stack import RECIPE
-from conversion.findings import GB, Findings, Goal
-from conversion.measuring import measure
+from conversion.findings import GB, Findings, Goal, number
+from conversion.measuring import Cost, measure
 from conversion.stacks import FORMATS, Shape, Stacks
 
 SMALL: Shape = (128, 128, 128)
+TIMED = (
+    "reading",
+    "masking",
+    "downsampling",
+    "compressing",
+    "writing",
+    "compressing and writing",  # of shards, whose chunks are not files
+    "the rest of the tasks",
+    "Dask and the rest",
+    "sync",
+)
+"""What `conversion.watched` tells apart."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,11 @@ class Bench:
 
     def contest(self, them: Sequence[Contestant], rounds: int | None = None) -> dict[str, Figures]:
         """Let those take turns that are asked for."""
-        chosen = [one for one in them if not self.only or one.name in self.only]
+        chosen = [
+            one
+            for one in them
+            if not self.only or {one.name, one.name.partition(",")[0]} & set(self.only)
+        ]
         return contest(chosen, self.folder, rounds or self.rounds)
 
     @property
@@ -204,95 +221,132 @@ def compressed(bench: Bench) -> Findings:
 
 
 def memory(bench: Bench) -> Findings:
-    """Peak memory of all processes against the number of slices, and against the plan."""
+    """Peak memory of all processes: against what was predicted, and against the slices."""
     found = Findings()
-    peaks: dict[int, int] = {}
+    found.tell(
+        "Highest sum of the proportional set sizes of all processes, and what `zarrmask plan`",
+        "predicts. `run` detects, though it may find nothing in noise; `given` has its masks given",
+        "(55%), and no detectors, for which its prediction has room.",
+    )
     rows = []
+    peaks: dict[str, dict[int, int]] = {}
     for slices in bench.memory_slices:
         shape = (slices, *bench.memory_plane)
         stack = bench.stacks.make(shape)
-        place = Path(tempfile.mkdtemp(dir=bench.folder))
-        try:
-            cost = measure(who.convert(stack, place / "out.zarr"), memory=True)
-        finally:
-            shutil.rmtree(place)
-        peaks[slices] = cost.peak or 0
-        rows.append([_size(shape), f"{peaks[slices] / GB:.2f}", f"{cost.seconds:.1f}"])
-        tell(f"memory: {slices} slices")
-    found.figures["peak_bytes"] = peaks
-    found.tell("`zarrmask convert`: highest sum of its processes' proportional set sizes.")
-    found.table(["", "peak GB", "seconds"], rows)
-    if len(peaks) > 1:
-        most, least = max(peaks.values()), min(peaks.values())
-        times = most / least
-        what = f"peak memory, {min(peaks):,} to {max(peaks):,} slices"
-        found.goals.append(Goal(what, "within 20%", f"{times:.2f} times", times <= 1.2))
+        for name, command in who.REMEMBERING.items():
+            if bench.only and name not in bench.only:
+                continue
+            cost = once(bench, command, stack, memory=True)
+            peak = peaks.setdefault(name, {})[slices] = cost.peak or 0
+            predicted = predict(bench, found, stack, convert=name == "convert")
+            rows.append([name, _size(shape), f"{peak / GB:.2f}", number(predicted, 2, GB)])
+            figures = {"peak_bytes": peak, "predicted_bytes": predicted, "seconds": cost.seconds}
+            found.figures.setdefault(name, {})[str(slices)] = figures
+            if predicted is not None:
+                what = f"peak memory of `{name}`, {slices:,} slices"
+                limit, measured = f"<= {predicted / GB:.2f} GB", f"{peak / GB:.2f} GB"
+                found.goals.append(Goal(what, limit, measured, peak <= predicted))
+            tell(f"memory of {name}: {slices} slices")
+    found.table(["", "stack", "peak GB", "predicted GB"], rows)
+    for name, seen in peaks.items():
+        if len(seen) > 1:
+            times = max(seen.values()) / min(seen.values())
+            what = f"peak memory of `{name}`, {min(seen):,} to {max(seen):,} slices"
+            found.goals.append(Goal(what, "within 20%", f"{times:.2f} times", times <= 1.2))
     return found
 
 
+def predict(bench: Bench, found: Findings, stack: Path, *, convert: bool) -> int | None:
+    """Bytes that `zarrmask plan` predicts; None where it does not say."""
+    try:
+        said = once(bench, who.plan(convert), stack).said
+        return int(json.loads(said)["peak_memory_bytes"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        trouble = f"`zarrmask plan` failed: {error}"
+        if trouble not in found.troubles:
+            found.troubles.append(trouble)
+        return None
+
+
+def once(
+    bench: Bench, command: Callable[[Path, Path], list[str]], stack: Path, *, memory: bool = False
+) -> Cost:
+    """Run a command on a stack, and remove what it makes."""
+    place = Path(tempfile.mkdtemp(dir=bench.folder))
+    try:
+        return measure(command(stack, place / "out.zarr"), memory=memory)
+    finally:
+        shutil.rmtree(place)
+
+
 def sizes(bench: Bench) -> Findings:
-    """`zarrmask convert` against `cp -r`, from small stacks to large ones."""
+    """`zarrmask convert` against `cp -r`, from small stacks to large ones, all in turn."""
     found = Findings()
-    times: dict[int, float] = {}
-    for slices in sorted(bench.slices, reverse=True):  # the largest first: the others are its links
-        shape = (slices, *bench.shape[1:])
-        stacks = (bench.stacks.make(shape), bench.small)
-        them = [Contestant("cp", who.cp, *stacks), Contestant("convert", who.convert, *stacks)]
-        results = bench.contest(them, bench.few)
-        part = Findings()
-        part.tell(f"{_size(shape)}:")
-        part.contest(results, "cp")
-        found.lines[:0] = part.lines
-        found.figures[str(slices)] = part.figures
-        found.troubles += [f"{slices} slices: {trouble}" for trouble in part.troubles]
-        done = _done(results)
-        value = ratio(done["convert"], done["cp"]) if {"cp", "convert"} <= done.keys() else None
+    bench.stacks.make((max(bench.slices), *bench.shape[1:]))  # the others are links to its slices
+    stacks = {slices: bench.stacks.make((slices, *bench.shape[1:])) for slices in bench.slices}
+    them = [
+        Contestant(f"{name}, {slices} slices", command, stacks[slices], bench.small)
+        for slices in sorted(stacks)
+        for name, command in (("cp", who.cp), ("convert", who.convert))
+    ]
+    results = bench.contest(them, bench.few)
+    bases = {name: f"cp, {name.partition(', ')[2]}" for name in results}
+    found.tell(f"Slices of {bench.shape[1]:,} x {bench.shape[2]:,}.")
+    found.contest(results, "cp", bases=bases)
+    done = _done(results)
+    times = {}
+    for slices in sorted(stacks):
+        pair = [done.get(f"{name}, {slices} slices") for name in ("convert", "cp")]
+        value = ratio(pair[0], pair[1]) if pair[0] and pair[1] else None
         if value is not None:
             times[slices] = value
     if len(times) > 1:
         spread = max(times.values()) / min(times.values()) - 1
         what = f"`convert` against `cp -r`, {min(times):,} to {max(times):,} slices"
-        measured = ", ".join(f"{times[slices]:.2f}" for slices in sorted(times))
-        found.goals.append(Goal(what, "within 25%", f"{measured} ({spread:.0%})", spread <= 0.25))
+        measured = f"{', '.join(f'{value:.2f}' for value in times.values())}: {spread:.0%}"
+        found.goals.append(Goal(what, "within 25%", measured, spread <= 0.25))
     return found
 
 
 def where(bench: Bench) -> Findings:
     """Where the time goes, in one process with one thread."""
     found = Findings()
-    ways = {
-        "convert": watch(bench, "convert", bench.whole),
-        "run": watch(bench, "run", bench.whole),
-    }
-    found.figures.update(ways)
     found.tell(
-        f"{_size(bench.shape)}, one process, one thread, seconds (share): each moment counts for",
-        "the room of zarrmask whose function is the innermost. `sync` comes after all.",
+        f"{_size(bench.shape)}, one process, one thread: seconds, medians of {bench.few}, and",
+        "shares. Each moment counts for the room of zarrmask whose function is the innermost.",
+        "Chunks are compressed and written by one library in one go: compressing is what it takes",
+        "to encode the finished chunks again, in memory and one by one; writing is what is left.",
     )
-    names = dict.fromkeys(part for seen in ways.values() for part in seen["parts"])
-    for seen in ways.values():
-        seen["parts"]["Dask and the rest"] = seen["stages"] - sum(seen["parts"].values())
-        seen["parts"]["sync"] = seen["sync"]
-    rows = []
-    for name in (*names, "Dask and the rest", "sync"):
-        row = [name]
-        for seen in ways.values():
-            seconds = seen["parts"].get(name, 0.0)
-            row.append(f"{seconds:.2f} ({seconds / (seen['stages'] + seen['sync']):.0%})")
-        rows.append(row)
-    found.table(["", *(f"`{name}`" for name in ways)], rows)
+    ways: dict[str, dict[str, float]] = {}
+    for what in ("convert", "run"):
+        seen = []
+        for turn in range(bench.few):
+            seen.append(watch(bench, what, bench.whole)["parts"])
+            tell(f"{what} in one process: {turn + 1} of {bench.few}")
+        found.figures[what] = seen
+        ways[what] = {
+            part: statistics.median(parts[part] for parts in seen)
+            for part in TIMED
+            if part in seen[0]
+        }
+    rows = [
+        [part, *(_share(seconds.get(part, 0.0), seconds) for seconds in ways.values())]
+        for part in TIMED
+        if any(part in seconds for seconds in ways.values())
+    ]
+    rows.append(["all", *(f"{sum(seconds.values()):.2f}" for seconds in ways.values())])
+    found.table(["", *(f"`{what}`" for what in ways)], rows)
     return found
 
 
-def watch(bench: Bench, what: str, stack: Path, *arguments: str) -> dict[str, Any]:
-    """Give what `conversion.watched` says."""
-    place = Path(tempfile.mkdtemp(dir=bench.folder))
-    try:
-        cost = measure(who.in_one_process(what, stack, place / "out.zarr", *arguments))
-    finally:
-        shutil.rmtree(place)
-    said: dict[str, Any] = json.loads(cost.said)
-    return said
+def _share(seconds: float, all_parts: Mapping[str, float]) -> str:
+    return f"{seconds:.2f}, {seconds / sum(all_parts.values()):3.0%}"
+
+
+def watch(bench: Bench, what: str, stack: Path) -> dict[str, Any]:
+    """Give what `conversion.watched` says of a conversion or a run."""
+    seen: dict[str, Any] = json.loads(once(bench, who.in_one_process(what), stack).said)
+    return seen
 
 
 def _done(results: dict[str, Figures]) -> dict[str, Figures]:

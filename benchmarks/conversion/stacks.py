@@ -83,7 +83,7 @@ class Stacks:
         Raises
         ------
         RuntimeError
-            Where the disk has too little room for it and a pyramid of it.
+            Where the disk has too little room for it and what is made of it.
         """
         z, y, x = shape
         form = FORMATS[kind]
@@ -107,14 +107,14 @@ class Stacks:
         return making.rename(stack)
 
     def make_sure(self, new: Shape, whole: Shape, form: Format) -> None:
-        """Refuse what would fill the disk: the new slices, and a third more than a whole copy."""
+        """Refuse what would fill the disk: the new slices, and a run's two volumes and mask."""
         itemsize = np.dtype(form.dtype).itemsize
-        wanted = (prod(new) + prod(whole) * 4 / 3) * itemsize
+        wanted = (prod(new) + prod(whole) * 2.4) * itemsize
         state = os.statvfs(self.folder)
         free = state.f_bavail * state.f_frsize
         if wanted > free * 0.9:
             raise RuntimeError(
-                f"a stack of {whole} takes {wanted / 1e9:.1f} GB with its pyramid, and "
+                f"a stack of {whole} takes {wanted / 1e9:.1f} GB with what is made of it, and "
                 f"{free / 1e9:.1f} GB are free in {self.folder}: name another --folder, or a "
                 "smaller size"
             )

@@ -1,10 +1,11 @@
 """Run zarrmask in one process with one thread, and say which part of it took how long.
 
-    python -m conversion.watched convert|run STACK OUT [--covers 0.55] [--compressor none]
+    python -m conversion.watched convert|run STACK OUT [--covers 0.55]
 
 While the writing stages go on, each moment of their tasks counts for the room of zarrmask whose
 function is the innermost on the stack: reading in `stack/`, masking in `masking/` and so on. What
-is written is synced afterwards, apart. Prints JSON.
+is written is synced afterwards, apart; then every chunk is encoded again in memory, to tell what of
+the time was compressing. Prints JSON.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from types import FrameType
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
+WRITING = "compressing and writing"
 ROOMS = (
     ("stack/", "", "reading"),
     ("masking/", "", "masking"),
     ("pyramid/downsample", "", "downsampling"),
-    ("pyramid/", "", "compressing and writing"),
+    ("pyramid/", "", WRITING),
     ("tasks", "_reader", "reading"),
     ("tasks", "_write_inside", "masking"),
     ("tasks", "", "the rest of the tasks"),
@@ -108,7 +112,6 @@ def main() -> None:
     parser.add_argument("stack", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--covers", type=float, default=0.55)
-    parser.add_argument("--compressor")
     options = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = "1"  # of zarrs, before it is imported
     counts: Counter[str] = Counter()
@@ -117,8 +120,38 @@ def main() -> None:
     start = time.perf_counter()
     os.sync()
     sync = time.perf_counter() - start
-    figures = {"parts": watch.seconds, "stages": seconds, "sync": sync, "decoded": counts.total()}
-    print(json.dumps(figures))
+    parts = {**watch.seconds, "Dask and the rest": seconds - watch.seconds.total(), "sync": sync}
+    if WRITING in parts and (compressing := encode_again(options.out)) is not None:
+        parts["compressing"] = compressing
+        parts["writing"] = parts.pop(WRITING) - compressing
+    print(json.dumps({"parts": parts, "decoded": counts.total()}))
+
+
+def encode_again(out: Path) -> float | None:
+    """Seconds that the codec takes to encode every chunk of some pyramids, with one thread.
+
+    None where there is no pyramid of chunks by themselves, but of shards.
+    """
+    import numcodecs.blosc
+    import zarr
+
+    numcodecs.blosc.set_nthreads(1)
+    seconds = 0.0
+    pyramids = [path for path in out.glob("*.zarr") if path.name != "keyframes.zarr"] or [out]
+    for level in (level for path in pyramids for level in path.glob("[0-9]")):
+        if not (level / ".zarray").exists():
+            return None
+        array = zarr.open_array(level, mode="r")
+        for codec in array.compressors:
+            for file in level.glob("*/*/*"):
+                chunk = np.zeros(array.chunks, array.dtype)
+                place = tuple(int(number) for number in file.relative_to(level).parts)
+                part = np.asarray(array.get_block_selection(place))
+                chunk[tuple(slice(side) for side in part.shape)] = part
+                start = time.perf_counter()
+                codec.encode(chunk)
+                seconds += time.perf_counter() - start
+    return seconds
 
 
 def run(options: argparse.Namespace, watch: Watch) -> float:
@@ -144,7 +177,6 @@ def run(options: argparse.Namespace, watch: Watch) -> float:
             watch.on = False
 
     cv2.setNumThreads(1)
-    settings = {"compressor": options.compressor} if options.compressor else {}
     reporter = WatchingReporter()
     threading.setprofile(watch)
     with LocalCluster(
@@ -153,7 +185,6 @@ def run(options: argparse.Namespace, watch: Watch) -> float:
         arguments: dict[str, Any] = {
             "scheduler": cluster.scheduler_address,
             "reporter": reporter,
-            **settings,
         }
         if options.what == "convert":
             zarrmask.convert(options.stack, options.out, **arguments)

@@ -47,18 +47,32 @@ def test_every_difference_is_named(journal):
 )
 def test_a_record_that_is_none_is_of_another_maker(journal, content):
     journal.out.mkdir()
-    journal.record.write_text(content)
+    (journal.out / "run.json").write_text(content)
     with pytest.raises(OutputError, match="not made by zarrmask"):
         journal.check(NOW, overwrite=True)
 
 
-def test_a_conversions_record_leaves_the_other_attributes(tmp_path):
-    journal = Journal.of_conversion(tmp_path / "a.zarr")
+@pytest.mark.parametrize(("ngff", "name"), [("0.4", ".zattrs"), ("0.5", "zarr.json")])
+def test_a_conversions_record_leaves_the_other_attributes(tmp_path, ngff, name):
+    journal = Journal.of_conversion(tmp_path / "a.zarr", ngff)
     journal.start(NOW)
-    attributes = json.loads(journal.record.read_text())
-    journal.record.write_text(json.dumps({"mine": 1, **attributes}))
+    path = journal.out / name
+    attributes = json.loads(path.read_text())
+    path.write_text(json.dumps({"mine": 1, **attributes}))
     journal.finish({"state": "finished", "identity": NOW})
-    assert json.loads(journal.record.read_text())["mine"] == 1
+    assert json.loads(path.read_text())["mine"] == 1
+    assert journal.check(NOW, overwrite=False) == "finished"
+
+
+def test_another_version_of_ngff_is_another_run(tmp_path):
+    Journal.of_conversion(tmp_path / "a.zarr", "0.4").start(NOW)
+    journal = Journal.of_conversion(tmp_path / "a.zarr", "0.5")
+    other = {"settings": {"ngff": "0.5"}}
+    with pytest.raises(OutputError, match=r"settings\.ngff"):
+        journal.check(other, overwrite=False)
+    assert journal.check(other, overwrite=True) == "new"
+    journal.start(other)
+    assert [path.name for path in journal.out.iterdir()] == ["zarr.json"]
 
 
 def test_a_start_that_is_stopped_begins_anew(journal, monkeypatch):

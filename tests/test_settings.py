@@ -120,3 +120,34 @@ def test_a_value_of_any_size_makes_a_short_message(tmp_path):
 def test_a_config_that_is_not_there(tmp_path):
     with pytest.raises(SettingsError, match="cannot read"):
         read_settings(Path(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("none", ("none", 0)),
+        ("blosc-lz4", ("blosc-lz4", 5)),
+        ("blosc-zstd:7", ("blosc-zstd", 7)),
+    ],
+)
+def test_a_compressor_and_its_level(text, meant):
+    assert read_settings(compressor=text).compressor == meant
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        {"compressor": "gzip"},
+        {"compressor": "blosc-lz4:fast"},
+        {"compressor": "none:3"},
+        {"chunk": 100},
+        {"levels": 0},
+        {"ngff": "0.3"},
+        {"window": (5, 5)},
+        {"window": "seed"},
+        {"y": "9:9"},
+    ],
+)
+def test_formats_that_are_none_are_refused(given_):
+    with pytest.raises(SettingsError, match=next(iter(given_))):
+        read_settings(**given_)

@@ -28,13 +28,6 @@ class _Folder(click.Path):
 STACK = click.argument("stack", type=click.Path())
 OUT = click.argument("out", type=click.Path())
 OUT_FOLDER = click.argument("out", type=_Folder(path_type=Path))
-VOXEL_SIZE = click.option(
-    "--voxel-size", type=float, metavar="UM", help="Side of a voxel, micrometres."
-)
-Z_RANGE = click.option("--z", metavar="A:B", help="Slice numbers to work on, B excluded.")
-MISSING = click.option(
-    "--allow-missing", is_flag=True, default=None, help="Read missing slice numbers as zeros."
-)
 
 
 def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,11 +45,57 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-class _RunCommand(click.Command):
-    """Takes `--detect-window LO HI` beside `--detect-window seed|auto`."""
+def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What decides how the outputs are stored."""
+    for option in reversed(
+        (
+            click.option("--z", metavar="A:B", help="Slice numbers to work on, B excluded."),
+            click.option("--y", metavar="A:B", help="Rows to write, B excluded."),
+            click.option("--x", metavar="A:B", help="Columns to write, B excluded."),
+            click.option(
+                "--dtype",
+                type=click.Choice(["uint8", "uint16"]),
+                help="What volume and masked volume are written as, by a --window.",
+            ),
+            click.option(
+                "--window",
+                metavar="auto|LO HI",
+                help="Grey values that become black and white: percentiles, or these."
+                "  [default: all stay as they are]",
+            ),
+            click.option(
+                "--ngff",
+                type=click.Choice(["0.4", "0.5"]),
+                help="OME-NGFF 0.4 (zarr 2, for khartes) or 0.5 (zarr 3, sharded).  [default: 0.4]",
+            ),
+            click.option("--chunk", type=int, help="Side of a chunk, voxels.  [default: 128]"),
+            click.option("--levels", type=int, help="Levels at most.  [default: 6]"),
+            click.option(
+                "--compressor",
+                metavar="NAME[:LEVEL]",
+                help="none, blosc-lz4, blosc-zstd.  [default: blosc-lz4:5]",
+            ),
+            click.option(
+                "--voxel-size", type=float, metavar="UM", help="Side of a voxel, micrometres."
+            ),
+            click.option(
+                "--allow-missing",
+                is_flag=True,
+                default=None,
+                help="Read missing slice numbers as zeros.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+class _WindowCommand(click.Command):
+    """Takes `--window LO HI` beside `--window auto`, and `--detect-window` likewise."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for place in [n for n, arg in enumerate(args) if arg == "--detect-window"]:
+        windows = ("--window", "--detect-window")
+        for place in reversed([n for n, arg in enumerate(args) if arg in windows]):
             pair = args[place + 1 : place + 3]
             if len(pair) == 2 and all(_is_number(value) for value in pair):
                 args[place + 1 : place + 3] = [" ".join(pair)]
@@ -78,7 +117,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     """Cut the scroll out of a micro-CT stack: slices in, masked OME-Zarr pyramids out."""
 
 
-@cli.command("run", cls=_RunCommand)
+@cli.command("run", cls=_WindowCommand)
 @STACK
 @OUT
 @click.option(
@@ -87,7 +126,6 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option(
     "--config", type=click.Path(path_type=Path), help="YAML of settings, or a detectron2 config."
 )
-@Z_RANGE
 @click.option("--every", type=int, metavar="N", help="A keyframe every N slices.  [default: 10]")
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
@@ -104,8 +142,6 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     help="Grey values the detector's 8 bits span: the high byte, percentiles, or these."
     "  [default: seed]",
 )
-@VOXEL_SIZE
-@MISSING
 @click.option(
     "--no-volume",
     "volume",
@@ -114,6 +150,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     default=None,
     help="Do not write the unmasked volume.",
 )
+@_output_options
 @_cluster_options
 def run_command(stack: str, out: str, **options: Any) -> None:
     """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
@@ -122,12 +159,10 @@ def run_command(stack: str, out: str, **options: Any) -> None:
     _summarise(out, run(stack, out, **options))
 
 
-@cli.command("convert")
+@cli.command("convert", cls=_WindowCommand)
 @STACK
 @click.argument("out", metavar="OUT.zarr", type=click.Path())
-@Z_RANGE
-@VOXEL_SIZE
-@MISSING
+@_output_options
 @_cluster_options
 def convert_command(stack: str, out: str, **options: Any) -> None:
     """Write STACK as an OME-Zarr pyramid."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,61 @@ OTHERS = ("keyframes.zarr", "report.html", "overview.png")
 
 
 @dataclass(frozen=True)
+class RecordFile:
+    """A JSON file that holds a record, perhaps among other things.
+
+    Attributes
+    ----------
+    name : str
+        The file's, in the output.
+    key : tuple of str
+        Where in it the record is; without any, the record is the whole of it.
+    new : str
+        What the file holds, as JSON, before anything is put into it.
+    """
+
+    name: str
+    key: tuple[str, ...] = ()
+    new: str = "{}"
+
+    def read(self, out: Place) -> dict[str, Any] | None:
+        """The record in an output, or None where zarrmask has left none."""
+        try:
+            record = json.loads((out / self.name).read_bytes())
+            for key in self.key:
+                record = record[key]
+            return dict(record) if {"zarrmask", "state", "identity"} <= set(record) else None
+        except (*_NO_FILE, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, out: Place, record: Mapping[str, Any]) -> None:
+        """Replace the record at once: a reader sees the old one or the new one."""
+        content: dict[str, Any] = json.loads(self.new)
+        if self.key:
+            with suppress(FileNotFoundError):
+                content = json.loads((out / self.name).read_bytes())
+            holder = content
+            for key in self.key[:-1]:
+                holder = holder.setdefault(key, {})
+            holder[self.key[-1]] = record
+        else:
+            content = dict(record)
+        replace_file(out / self.name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+OF_A_RUN = RecordFile("run.json")
+OF_A_CONVERSION = {
+    "0.4": RecordFile(".zattrs", ("zarrmask",)),
+    "0.5": RecordFile(
+        "zarr.json",
+        ("attributes", "zarrmask"),
+        '{"attributes": {}, "zarr_format": 3, "node_type": "group"}',
+    ),
+}
+"""The attributes of a group, by version of NGFF."""
+
+
+@dataclass(frozen=True)
 class Journal:
     """The record of one output.
 
@@ -37,10 +92,8 @@ class Journal:
     ----------
     out : Place
         The output folder, or the zarr of a conversion.
-    record : Place
-        JSON file in it that holds the record.
-    key : str or None
-        Where in that file the record is; None is the whole of it.
+    records : tuple of RecordFile
+        Where in it the record may be; it is written to the first.
     work : Place
         Folder for the lock and for scratch data.
     pyramids, others : tuple of Place
@@ -48,8 +101,7 @@ class Journal:
     """
 
     out: Place
-    record: Place
-    key: str | None
+    records: tuple[RecordFile, ...]
     work: Place
     pyramids: tuple[Place, ...]
     others: tuple[Place, ...] = ()
@@ -59,43 +111,31 @@ class Journal:
         """Journal of a run's folder."""
         return cls(
             out=out,
-            record=out / "run.json",
-            key=None,
+            records=(OF_A_RUN,),
             work=out / WORK,
             pyramids=tuple(out / name for name in PYRAMIDS),
             others=tuple(out / name for name in OTHERS),
         )
 
     @classmethod
-    def of_conversion(cls, out: Place) -> Journal:
-        """Journal of a zarr that is converted to."""
+    def of_conversion(cls, out: Place, ngff: str = "0.4") -> Journal:
+        """Journal of a zarr that is converted to, in a version of NGFF."""
+        mine = OF_A_CONVERSION[ngff]
         return cls(
             out=out,
-            record=out / ".zattrs",
-            key="zarrmask",
+            records=(mine, *(record for record in OF_A_CONVERSION.values() if record is not mine)),
             work=out.with_name(f".{out.name}{WORK}"),
             pyramids=(out,),
         )
 
     def read(self) -> dict[str, Any] | None:
         """The record, or None where zarrmask has left none."""
-        try:
-            content = json.loads(self.record.read_bytes())
-            record = content if self.key is None else content[self.key]
-            return dict(record) if {"zarrmask", "state", "identity"} <= set(record) else None
-        except (*_NO_FILE, ValueError, KeyError, TypeError):
-            return None
+        found = (place.read(self.out) for place in self.records)
+        return next((record for record in found if record is not None), None)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Replace the record at once: a reader sees the old one or the new one."""
-        record = {"zarrmask": __version__, **record}
-        if self.key is not None:
-            try:
-                others = json.loads(self.record.read_bytes())
-            except FileNotFoundError:
-                others = {}
-            record = {**others, self.key: record}
-        replace_file(self.record, (json.dumps(record, indent=2) + "\n").encode())
+        self.records[0].write(self.out, {"zarrmask": __version__, **record})
 
     def check(self, identity: Mapping[str, Any], *, overwrite: bool) -> str:
         """Whether the output is "new", "unfinished" or "finished" work of this identity.

@@ -22,10 +22,11 @@ from distributed import Client
 
 from zarrmask import __version__
 from zarrmask.cluster import connect
+from zarrmask.contrast import Contrast, choose_contrast, output_dtype, rescaling
 from zarrmask.detection.actors import start_detectors
 from zarrmask.detection.config import read_config
 from zarrmask.digest import sha256
-from zarrmask.errors import CheckpointError, OutputError, StackError, ZarrmaskError
+from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
@@ -37,7 +38,7 @@ from zarrmask.report import write_khartes_project, write_overview, write_report
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
-from zarrmask.stages import Contrast, choose_contrast, detect_keyframes, write_pyramids
+from zarrmask.stages import detect_keyframes, sample_greys, write_pyramids
 
 TOLD_EVERY = 5.0  # seconds
 CONVERTED = {
@@ -127,9 +128,9 @@ def run(
                     advance(1)
             if state == "new":
                 journal.start(identity)
-            contrast = _contrast(journal, client, source, plan, settings, reporter)
+            contrast = _contrast(journal, client, source, plan, settings, reporter, detecting=True)
             detect_keyframes(
-                client, source, plan, contrast.window, detectors, load, store, detecting, reporter
+                client, source, plan, contrast.detected, detectors, load, store, detecting, reporter
             )
             del detectors
             empty = store.without_detection()
@@ -141,8 +142,9 @@ def run(
             masks = HeldMasks(store, plan.keyframes, source.shape[1:], plan.side)
             writing = journal.ledger.stage("writing")
             with _disk(journal, scheduler) as disk:
+                become = rescaling(source.dtype, settings, contrast)
                 kept = write_pyramids(
-                    client, source, plan, pyramids, masks, disk, writing, reporter
+                    client, source, plan, pyramids, masks, become, disk, writing, reporter
                 )
         _finish_pyramids(pyramids, plan)
         if isinstance(place, Path):  # elsewhere there are no links
@@ -150,19 +152,21 @@ def run(
         record = {
             **_record(source, settings, plan, checkpoint, identity),
             "resumed": state == "unfinished",
-            "detect_window": contrast.window,
+            "detect_window": contrast.detected,
+            "window": contrast.written,
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
             "voxels": _voxels(plan, kept),
             "stages": [vars(stage) for stage in reporter.stages],
             "peak_memory_bytes": memory.peak,
             "warnings": reporter.warnings,
         }
-        with reporter.stage("report", 2 + is_local(place), "files") as advance:
+        for_khartes = is_local(place) and settings.ngff == "0.4"  # it opens folders, of zarr 2
+        with reporter.stage("report", 2 + for_khartes, "files") as advance:
             write_overview(place, record)
             advance(1)
             write_report(place, record)
             advance(1)
-            if isinstance(place, Path):  # khartes opens folders
+            if isinstance(place, Path) and for_khartes:
                 volumes = {name: place / f"{name}.zarr" for name in pyramids}
                 project = place / "scroll.khprj"
                 write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
@@ -200,9 +204,9 @@ def convert(
         "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
         "input": {"fingerprint": source.fingerprint()},
     }
-    journal = Journal.of_conversion(place)
-    form = output_format(settings)
-    pyramids = {"volume": _pyramid(place, journal, plan, str(source.dtype), "mean", form)}
+    journal = Journal.of_conversion(place, settings.ngff)
+    form, dtype = output_format(settings), output_dtype(source.dtype, settings)
+    pyramids = {"volume": _pyramid(place, journal, plan, dtype, "mean", form)}
     _keep_apart(source, journal)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
@@ -214,11 +218,16 @@ def convert(
             reporter.say(f"dashboard: {client.dashboard_link}")
             if state == "new":
                 journal.start(identity)
+            contrast = _contrast(journal, client, source, plan, settings, reporter, detecting=False)
             writing = journal.ledger.stage("writing")
+            become = rescaling(source.dtype, settings, contrast)
             with _disk(journal, scheduler) as disk:
-                write_pyramids(client, source, plan, pyramids, None, disk, writing, reporter)
+                write_pyramids(
+                    client, source, plan, pyramids, None, become, disk, writing, reporter
+                )
         _finish_pyramids({place.stem: pyramids["volume"]}, plan)
-        journal.finish({"state": "finished", "identity": identity})
+        record = {"state": "finished", "identity": identity, "window": contrast.written}
+        journal.finish(record)
     return place
 
 
@@ -256,10 +265,6 @@ def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
     source = open_source(stack, allow_missing=allow_missing, progress=progress)
     z, y, x = source.shape
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
-    if source.dtype.kind == "f":
-        raise StackError(
-            f"{redacted(source.path)} is {source.dtype}; expected uint8 or uint16 here"
-        )
     if source.missing:
         reporter.warn(
             f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)
@@ -377,14 +382,17 @@ def _contrast(
     plan: Plan,
     settings: Settings,
     reporter: Reporter,
+    *,
+    detecting: bool,
 ) -> Contrast:
-    """How the detector sees the stack: settled once for all sessions of a run."""
-    settled = journal.once(
-        "contrast",
-        lambda: asdict(choose_contrast(client, source, plan, settings.detect_window, reporter)),
+    """The windows of the grey values: settled once for all sessions of a run."""
+    sample = partial(sample_greys, client, source, plan.keyframes, reporter)
+    contrast = Contrast.from_json(
+        journal.once(
+            "contrast",
+            lambda: asdict(choose_contrast(source.dtype, settings, sample, detecting=detecting)),
+        )
     )
-    window = settled["window"]
-    contrast = Contrast(tuple(window) if isinstance(window, list) else window, settled["dark"])
     if contrast.dark:
         reporter.warn(
             "the slices use less than an eighth of their grey range, so their high byte shows the "
@@ -394,7 +402,8 @@ def _contrast(
 
 
 def _still_there(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:
-    paths = [*(pyramid.path / "0" / ".zarray" for pyramid in pyramids), *others]
+    arrays = (pyramid.path / "0" / pyramid.format.array_file for pyramid in pyramids)
+    paths = [*arrays, *others]
     if gone := [str(path).removeprefix(f"{out}/") for path in paths if not path.exists()]:
         raise OutputError(
             f"{out} was finished, but {', '.join(gone)} is gone; --overwrite makes it anew"
@@ -405,11 +414,11 @@ def _pyramids(
     journal: Journal, plan: Plan, source: Source, settings: Settings
 ) -> dict[str, Pyramid]:
     """The outputs of a run by name."""
-    form = output_format(settings)
+    form, dtype = output_format(settings), output_dtype(source.dtype, settings)
     kinds = {
-        "volume": (str(source.dtype), "mean", form),
+        "volume": (dtype, "mean", form),
         "mask": ("uint8", "max", mask_format(form)),
-        "masked": (str(source.dtype), "mean", form),
+        "masked": (dtype, "mean", form),
     }
     return {
         name: _pyramid(journal.out / f"{name}.zarr", journal, plan, *kind)

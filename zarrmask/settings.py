@@ -131,7 +131,7 @@ class Settings(BaseModel):
     dtype: Literal["uint8", "uint16"] | None = None
     window: Annotated[Window | None, BeforeValidator(_window)] = None
     ngff: Literal["0.4", "0.5"] = "0.4"
-    chunk: Literal[16, 32, 64, 128, 256] = 128
+    chunk: int = Field(128, ge=16, le=512)
     levels: int = Field(6, ge=1, le=20)
     compressor: Annotated[tuple[str, int], BeforeValidator(_compressor)] = ("blosc-lz4", 5)
     voxel_size: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -144,6 +144,8 @@ class Settings(BaseModel):
             first, stop = getattr(self, name)
             if first is not None and stop is not None and first >= stop:
                 raise ValueError(f"{name} {first}:{stop} is empty; the second is excluded")
+        if self.chunk & (self.chunk - 1):
+            raise ValueError(f"chunk {self.chunk} is no power of two; take 64, 128 or 256")
         for name in ("detect_window", "window"):
             window = getattr(self, name)
             if isinstance(window, tuple) and window[0] >= window[1]:

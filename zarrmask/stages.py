@@ -21,53 +21,32 @@ from numpy.typing import NDArray
 
 from zarrmask import tasks
 from zarrmask.errors import ZarrmaskError
+from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
-from zarrmask.masking import HeldMasks, KeyframeStore, Sighting, auto_window, uses_little
+from zarrmask.masking import HeldMasks, KeyframeStore, Sighting
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_grid, brick_key
-from zarrmask.settings import DetectWindow
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
 from zarrmask.tasks import Window
 
-SAMPLED_KEYFRAMES = 8
+SAMPLED_SLICES = 8
 MOST_LOSSES = 5
 SLICES_A_TASK = 8
 """Decoded by one task: so few that all workers are busy from the start."""
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """How the detector sees the stack's grey values.
-
-    Attributes
-    ----------
-    window : "seed" or (lo, hi)
-        Grey values that its 8 bits span.
-    dark : bool
-        Whether the high byte shows it next to nothing.
-    """
-
-    window: Window
-    dark: bool
-
-
-def choose_contrast(
-    client: Client, source: Source, plan: Plan, window: DetectWindow, reporter: Reporter
-) -> Contrast:
-    """Settle the grey values that the detector's 8 bits span, from some keyframes if need be."""
-    if isinstance(window, tuple) or (window == "seed" and source.dtype == np.uint8):
-        return Contrast(window, dark=False)
-    chosen = np.linspace(0, len(plan.keyframes) - 1, SAMPLED_KEYFRAMES).round().astype(int)
-    indices = plan.keyframes[np.unique(chosen)]
-    histograms = _keyframes(source, indices).map_blocks(
+def sample_greys(
+    client: Client, source: Source, indices: NDArray[np.int64], reporter: Reporter
+) -> NDArray:
+    """Sample the grey values of some of these slices: (n,) of the stack's dtype."""
+    places = np.linspace(0, len(indices) - 1, SAMPLED_SLICES).round().astype(int)
+    chosen = indices[np.unique(places)]
+    samples = _keyframes(source, chosen).map_blocks(
         tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
     )
-    with reporter.stage("sampling contrast", len(indices), "slices") as advance:
-        histogram = np.sum([block[0] for block in _results(client, [histograms], advance)], axis=0)
-    if window == "auto":
-        return Contrast(auto_window(histogram), dark=False)
-    return Contrast("seed", uses_little(histogram))
+    with reporter.stage("sampling contrast", len(chosen), "slices") as advance:
+        return np.concatenate([block[0] for block in _results(client, [samples], advance)])
 
 
 def _keyframes(source: Source, indices: NDArray[np.int64]) -> da.Array:
@@ -153,6 +132,7 @@ def write_pyramids(
     plan: Plan,
     pyramids: Mapping[str, Pyramid],
     masks: HeldMasks | None,
+    rescaling: Rescaling | None,
     scratch: Path | None,
     ledger: Ledger,
     reporter: Reporter,
@@ -179,6 +159,7 @@ def write_pyramids(
         task=tasks.write_brick,
         origin=plan.origin,
         outputs=dict(pyramids),
+        rescaling=rescaling,
         masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
     )
     missing = _missing(plan.grid, first)

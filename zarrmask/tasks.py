@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zarrmask.buffers import buffer
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import NetworkInput, to_8bit
+from zarrmask.grey import Rescaling, sample
 from zarrmask.ledger import Ledger
 from zarrmask.masking import HeldMasks, HeldRegion, KeyframeStore, Sighting
 from zarrmask.pyramid import (
@@ -40,12 +41,10 @@ PIECE = 1024
 Window = Literal["seed"] | tuple[float, float]
 
 
-def grey_values(keyframe: NDArray) -> NDArray[np.object_]:
-    """Histogram of a keyframe: (1, y, x) to one object, (grey values,) int64."""
-    levels = 2 ** (8 * keyframe.dtype.itemsize)
+def grey_values(slices: NDArray) -> NDArray[np.object_]:
+    """Sample a slice: (1, y, x) to one object, (n,) of the slices' dtype."""
     out = np.empty(1, object)
-    # By rows: bincount makes eight bytes of every voxel.
-    out[0] = sum(np.bincount(row, minlength=levels) for row in keyframe[0])
+    out[0] = sample(slices[0])
     return out
 
 
@@ -92,6 +91,7 @@ def write_brick(
     grid: BrickGrid,
     outputs: Mapping[str, Pyramid],
     masks: HeldMasks | None,
+    rescaling: Rescaling | None,
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
     """Read a brick of the stack once and write it to every output, at levels 0 and 1.
@@ -113,6 +113,8 @@ def write_brick(
         What is written, of "volume", "mask" and "masked".
     masks : HeldMasks or None
         Where the object is, in indices of the stack; None where the volume alone is written.
+    rescaling : Rescaling or None
+        What becomes of grey values; None leaves them as they are.
     ledger : Ledger
     """
     brick = _brick(index)
@@ -120,7 +122,8 @@ def write_brick(
     held = masks.held(*shifted(region, origin)) if masks is not None else None
     file = next(iter(outputs.values())).format.file
     by_tile = _reads_by_tile(source, origin, file)
-    read = _reader(source, None if by_tile else shifted(region, origin), origin)
+    whole = None if by_tile else shifted(region, origin)
+    read = _reader(source, whole, origin, rescaling)
     kept = 0
     for step in tiles(region, grid.step[:2]):
         steps = {name: pyramid.step(0, step) for name, pyramid in outputs.items()}
@@ -172,7 +175,9 @@ def _write_inside(
     return kept
 
 
-def _reader(source: Source, whole: Region | None, origin: Shape) -> Callable[[Region], NDArray]:
+def _reader(
+    source: Source, whole: Region | None, origin: Shape, rescaling: Rescaling | None
+) -> Callable[[Region], NDArray]:
     """Give what reads parts of a brick, into one buffer; of `whole`, read at once, if it is given.
 
     Fresh memory would cost more than the work that is done in it.
@@ -184,12 +189,16 @@ def _reader(source: Source, whole: Region | None, origin: Shape) -> Callable[[Re
         region = shifted(region, origin)
         if whole is None:
             source.read_into(voxels, *region)
+        else:
+            if not decoded:
+                decoded.append(buffer("decoded", sides(whole), source.dtype))
+                source.read_into(decoded[0], *whole)
+            voxels[...] = decoded[0][within(region, whole)]
+        if rescaling is None:
             return voxels
-        if not decoded:
-            decoded.append(buffer("decoded", sides(whole), source.dtype))
-            source.read_into(decoded[0], *whole)
-        voxels[...] = decoded[0][within(region, whole)]
-        return voxels
+        rescaled = buffer("rescaled", sides(region), rescaling.dtype)
+        rescaling(voxels, rescaled)
+        return rescaled
 
     return read
 

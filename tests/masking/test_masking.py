@@ -16,7 +16,6 @@ from zarrmask.masking import (
 )
 from zarrmask.masking.dilation import dilated_part
 from zarrmask.masking.keyframes import held_by, keyframe_indices
-from zarrmask.masking.window import auto_window, uses_little
 
 MASKS = hnp.arrays(
     np.uint8,
@@ -127,19 +126,3 @@ def test_what_was_found_is_kept(tmp_path):
     store.write_sightings([found, nothing])
     assert store.numbers() == [100, 110]
     assert store.without_detection() == [110]
-
-
-def test_a_12_bit_stack_uses_little_of_16_bits():
-    histogram = np.zeros(65536, np.int64)
-    histogram[:4096] = 10
-    assert uses_little(histogram)
-    assert auto_window(histogram) == (20, 4075)
-    histogram[:60000] = 10
-    assert not uses_little(histogram)
-
-
-def test_a_window_of_one_grey_value_is_not_empty():
-    histogram = np.zeros(256, np.int64)
-    histogram[7] = 100
-    low, high = auto_window(histogram)
-    assert low < high

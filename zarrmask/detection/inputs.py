@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zarrmask.errors import SettingsError
+from zarrmask.grey import Rescaling
 
 Window: TypeAlias = Literal["seed"] | tuple[float, float]
 
@@ -62,12 +63,12 @@ class NetworkInput:
         return np.asarray(resized)
 
 
-def to_8bit(image: NDArray[np.integer], window: Window = "seed") -> NDArray[np.uint8]:
+def to_8bit(image: NDArray, window: Window = "seed") -> NDArray[np.uint8]:
     """Take a slice's grey values to 8 bits.
 
     Parameters
     ----------
-    image : ndarray of uint8 or uint16
+    image : ndarray of uint8, uint16 or, with a window of numbers, float32
     window : "seed" or (lo, hi)
         "seed" takes the high byte of 16 bits and leaves 8 bits as they are. Else grey values from
         `lo` to `hi` become 0 to 255, rounded; what is beyond is clipped.
@@ -79,7 +80,7 @@ def to_8bit(image: NDArray[np.integer], window: Window = "seed") -> NDArray[np.u
     Raises
     ------
     SettingsError
-        If the image has another dtype, or `lo` is not below `hi`.
+        If the high byte of floats is asked for, or `lo` is not below `hi`.
 
     Examples
     --------
@@ -88,16 +89,14 @@ def to_8bit(image: NDArray[np.integer], window: Window = "seed") -> NDArray[np.u
     >>> to_8bit(np.array([100, 300, 900], np.uint16), (200, 600)).tolist()
     [0, 64, 255]
     """
-    if image.dtype not in (np.uint8, np.uint16):
-        raise SettingsError(f"a slice is {image.dtype}, expected uint8 or uint16")
-    greys = np.arange(np.iinfo(image.dtype).max + 1)
     if window == "seed":
-        table = greys >> 8 * (image.itemsize - 1)
-    else:
-        low, high = window
-        if not low < high:
-            raise SettingsError(f"the detector's window {low} to {high} is empty; give LO below HI")
-        table = np.clip(np.rint((greys - low) * (255 / (high - low))), 0, 255)
-    # There are few grey values and many pixels: one look-up a pixel, and no copy of the slice.
-    seen: NDArray[np.uint8] = table.astype(np.uint8)[image]
-    return seen
+        if image.dtype not in (np.uint8, np.uint16):
+            raise SettingsError(f"a slice is {image.dtype}; give the grey values to see, LO HI")
+        high: NDArray[np.uint8] = (image >> 8 * (image.itemsize - 1)).astype(np.uint8)
+        return high
+    low, high_end = window
+    if not low < high_end:
+        raise SettingsError(f"the detector's window {low} to {high_end} is empty; give LO below HI")
+    out = np.empty(image.shape, np.uint8)
+    Rescaling(low, high_end, "uint8")(image, out)
+    return out

@@ -4,18 +4,15 @@ from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
 from zarrmask.masking.hold import HeldMasks, HeldRegion
 from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
 from zarrmask.masking.keyframes import held_by, keyframe_indices
-from zarrmask.masking.window import auto_window, uses_little
 
 __all__ = [
     "HeldMasks",
     "HeldRegion",
     "KeyframeStore",
     "Sighting",
-    "auto_window",
     "dilate",
     "dilated_part",
     "held_by",
     "kernel_side",
     "keyframe_indices",
-    "uses_little",
 ]

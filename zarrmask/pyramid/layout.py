@@ -49,6 +49,11 @@ class Format:
         return self.chunk if self.ngff == "0.4" else 2 * self.chunk
 
     @property
+    def array_file(self) -> str:
+        """Name of the file that says what an array is."""
+        return ".zarray" if self.ngff == "0.4" else "zarr.json"
+
+    @property
     def step(self) -> Shape:
         """Sides of bricks go by this: whole files at both levels of a pass, and of what is kept."""
         side = LEVELS_A_PASS * self.file

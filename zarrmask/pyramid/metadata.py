@@ -89,23 +89,32 @@ def link_label(image: Path, mask: Path) -> None:
         has metadata of its own; its levels are relative links, so that the folder that holds both
         can be moved.
     """
-    from ome_zarr.format import FormatV04
+    from ome_zarr.format import FormatV04, FormatV05
     from ome_zarr.writer import write_label_metadata
 
-    labels = open_group(image / "labels", "a")
+    attributes: dict[str, Any] = dict(open_group(mask, "r").attrs)
+    new = "ome" in attributes  # NGFF 0.5 has its own namespace
+    stated = {
+        key: value
+        for key, value in attributes.get("ome", attributes).items()
+        if key in ("multiscales", "version")
+    }
+    labels = open_group(image / "labels", "a", zarr_format=3 if new else 2)
     label = labels.create_group(LABEL, overwrite=True)
-    multiscales: Any = open_group(mask, "r").attrs["multiscales"]
-    label.attrs["multiscales"] = multiscales
-    for dataset in multiscales[0]["datasets"]:
+    label.attrs.put({"ome": stated} if new else stated)
+    for dataset in stated["multiscales"][0]["datasets"]:
         level = dataset["path"]
         (image / "labels" / LABEL / level).symlink_to(
             Path("..", "..", "..", mask.name, level), target_is_directory=True
         )
     colour = {"label-value": MASK_VALUE, "rgba": [255, 140, 0, 96]}
     source = {"image": "../../"}
-    others: Any = labels.attrs.get("labels", [])
-    labels.attrs["labels"] = [name for name in others if name != LABEL]
-    write_label_metadata(labels, LABEL, colors=[colour], fmt=FormatV04(), source=source)
+    there: Any = dict(labels.attrs)
+    listing = there.setdefault("ome", {}) if new else there
+    listing["labels"] = [name for name in listing.get("labels", []) if name != LABEL]
+    labels.attrs.put(there)
+    fmt = FormatV05() if new else FormatV04()
+    write_label_metadata(labels, LABEL, colors=[colour], fmt=fmt, source=source)
 
 
 def read_metadata(path: str | Place) -> Mapping[str, Any]:

@@ -16,9 +16,10 @@ _STOCK = {"array.write_empty_chunks": False}
 _setting = threading.Lock()  # zarr's settings are one for all threads, and put back as they were
 
 
-def open_group(place: Place, mode: Mode) -> zarr.Group:
-    """Open a group; mode "a" makes one of zarr format 2 where there is none."""
-    return zarr.open_group(zarr_store(place), mode=mode, zarr_format=2 if mode == "a" else None)
+def open_group(place: Place, mode: Mode, *, zarr_format: Literal[2, 3] = 2) -> zarr.Group:
+    """Open a group; mode "a" makes one, of this format of zarr, where there is none."""
+    made = zarr_format if mode == "a" else None
+    return zarr.open_group(zarr_store(place), mode=mode, zarr_format=made)
 
 
 def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:

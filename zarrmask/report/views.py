@@ -228,8 +228,9 @@ def open_pyramid(path: Place) -> Pyramid:
         It is missing or no OME-Zarr image of three axes.
     """
     try:
-        group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
-        multiscale: Any = group.attrs["multiscales"][0]  # type: ignore[index]
+        group = zarr.open_group(zarr_store(path), mode="r")
+        attributes: Any = dict(group.attrs)
+        multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
         levels = [group[dataset["path"]] for dataset in multiscale["datasets"]]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(

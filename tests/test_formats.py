@@ -1,0 +1,139 @@
+"""What outputs can be stored as, by way of real conversions and runs."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from ome_zarr_models.v05 import Image
+
+import zarrmask
+from zarrmask.errors import SettingsError
+
+
+@pytest.fixture(scope="module")
+def voxels():
+    return np.random.default_rng(0).integers(0, 5000, (70, 150, 260), np.uint16)
+
+
+@pytest.fixture(scope="module")
+def slices(voxels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("formats") / "stack"
+    folder.mkdir()
+    for z, image in enumerate(voxels):
+        tifffile.imwrite(folder / f"{1000 + z}.tif", image)
+    return folder
+
+
+def test_ngff_05_is_sharded_zarr_3(slices, voxels, cluster, tmp_path):
+    out = tmp_path / "new.zarr"
+    options = {"ngff": "0.5", "chunk": 32, "compressor": "blosc-zstd:3", "voxel_size": 7.91}
+    zarrmask.convert(slices, out, scheduler=cluster, z="1010:1070", **options)
+    Image.from_zarr(zarr.open_group(out, mode="r"))
+    array = zarr.open_array(out / "0", mode="r")
+    assert array.metadata.zarr_format == 3
+    assert (array.shards, array.chunks) == ((64,) * 3, (32,) * 3)
+    np.testing.assert_array_equal(array[:], voxels[10:])
+    tree = zarrmask.open_pyramid(out)
+    assert float(tree["0/image"].z[0]) == pytest.approx(1010 * 7.91)
+    files = [path for path in out.glob("0/c/**/*") if path.is_file()]
+    assert len(files) == 1 * 3 * 5
+    record = json.loads((out / "zarr.json").read_text())["attributes"]["zarrmask"]
+    assert record["state"] == "finished"
+    before = (out / "zarr.json").stat().st_mtime_ns
+    zarrmask.convert(slices, out, scheduler=cluster, z="1010:1070", **options)
+    assert (out / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_chunks_levels_and_compressor(slices, voxels, cluster, tmp_path):
+    out = tmp_path / "plain.zarr"
+    options = {"chunk": 64, "levels": 2, "compressor": "none"}
+    zarrmask.convert(slices, out, scheduler=cluster, **options)
+    assert sorted(path.name for path in out.glob("[0-9]")) == ["0", "1"]
+    array = json.loads((out / "0/.zarray").read_text())
+    assert array["compressor"] is None
+    assert array["chunks"] == [64] * 3
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], voxels)
+
+
+def test_a_crop_says_where_it_lay(slices, voxels, cluster, tmp_path):
+    out = tmp_path / "crop.zarr"
+    zarrmask.convert(slices, out, scheduler=cluster, z=":1020", y="13:150", x="7:133")
+    np.testing.assert_array_equal(
+        zarr.open_array(out / "0", mode="r")[:], voxels[:20, 13:150, 7:133]
+    )
+    image = zarrmask.open_pyramid(out)["0/image"]
+    assert [float(image[axis][0]) for axis in "zyx"] == [1000, 13, 7]
+
+
+def test_a_cropped_run_is_the_whole_ones_part(stack, cluster, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    zarrmask.run(stack, whole, scheduler=cluster, every=7, z="100:114")
+    zarrmask.run(stack, part, scheduler=cluster, every=7, z="100:114", y="20:90", x=":99")
+    for name in ("volume", "mask", "masked"):
+        expected = zarr.open_array(whole / f"{name}.zarr/0", mode="r")[:, 20:90, :99]
+        assert expected.any()
+        np.testing.assert_array_equal(
+            zarr.open_array(part / f"{name}.zarr/0", mode="r")[:], expected
+        )
+
+
+def test_8_bits_by_a_window(slices, voxels, cluster, tmp_path):
+    out = tmp_path / "bytes.zarr"
+    zarrmask.convert(slices, out, scheduler=cluster, dtype="uint8", window=(1000, 3000))
+    array = zarr.open_array(out / "0", mode="r")
+    assert array.dtype == np.uint8
+    expected = np.clip(np.rint((voxels.astype(float) - 1000) * 255 / 2000), 0, 255)
+    np.testing.assert_array_equal(array[:], expected)
+
+
+def test_floats_by_a_window_of_percentiles(voxels, cluster, tmp_path):
+    stack = tmp_path / "floats"
+    stack.mkdir()
+    for z, image in enumerate(voxels[:20]):
+        tifffile.imwrite(stack / f"{z}.tif", (image / 5000 - 0.5).astype(np.float32))
+    with pytest.raises(SettingsError, match=r"float32 .* --window LO HI"):
+        zarrmask.convert(stack, tmp_path / "refused.zarr", scheduler=cluster)
+    assert not (tmp_path / "refused.zarr").exists()
+    out = tmp_path / "out.zarr"
+    zarrmask.convert(stack, out, scheduler=cluster, window="auto")
+    low, high = json.loads((out / ".zattrs").read_text())["zarrmask"]["window"]
+    assert (low, high) == pytest.approx((-0.495, 0.495), abs=0.005)
+    array = zarr.open_array(out / "0", mode="r")
+    assert array.dtype == np.uint16
+    floats = (voxels[:20] / 5000 - 0.5).astype(np.float32).astype(float)
+    expected = np.clip(np.rint((floats - low) * (65535 / (high - low))), 0, 65535)
+    np.testing.assert_array_equal(array[:], expected)
+
+
+def test_floats_are_detected_on(stack, cluster, tmp_path):
+    """A stack divided by its greatest value, and the same window, give the same masks."""
+    floats = tmp_path / "floats"
+    floats.mkdir()
+    for path in sorted(stack.glob("*.tif"))[:8]:
+        tifffile.imwrite(floats / path.name, tifffile.imread(path).astype(np.float32) / 65535)
+    zarrmask.run(floats, tmp_path / "a", scheduler=cluster, window=(0, 1))
+    zarrmask.run(stack, tmp_path / "b", scheduler=cluster, z="100:108", detect_window=(0, 65535))
+    for name in ("mask", "masked"):
+        first, second = (
+            zarr.open_array(tmp_path / out / f"{name}.zarr/0", mode="r")[:] for out in "ab"
+        )
+        assert first.any()
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_run_in_ngff_05(stack, cluster, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    zarrmask.run(stack, old, scheduler=cluster, every=7, z="100:110")
+    zarrmask.run(stack, new, scheduler=cluster, every=7, z="100:110", ngff="0.5", chunk=64)
+    for name in ("volume", "mask", "masked"):
+        Image.from_zarr(zarr.open_group(new / f"{name}.zarr", mode="r"))
+        first, second = (zarr.open_array(out / f"{name}.zarr/1", mode="r")[:] for out in (old, new))
+        assert first.any()
+        np.testing.assert_array_equal(first, second)
+    label = zarr.open_group(new / "masked.zarr/labels/mask", mode="r")
+    assert label.attrs["ome"]["image-label"]["source"] == {"image": "../../"}
+    assert label["0"][:].any()
+    assert not (new / "scroll.khprj").exists()
+    assert (new / "report.html").exists()

@@ -1,0 +1,104 @@
+"""How grey values are seen by the detector and written to the outputs, settled once for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmask.errors import SettingsError
+from zarrmask.grey import Rescaling, auto_window, uses_little
+from zarrmask.settings import Settings
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Windows of a stack's grey values.
+
+    Attributes
+    ----------
+    detected : "seed" or (lo, hi)
+        What the detector's 8 bits span; "seed" is the high byte.
+    dark : bool
+        Whether the high byte shows it next to nothing.
+    written : (lo, hi) or None
+        What the outputs' grey values span; None leaves them as they are.
+    """
+
+    detected: Literal["seed"] | tuple[float, float]
+    dark: bool
+    written: tuple[float, float] | None
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Contrast:
+        """Take what `dataclasses.asdict` gave, by way of JSON."""
+        detected, written = entry["detected"], entry["written"]
+        return cls(
+            detected if detected == "seed" else (detected[0], detected[1]),
+            entry["dark"],
+            None if written is None else (written[0], written[1]),
+        )
+
+
+def choose_contrast(
+    dtype: np.dtype, settings: Settings, sample: Callable[[], NDArray], *, detecting: bool
+) -> Contrast:
+    """Settle the windows, from a sample of grey values where the settings leave them open.
+
+    Parameters
+    ----------
+    dtype : dtype
+        The stack's.
+    settings : Settings
+    sample : callable
+        Gives grey values of the stack, (n,); called once at most.
+    detecting : bool
+        Whether a detector is to see the stack.
+    """
+    asked = detecting and not isinstance(settings.detect_window, tuple)
+    floats = dtype.kind == "f"
+    high_byte = asked and settings.detect_window == "seed"
+    values = None
+    if settings.window == "auto" or (asked and not high_byte) or (high_byte and dtype == np.uint16):
+        values = sample()
+    written = settings.window
+    if written == "auto":
+        assert values is not None
+        written = auto_window(values)
+    detected: Literal["seed"] | tuple[float, float] = "seed"
+    if isinstance(settings.detect_window, tuple):
+        detected = settings.detect_window
+    elif asked and not high_byte:
+        assert values is not None
+        detected = auto_window(values)
+    elif floats and written is not None:
+        detected = written  # the high byte of what is written
+    dark = high_byte and dtype == np.uint16 and values is not None and uses_little(values)
+    return Contrast(detected, dark, written)
+
+
+def rescaling(dtype: np.dtype, settings: Settings, contrast: Contrast) -> Rescaling | None:
+    """What becomes of the stack's grey values in the outputs; None where they stay."""
+    if contrast.written is None:
+        return None
+    return Rescaling(*contrast.written, output_dtype(dtype, settings))
+
+
+def output_dtype(dtype: np.dtype, settings: Settings) -> str:
+    """Dtype of volume and masked volume.
+
+    Raises
+    ------
+    SettingsError
+        Where grey values would have to change, and nobody said how.
+    """
+    wanted = settings.dtype or ("uint16" if dtype.kind == "f" else str(dtype))
+    if settings.window is None and wanted != dtype:
+        raise SettingsError(
+            f"the stack is {dtype} and is to be written as {wanted}: say which of its grey values "
+            "are to become black and white, --window LO HI, or --window auto for percentiles"
+        )
+    return wanted

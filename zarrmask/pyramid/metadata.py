@@ -111,6 +111,8 @@ def link_label(image: Path, mask: Path) -> None:
     source = {"image": "../../"}
     there: Any = dict(labels.attrs)
     listing = there.setdefault("ome", {}) if new else there
+    if new:
+        listing["version"] = stated["version"]
     listing["labels"] = [name for name in listing.get("labels", []) if name != LABEL]
     labels.attrs.put(there)
     fmt = FormatV05() if new else FormatV04()

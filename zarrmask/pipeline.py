@@ -301,7 +301,7 @@ def _places(source: Source) -> set[str]:
     place = place_of(source.path)
     if not isinstance(place, Path):
         return {str(place).rstrip("/")}
-    return {str(path.resolve()) for path in (place, *place.glob("[0-9]"))}
+    return {str(path.resolve()) for path in (place, *place.glob("[0-9]*"))}
 
 
 def _within(place: str, folder: str) -> bool:

@@ -10,6 +10,7 @@ one, an eighth of it, is kept until it is whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +48,7 @@ _GROUP = {
     "0.5": ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'),
 }
 """The file that makes a folder a group, by version of NGFF."""
+_LEVEL = re.compile("1?[0-9]")
 _GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 """In the order in which they are removed: the last says whose the folder is."""
 _FORMAT_2 = {
@@ -196,7 +198,7 @@ def remove_pyramid(path: Place) -> None:
     """Remove a pyramid that zarrmask wrote; what others put into its folder stays."""
     labels = path / "labels"
     for name in names_in(path):
-        if name.isdecimal():
+        if _LEVEL.fullmatch(name):
             remove(path / name)
     remove(labels / LABEL)
     for folder in (labels, path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import zarr
 
@@ -12,6 +13,8 @@ from zarrmask.place import Place, is_local, zarr_store
 Mode = Literal["r", "r+", "a"]
 
 _FAST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "array.write_empty_chunks": False}
+# Threads of its own put a shard's chunks one after another as they come.
+_ORDERED = {**_FAST, "threading.max_workers": 1}
 _STOCK = {"array.write_empty_chunks": False}
 _setting = threading.Lock()  # zarr's settings are one for all threads, and put back as they were
 
@@ -33,7 +36,14 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:
         As zarr's.
     fast : bool
         Whether zarrs encodes and decodes where it can: in a folder, what zarrmask itself wrote.
-        An array keeps the pipeline that it was opened with.
+        An array keeps the pipeline that it was opened with. Shards hold the same bytes each time,
+        but elsewhere their chunks stand in another order than in a folder.
     """
-    with _setting, zarr.config.set(_FAST if fast and is_local(place) else _STOCK):
+    fast = fast and is_local(place)
+    array = _open(place, mode, _FAST if fast else _STOCK)
+    return _open(place, mode, _ORDERED) if fast and array.shards else array
+
+
+def _open(place: Place, mode: Mode, settings: Mapping[str, Any]) -> zarr.Array:
+    with _setting, zarr.config.set(settings):
         return zarr.open_array(zarr_store(place), mode=mode)

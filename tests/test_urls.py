@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,3 +259,23 @@ def test_secrets_are_told_to_nobody(s3, noise):
         assert code == 1
         assert "s3://" in printed
         assert "planted" not in printed
+
+
+def test_shards_hold_the_same_voxels(s3, noise, cluster, tmp_path):
+    options = {"ngff": "0.5", "scheduler": cluster}
+    here = zarrmask.convert(noise, tmp_path / "v.zarr", **options)
+    there = zarrmask.convert(noise, s3.place("shards/v.zarr"), **options)
+    assert set(in_bucket(s3, "shards/v.zarr")) == set(in_folder(here))
+    for level, image in zarrmask.open_pyramid(there).children.items():
+        assert image.identical(zarrmask.open_pyramid(here)[level])
+
+
+def test_a_pyramid_is_read_over_http(web, converted):
+    shutil.copytree(converted, web.folder / "v.zarr")
+    there, here = zarrmask.open_pyramid(f"{web.url}/v.zarr"), zarrmask.open_pyramid(converted)
+    for level in here.children:
+        assert there[level].identical(here[level])
+    secret = web.url.replace("://", "://me:planted-password@")
+    with pytest.raises(ZarrmaskError, match="not an OME-Zarr image") as error:
+        zarrmask.open_pyramid(f"{secret}/nothing.zarr")
+    assert "planted" not in str(error.value)

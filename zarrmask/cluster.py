@@ -14,7 +14,13 @@ from distributed import Client, LocalCluster
 from zarrmask.errors import ZarrmaskError
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
-_PRELOAD = "import cv2, signal; cv2.setNumThreads(1); signal.signal(signal.SIGINT, signal.SIG_IGN)"
+_PRELOAD = (
+    "import atexit, cv2, logging, signal, sys; cv2.setNumThreads(1)\n"
+    "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    # When a store fails, the client tells of it: not each request that a worker leaves behind, too.
+    "atexit.register(setattr, sys, 'unraisablehook', lambda _: None)\n"
+    "atexit.register(logging.disable)\n"
+)
 
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""

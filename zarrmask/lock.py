@@ -67,6 +67,7 @@ def _hold_object(lock: UPath, out: Place) -> Iterator[None]:
     content = json.dumps(
         {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid()}
     ).encode()
+    lock = hasty(lock)
     _take(lock, content, out)
     pulse = _Pulse(lock, content)
     pulse.start()
@@ -121,7 +122,6 @@ def _probe(place: UPath) -> tuple[datetime, bool]:
 
     What keeps the output from being written is met here, before anything is computed.
     """
-    place = hasty(place)
     place.fs.pipe_file(place.path, b"")
     try:
         exclusive = False

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -113,17 +114,32 @@ class S3:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """A real S3 server on loopback, for all tests of a session: use a name of your own each."""
+    with _s3_server(tmp_path_factory.mktemp("s3") / "log") as (endpoint, _):
+        _make_bucket(endpoint)
+        yield S3(endpoint, *_lock_in(endpoint))
+
+
+@pytest.fixture
+def mortal_s3(tmp_path):
+    """An S3 server for one test to kill, and its process; it lets everybody in."""
+    with _s3_server(tmp_path / "log") as (endpoint, server):
+        _make_bucket(endpoint)
+        yield S3(endpoint, "root", "root"), server
+
+
+@contextmanager
+def _s3_server(log):
+    """Address and process of an S3 server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
-    log = tmp_path_factory.mktemp("s3") / "log"
     with log.open("wb") as file:
         arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         server = subprocess.Popen(arguments, stdout=file, stderr=file)
     try:
         _await(endpoint, server, log)
-        yield S3(endpoint, *_lock_in(endpoint))
+        yield endpoint, server
     finally:
         server.kill()
         server.wait()
@@ -142,26 +158,30 @@ def _await(endpoint, server, log, seconds=60):
             return
 
 
-def _lock_in(endpoint):
-    """Make the bucket and a user who may do all to it; from here on signatures are checked."""
+def _client(service, endpoint):
     import boto3
 
-    def client(service):
-        return boto3.client(
-            service,
-            endpoint_url=endpoint,
-            aws_access_key_id="root",
-            aws_secret_access_key="root",
-            region_name="us-east-1",
-        )
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        aws_access_key_id="root",
+        aws_secret_access_key="root",
+        region_name="us-east-1",
+    )
 
-    iam = client("iam")
+
+def _make_bucket(endpoint):
+    _client("s3", endpoint).create_bucket(Bucket=S3.bucket)
+
+
+def _lock_in(endpoint):
+    """Make a user who may do all to buckets; from here on signatures are checked."""
+    iam = _client("iam", endpoint)
     iam.create_user(UserName="user")
     statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     iam.put_user_policy(UserName="user", PolicyName="all", PolicyDocument=policy)
     keys = iam.create_access_key(UserName="user")["AccessKey"]
-    client("s3").create_bucket(Bucket=S3.bucket)
     no_more = urllib.request.Request(
         f"{endpoint}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
     )

@@ -1,23 +1,27 @@
 """Outputs in a bucket of a real S3 server: as in a folder, byte by byte."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import tifffile
+from rich.console import Console
 
 import zarrmask
 from zarrmask import lock
 from zarrmask.errors import OutputError, ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.place import names_in, output_place
+from zarrmask.progress import Reporter
 
 SIZE = 3.24  # micrometres
 
@@ -217,6 +221,33 @@ def test_a_lock_is_renewed(s3, monkeypatch):
     assert names_in(place) == set()
 
 
+def test_a_store_that_fails_is_said_to_have_failed(mortal_s3, noise, cluster):
+    s3, server = mortal_s3
+    once = {"retries": {"total_max_attempts": 1}}
+    place = s3.place("v.zarr", config_kwargs=once)
+
+    def kill():
+        while not s3.files.exists("bucket/v.zarr/0/.zarray"):
+            time.sleep(0.01)
+        server.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(OutputError, match=r"does not answer.*run the same command again"):
+        zarrmask.convert(noise, place, scheduler=cluster)
+    killer.join()
+
+
+def test_an_output_never_replaces_its_own_input(s3, noise, cluster):
+    place = s3.place("itself/v.zarr")
+    zarrmask.convert(noise, place, scheduler=cluster)
+    before = in_bucket(s3, "itself")
+    for out in ("itself/v.zarr", "itself/v.zarr/inside.zarr", "itself"):
+        with pytest.raises(OutputError, match="would overwrite the stack"):
+            zarrmask.convert(place, s3.place(out), overwrite=True)
+    assert in_bucket(s3, "itself") == before
+
+
 NOWHERE = {"endpoint_url": "http://127.0.0.1:1"}
 
 
@@ -259,6 +290,20 @@ def test_secrets_are_told_to_nobody(s3, noise):
         assert code == 1
         assert "s3://" in printed
         assert "planted" not in printed
+
+
+def test_secrets_of_the_input_are_in_no_output(s3, web, stack, cluster):
+    for n in range(100, 103):
+        shutil.copy(stack / f"00{n}.tif", web.folder)
+    web.password, web.query = "me:planted-password", "sig=planted-signature"
+    url = f"{web.url.replace('//', '//me:planted-password@')}/?{web.query}"
+    console = Console(file=io.StringIO(), width=500)
+    reporter = Reporter(console)
+    zarrmask.run(url, s3.place("planted/out"), scheduler=cluster, reporter=reporter)
+    written = in_bucket(s3, "planted")
+    assert written
+    for told in (console.file.getvalue().encode(), *written.values()):
+        assert b"planted" not in told.replace(b"planted/out", b"")
 
 
 def test_shards_hold_the_same_voxels(s3, noise, cluster, tmp_path):

@@ -34,7 +34,7 @@ def describe(path: str | Place) -> dict[str, str]:
         try:
             return _pyramid(place)
         except ZarrmaskError:
-            return _stack(str(place))
+            return _stack(place)
 
 
 def _run(record: dict) -> dict[str, str]:
@@ -66,7 +66,7 @@ def _pyramid(path: Place) -> dict[str, str]:
     return lines
 
 
-def _stack(path: str) -> dict[str, str]:
+def _stack(path: Place) -> dict[str, str]:
     source = open_source(path, allow_missing=True)
     size = source.voxel_size
     return {

@@ -30,7 +30,7 @@ from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory
-from zarrmask.place import Place, is_local, output_place, place_of, reached, redacted
+from zarrmask.place import Place, is_local, output_place, reached
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
 from zarrmask.pyramid import Format, Pyramid, link_label, write_metadata
@@ -58,7 +58,7 @@ PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "to
 
 
 def run(
-    stack: str | Path,
+    stack: str | Place,
     out: str | Place,
     *,
     config: str | Path | None = None,
@@ -176,7 +176,7 @@ def run(
 
 
 def convert(
-    stack: str | Path,
+    stack: str | Place,
     out: str | Place,
     *,
     scheduler: str | None = None,
@@ -252,7 +252,7 @@ def _refuse_worker() -> None:
         )
 
 
-def _open(stack: str | Path, allow_missing: bool, reporter: Reporter) -> Source:
+def _open(stack: str | Place, allow_missing: bool, reporter: Reporter) -> Source:
     """Open and check the stack, and say what was found."""
     told = time.monotonic()
 
@@ -291,16 +291,16 @@ def _keep_apart(source: Source, journal: Journal) -> None:
         within = "zarr" in source.kind.lower() and any(_within(target, path) for path in inputs)
         if replaced or within:
             raise OutputError(
-                f"{written} would overwrite the stack that is read, {redacted(source.path)}; "
+                f"{written} would overwrite the stack that is read, {source.path}; "
                 "name another output"
             )
 
 
 def _places(source: Source) -> set[str]:
     """Where a stack lies, and, as these may be links, where the levels of a pyramid do."""
-    place = place_of(source.path)
-    if not isinstance(place, Path):
-        return {str(place).rstrip("/")}
+    if "://" in source.path:
+        return {source.path.rstrip("/")}
+    place = Path(source.path)
     return {str(path.resolve()) for path in (place, *place.glob("[0-9]*"))}
 
 
@@ -338,7 +338,7 @@ def _voxels(plan: Plan, kept: int) -> dict[str, int]:
 
 def _describe(source: Source) -> dict[str, Any]:
     return {
-        "path": redacted(source.path),
+        "path": source.path,
         "kind": source.kind,
         "shape": list(source.shape),
         "dtype": str(source.dtype),

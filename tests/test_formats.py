@@ -137,3 +137,28 @@ def test_a_run_in_ngff_05(stack, cluster, tmp_path):
     assert label["0"][:].any()
     assert not (new / "scroll.khprj").exists()
     assert (new / "report.html").exists()
+
+
+def test_a_pyramid_that_is_read_is_the_volume(stack, cluster, tmp_path):
+    volume = tmp_path / "volume.zarr"
+    zarrmask.convert(stack, volume, scheduler=cluster)
+    out = tmp_path / "out"
+    record = zarrmask.run(volume, out, scheduler=cluster, every=7)
+    assert record["volume"] == str(volume)
+    assert not (out / "volume.zarr").exists()
+    masked, mask = (zarr.open_array(out / f"{n}.zarr/0", mode="r")[:] for n in ("masked", "mask"))
+    whole = zarr.open_array(volume / "0", mode="r")[:]
+    assert masked.any()
+    np.testing.assert_array_equal(masked, np.where(mask > 0, whole, 0))
+    project = (out / "scroll.khprj/volumes/volume.volzarr").read_text()
+    assert str(volume) in project
+    assert "show the masked stack" not in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("options", [{"volume": True}, {"z": "0:20"}, {"window": (0, 9000)}])
+def test_a_pyramid_that_is_not_the_volume_is_written_anew(stack, cluster, tmp_path, options):
+    volume = tmp_path / "volume.zarr"
+    zarrmask.convert(stack, volume, scheduler=cluster)
+    record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, **options)
+    assert record["volume"] is None
+    assert (tmp_path / "out/volume.zarr/0/.zarray").exists()

@@ -14,7 +14,7 @@ def test_defaults():
     assert (settings.every, settings.score, settings.dilate) == (10, 0.1, 3)
     assert settings.voxel_size is None
     assert settings.detect_window == "seed"
-    assert settings.volume
+    assert settings.volume is None
 
 
 @pytest.mark.parametrize(

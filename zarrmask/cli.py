@@ -143,12 +143,9 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     "  [default: seed]",
 )
 @click.option(
-    "--no-volume",
-    "volume",
-    flag_value=False,
-    type=bool,
+    "--volume/--no-volume",
     default=None,
-    help="Do not write the unmasked volume.",
+    help="Write the unmasked volume, or do not.  [default: unless STACK is an OME-Zarr pyramid]",
 )
 @_output_options
 @_cluster_options

@@ -33,7 +33,7 @@ from zarrmask.memory import PeakMemory
 from zarrmask.place import Place, is_local, output_place, reached
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
-from zarrmask.pyramid import Format, Pyramid, link_label, write_metadata
+from zarrmask.pyramid import Format, Pyramid, link_label, read_metadata, write_metadata
 from zarrmask.report import write_khartes_project, write_overview, write_report
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -106,7 +106,8 @@ def run(
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(place)
-    pyramids = _pyramids(journal, plan, source, settings)
+    volume = _referenced(source, plan, settings)
+    pyramids = _pyramids(journal, plan, source, settings, referenced=volume is not None)
     _keep_apart(source, journal)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
@@ -152,6 +153,7 @@ def run(
         record = {
             **_record(source, settings, plan, checkpoint, identity),
             "resumed": state == "unfinished",
+            "volume": volume,
             "detect_window": contrast.detected,
             "window": contrast.written,
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
@@ -168,6 +170,8 @@ def run(
             advance(1)
             if isinstance(place, Path) and for_khartes:
                 volumes = {name: place / f"{name}.zarr" for name in pyramids}
+                if volume is not None and Path(volume, ".zgroup").exists():
+                    volumes["volume"] = Path(volume)
                 project = place / "scroll.khprj"
                 write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
                 advance(1)
@@ -411,7 +415,7 @@ def _still_there(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place
 
 
 def _pyramids(
-    journal: Journal, plan: Plan, source: Source, settings: Settings
+    journal: Journal, plan: Plan, source: Source, settings: Settings, *, referenced: bool
 ) -> dict[str, Pyramid]:
     """The outputs of a run by name."""
     form, dtype = output_format(settings), output_dtype(source.dtype, settings)
@@ -423,8 +427,20 @@ def _pyramids(
     return {
         name: _pyramid(journal.out / f"{name}.zarr", journal, plan, *kind)
         for name, kind in kinds.items()
-        if name != "volume" or settings.volume
+        if name != "volume" or (settings.volume is not False and not referenced)
     }
+
+
+def _referenced(source: Source, plan: Plan, settings: Settings) -> str | None:
+    """Path of the input where it is itself a pyramid that serves as the volume, else None."""
+    changed = settings.window is not None or plan.shape != source.shape
+    if source.kind != "OME-Zarr" or settings.volume is not None or changed:
+        return None
+    if redacted(source.path) != source.path:  # it could not be opened again by what is recorded
+        return None
+    multiscale = read_metadata(source.path)
+    serves = len(multiscale["axes"]) == 3 and len(multiscale["datasets"]) > 1
+    return source.path if serves else None
 
 
 def _pyramid(

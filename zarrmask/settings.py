@@ -111,8 +111,9 @@ class Settings(BaseModel):
         "none", "blosc-lz4" or "blosc-zstd"; the mask is always compressed.
     voxel_size : float or None
         Side of a voxel in micrometres; None takes what the stack states.
-    volume : bool
-        Whether the unmasked volume is written too.
+    volume : bool or None
+        Whether the unmasked volume is written too; None writes it unless the stack is itself an
+        OME-Zarr that serves as it.
     allow_missing : bool
         Whether missing slice numbers are read as zeros.
     """
@@ -135,7 +136,7 @@ class Settings(BaseModel):
     levels: int = Field(6, ge=1, le=20)
     compressor: Annotated[tuple[str, int], BeforeValidator(_compressor)] = ("blosc-lz4", 5)
     voxel_size: float | None = Field(None, gt=0, allow_inf_nan=False)
-    volume: bool = True
+    volume: bool | None = None
     allow_missing: bool = False
 
     @model_validator(mode="after")

@@ -241,9 +241,7 @@ def _draw_area(axes: Axes, views: Views) -> None:
 
 
 def _legend(views: Views) -> str:
-    grey = (
-        "the stack" if views.source == "volume.zarr" else "the masked stack (no volume.zarr here)"
-    )
+    grey = "the masked stack (no volume here)" if views.from_masked else "the stack"
     pixels = {plane.pixel for plane in views.slices}
     side = (
         f" A pixel of a slice stands for {max(pixels):.3g} voxels each way."

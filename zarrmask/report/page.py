@@ -103,7 +103,7 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         "command": pick(record, "command"),
         "tiles": _tiles(views, record),
         "warnings": _warnings(views, record),
-        "from_masked": views.source == "masked.zarr",
+        "from_masked": views.from_masked,
         "slices": [_picture(views, plane) for plane in views.slices],
         "sections": [_picture(views, plane) for plane in views.sections]
         if views.shape[0] > 1

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
-from zarrmask.place import Place, zarr_store
+from zarrmask.place import Place, place_of, zarr_store
 from zarrmask.report.words import number, pick
 
 Z, Y, X = range(3)
@@ -129,7 +129,7 @@ class Survey:
 class Views:
     """All that the report and the overview show of a run."""
 
-    source: str
+    from_masked: bool  # the grey values are the masked volume's, for want of the volume
     shape: tuple[int, int, int]
     first_z: int
     voxel_size_um: float | None
@@ -186,11 +186,13 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         There is no readable `mask.zarr`, or neither `volume.zarr` nor `masked.zarr`.
     """
     mask = open_pyramid(out / "mask.zarr")
-    source = "volume.zarr" if (out / "volume.zarr").is_dir() else "masked.zarr"
-    grey = open_pyramid(out / source)
+    volume = volume_place(out, record)
+    from_masked = volume is None
+    place = out / "masked.zarr" if volume is None else volume
+    grey = open_pyramid(place)
     if grey.shape != mask.shape:
         raise OutputError(
-            f"{out / source} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "
+            f"{place} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "
             "run. Run again with --overwrite."
         )
     survey = survey_mask(mask, number(pick(record, "voxels", "kept")))
@@ -198,7 +200,7 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         (Z, index, SLICE_PIXELS) for index in spread(mask.shape[Z], SLICES)
     ]
     places += [(Y, survey.middle[Y], SECTION_PIXELS), (X, survey.middle[X], SECTION_PIXELS)]
-    *slices, xz, yz = _planes(grey, mask, places, only_masked=source == "masked.zarr")
+    *slices, xz, yz = _planes(grey, mask, places, only_masked=place == out / "masked.zarr")
     z = pick(record, "z")
     first = number(z[0]) if isinstance(z, list | tuple) and z else None
     voxel_size = (
@@ -207,7 +209,7 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         or mask.voxel_size_um
     )
     return Views(
-        source=source,
+        from_masked=from_masked,
         shape=mask.shape,
         first_z=int(first or 0),
         voxel_size_um=voxel_size,
@@ -217,6 +219,14 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         survey=survey,
         keyframes=read_keyframes(out / "keyframes.zarr"),
     )
+
+
+def volume_place(out: Place, record: Mapping[str, Any]) -> Place | None:
+    """Where the unmasked volume is: in the run's folder, or the stack itself; or nowhere."""
+    if (out / "volume.zarr").is_dir():
+        return out / "volume.zarr"
+    referenced = pick(record, "volume")
+    return place_of(referenced) if isinstance(referenced, str) else None
 
 
 def open_pyramid(path: Place) -> Pyramid:

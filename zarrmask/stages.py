@@ -23,7 +23,7 @@ from zarrmask import tasks
 from zarrmask.errors import ZarrmaskError
 from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
-from zarrmask.masking import HeldMasks, KeyframeStore, Sighting
+from zarrmask.masking import HeldMasks, KeyframeStore, Sighting, read_together
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_grid, brick_key
@@ -32,6 +32,11 @@ from zarrmask.tasks import Window
 
 SAMPLED_SLICES = 8
 MOST_LOSSES = 5
+SAMPLED_SIDE = 1024
+"""Pixels: grey values are sampled from the coarsest level whose slices are no smaller."""
+READ_TOGETHER = 2**28
+"""Bytes of coarse slices that are read at once, since they share chunks."""
+RUNS_A_WORKER = 4
 SLICES_A_TASK = 8
 """Decoded by one task: so few that all workers are busy from the start."""
 
@@ -42,17 +47,32 @@ def sample_greys(
     """Sample the grey values of some of these slices: (n,) of the stack's dtype."""
     places = np.linspace(0, len(indices) - 1, SAMPLED_SLICES).round().astype(int)
     chosen = indices[np.unique(places)]
-    samples = _keyframes(source, chosen).map_blocks(
+    slices = _keyframes(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
+    samples = slices.map_blocks(
         tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
     )
     with reporter.stage("sampling contrast", len(chosen), "slices") as advance:
         return np.concatenate([block[0] for block in _results(client, [samples], advance)])
 
 
-def _keyframes(source: Source, indices: NDArray[np.int64]) -> da.Array:
-    """The slices at these indices as one lazy array (k, y, x), a slice a block."""
-    _, height, width = source.shape
-    return da.from_array(_Slices(source, indices), chunks=(1, height, width), asarray=False)
+def _keyframes(
+    source: Source, indices: NDArray[np.int64], shape: tuple[int, int], workers: int | None = None
+) -> da.Array:
+    """Some slices as one lazy array (k, y, x), no smaller than `shape` but as coarse as may be.
+
+    A block is a slice; or, for so many workers, a run of slices that share what is read.
+    """
+    coarse, depth = source.coarsest(*np.minimum(source.shape[1:], shape).tolist())
+    slices = np.minimum(indices // depth, coarse.shape[0] - 1)
+    _, height, width = coarse.shape
+    runs = [1] * len(slices)
+    if workers is not None:
+        span = max(1, READ_TOGETHER // (height * width * coarse.dtype.itemsize))
+        most = max(1, len(slices) // (RUNS_A_WORKER * workers))
+        runs = read_together(slices, coarse.block[0], span, most)
+    return da.from_array(
+        _Slices(coarse, slices), chunks=(tuple(runs), height, width), asarray=False
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,10 @@ class _Slices:
 
     def __getitem__(self, region: Region) -> NDArray:
         z, y, x = region
-        return np.concatenate([self.source[i : i + 1, y, x] for i in self.indices[z].tolist()])
+        wanted = self.indices[z]
+        first, last = int(wanted[0]), int(wanted[-1])
+        slices = self.source[first : last + 1, y, x]
+        return slices if len(wanted) == 1 else slices[wanted - first]
 
 
 def detect_keyframes(
@@ -100,12 +123,20 @@ def detect_keyframes(
     losses = 0
     while missing := ledger.missing(range(len(plan.keyframes))):
         detectors = detectors or load()
+        network_input = detectors[0].input().result()
+        keyframes = _keyframes(
+            source,
+            plan.keyframes[missing],
+            network_input.shape(height, width),
+            len(client.nthreads()),
+        )
         sightings = da.map_blocks(
             tasks.detect,
-            _keyframes(source, plan.keyframes[missing]),
-            da.from_array(np.reshape(missing, (-1, 1, 1)), chunks=1),
+            keyframes,
+            da.from_array(np.reshape(missing, (-1, 1, 1)), chunks=(keyframes.chunks[0], 1, 1)),
+            shape=(height, width),
             detectors=detectors,
-            network_input=detectors[0].input().result(),
+            network_input=network_input,
             window=window,
             store=store,
             ledger=ledger,
@@ -303,7 +334,7 @@ def _results(
     layers : iterable of Array
         Asked for when they are begun.
     advance : callable
-        Called with 1 for each block.
+        Called for each block with the number of its elements.
     at_once : int
         Layers that are under way at a time.
     finished : callable
@@ -339,7 +370,7 @@ def _results(
             results[place] = result
             # A future that is let go of is not computed again when the worker that holds it dies.
             future.release()
-            advance(1)
+            advance(result.size)
             left[place[0]] -= 1
             if not left[place[0]]:
                 del left[place[0]]

@@ -49,38 +49,41 @@ def grey_values(slices: NDArray) -> NDArray[np.object_]:
 
 
 def detect(
-    keyframe: NDArray,
-    position: NDArray[np.int64],
+    keyframes: NDArray,
+    positions: NDArray[np.int64],
     *,
+    shape: tuple[int, int],
     detectors: Sequence[Any],
     network_input: NetworkInput,
     window: Window,
     store: KeyframeStore,
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
-    """Find the object on one keyframe, and keep its mask.
+    """Find the object on some keyframes, and keep its masks.
 
-    The slice is read and shrunk here; only the network's small image goes to the detector's actor,
-    and only boxes and patches come back. The `Sighting` goes to the ledger.
+    The slices are read and shrunk here; only the network's small image goes to the detector's
+    actor, and only boxes and patches come back. The `Sighting` goes to the ledger.
 
     Parameters
     ----------
-    keyframe : (1, y, x) uint8 or uint16
-    position : (1, 1, 1) int64
-        Which of the keyframes it is.
+    keyframes : (k, y, x) uint8 or uint16
+        Slices, or coarser forms of them.
+    positions : (k, 1, 1) int64
+        Which of the keyframes they are.
+    shape : (height, width)
+        Of a slice, pixels; masks and boxes are in these.
     """
     from zarrmask.detection.actors import nearest
 
-    place = int(position.item())
-    (image,) = keyframe
-    prepared = network_input.prepare(to_8bit(image, window))
-    detector = nearest(detectors, place)
-    (found,) = detector.detect([prepared], [image.shape]).result()
-    mask = union_mask(found, image.shape)
-    store.write_mask(place, mask)
-    sighting = Sighting(found.boxes, found.scores, int(np.count_nonzero(mask)))
-    ledger.enter(place, sighting.to_json())
-    return np.ones(1, bool)
+    for image, place in zip(keyframes, positions.ravel().tolist(), strict=True):
+        prepared = network_input.prepare(to_8bit(image, window), shape)
+        detector = nearest(detectors, place)
+        (found,) = detector.detect([prepared], [shape]).result()
+        mask = union_mask(found, shape)
+        store.write_mask(place, mask)
+        sighting = Sighting(found.boxes, found.scores, int(np.count_nonzero(mask)))
+        ledger.enter(place, sighting.to_json())
+    return np.ones(len(positions), bool)
 
 
 def write_brick(

@@ -47,18 +47,22 @@ class NetworkInput:
             sides = [side * scale for side in sides]
         return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
 
-    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(
+        self, image: NDArray[np.uint8], of: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
         """Resize a slice as detectron2 does: Pillow's antialiased bilinear filter, on 8 bits.
 
         Parameters
         ----------
         image : ndarray of uint8, (h, w) or (h, w, 3)
+        of : tuple of int, optional
+            Height and width of the slice, where the image is a coarser form of it.
 
         Returns
         -------
         ndarray of uint8, (h', w') or (h', w', 3)
         """
-        height, width = self.shape(*image.shape[:2])
+        height, width = self.shape(*(of or image.shape[:2]))
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(resized)
 

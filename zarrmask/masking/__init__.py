@@ -3,7 +3,7 @@
 from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
 from zarrmask.masking.hold import HeldMasks, HeldRegion
 from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
-from zarrmask.masking.keyframes import held_by, keyframe_indices
+from zarrmask.masking.keyframes import held_by, keyframe_indices, read_together
 
 __all__ = [
     "HeldMasks",
@@ -15,4 +15,5 @@ __all__ = [
     "held_by",
     "kernel_side",
     "keyframe_indices",
+    "read_together",
 ]

@@ -29,6 +29,42 @@ def keyframe_indices(present: NDArray[np.bool_], every: int) -> NDArray[np.int64
     return np.flatnonzero(present)[::every]
 
 
+def read_together(indices: NDArray[np.int64], depth: int, span: int, most: int) -> list[int]:
+    """Cut keyframes into runs that are read at once, since they lie in the same layer of chunks.
+
+    Parameters
+    ----------
+    indices : (k,) int64
+        Their slice indices, ascending.
+    depth : int
+        Slices in a layer of chunks.
+    span : int
+        Slices that may be read at once.
+    most : int
+        Keyframes that a run may have.
+
+    Returns
+    -------
+    list of int
+        The runs' lengths.
+
+    Examples
+    --------
+    >>> read_together(np.array([0, 10, 120, 130, 140]), depth=128, span=100, most=4)
+    [2, 1, 2]
+    """
+    lengths: list[int] = []
+    begin = 0
+    for index in indices.tolist():
+        layer = index // depth == begin // depth and index - begin < span
+        if lengths and layer and lengths[-1] < most:
+            lengths[-1] += 1
+        else:
+            lengths.append(1)
+            begin = index
+    return lengths
+
+
 def held_by(start: int, stop: int, keyframes: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """Runs of slices that hold the mask of one keyframe, until the next.
 

@@ -1,0 +1,109 @@
+"""Keyframes of a pyramid are read at a coarse level, and found where they are at the finest."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+import zarrmask
+from zarrmask.phantom import Phantom
+from zarrmask.stack import open_source
+
+SHAPE = (40, 700, 740)
+NETWORK = (320, 338)  # of the shipped detector, for slices of that shape
+
+
+@pytest.fixture(scope="module")
+def runs(cluster, tmp_path_factory):
+    """A run on slices, and one on what they were converted to: their folders.
+
+    From slice to slice little changes, as in a real scroll: a coarse slice shows each of its own.
+    """
+    folder = tmp_path_factory.mktemp("coarse")
+    (folder / "slices").mkdir()
+    phantom = Phantom((60, *SHAPE[1:]), seed=3)
+    for z in range(0, SHAPE[0], 4):
+        image = phantom.slice(20 + z // 4)[0]
+        for same in range(z, z + 4):
+            tifffile.imwrite(folder / f"slices/{same}.tif", image)
+    options = {"every": 4, "scheduler": cluster}
+    zarrmask.convert(folder / "slices", folder / "stack.zarr", scheduler=cluster)
+    for name in ("slices", "stack.zarr"):
+        zarrmask.run(folder / name, folder / f"of-{name}", **options)
+    return folder
+
+
+def keyframes(out, name):
+    return zarr.open_array(out / "keyframes.zarr" / name, mode="r")[:]
+
+
+def test_the_coarsest_level_that_is_fine_enough(runs):
+    source = open_source(runs / "stack.zarr")
+    coarse, depth = source.coarsest(*NETWORK)
+    assert depth == 2
+    assert coarse.shape == (20, 350, 370)
+    np.testing.assert_array_equal(coarse[:], zarr.open_array(runs / "stack.zarr/1", mode="r")[:])
+    assert source.coarsest(351, 338) == (source, 1)
+    assert source.coarsest(9999, 9999) == (source, 1)
+    assert source.coarsest(1, 1)[1] == 8
+    slices = open_source(runs / "slices")
+    assert slices.coarsest(1, 1) == (slices, 1)
+
+
+def test_masks_are_those_of_the_finest_level(runs):
+    fine, coarse = (keyframes(runs / f"of-{n}", "mask") for n in ("slices", "stack.zarr"))
+    assert fine.shape == coarse.shape == (10, *SHAPE[1:])
+    assert not np.array_equal(fine, coarse)  # else this test would see one level only
+    pixel = int(np.ceil(SHAPE[1] / NETWORK[0]))
+    reach = np.ones((4 * pixel + 1, 4 * pixel + 1), np.uint8)  # two pixels of the network's
+    for one, other in zip(fine, coarse, strict=True):
+        assert one.any()
+        assert not (one & ~cv2.dilate(other, reach)).any()
+        assert not (other & ~cv2.dilate(one, reach)).any()
+        assert (one & other).sum() / (one | other).sum() > 0.98
+
+
+def test_boxes_are_in_full_pixels(runs):
+    fine, coarse = (keyframes(runs / f"of-{n}", "boxes")[:, 0] for n in ("slices", "stack.zarr"))
+    assert np.abs(fine - coarse).max() < 5
+    assert coarse[:, 2:].max() > SHAPE[1] / 2
+
+
+def test_chunks_that_keyframes_share_are_fetched_a_few_times(runs, web, cluster):
+    (web.folder / "stack.zarr").symlink_to(runs / "stack.zarr")
+    out = web.folder.parent / "out"
+    zarrmask.run(f"{web.url}/stack.zarr", out, every=1, scheduler=cluster)
+    chunks = Counter(path for _, path, _ in web.requests if path.count("/") > 3)
+    finest = {path: n for path, n in chunks.items() if path.startswith("/stack.zarr/0/")}
+    assert len(finest) == 36
+    assert max(finest.values()) <= 1 + 8  # to be written, and in the sample of grey values
+    coarse = [n for path, n in chunks.items() if path.startswith("/stack.zarr/1/")]
+    assert len(coarse) == 9
+    assert max(coarse) <= 10
+    assert not any(path.startswith("/stack.zarr/2/") for path in chunks)
+
+
+@pytest.mark.parametrize("scales", [True, False], ids=["scales", "no-scales"])
+def test_levels_are_understood_or_left_alone(tmp_path, scales):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    shapes = {"s0": (9, 64, 64), "flat": (9, 32, 32), "odd": (5, 20, 16), "s2": (3, 16, 16)}
+    factors = {"s0": (1, 1, 1), "flat": (1, 2, 2), "odd": (2, 3.2, 4), "s2": (4, 4, 4)}
+    datasets = []
+    for name, shape in shapes.items():
+        group.create_array(name, shape=shape, chunks=shape, dtype="u1")
+        scale = [{"type": "scale", "scale": [7.0 * f for f in factors[name]]}]
+        datasets.append({"path": name, **({"coordinateTransformations": scale} if scales else {})})
+    axes = [{"name": n, "type": "space"} for n in "zyx"]
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": datasets}]
+    source = open_source(tmp_path / "a.zarr")
+    if scales:
+        assert source.coarsest(32, 32)[1] == 1
+        assert source.coarsest(32, 32)[0].shape == (9, 32, 32)
+        assert source.coarsest(20, 16)[0].shape == (9, 32, 32)
+        assert source.coarsest(16, 16)[0].shape == (3, 16, 16)
+        assert source.coarsest(16, 16)[1] == 4
+    else:
+        assert source.coarsest(20, 16) == (source, 1)

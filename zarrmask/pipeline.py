@@ -106,7 +106,7 @@ def run(
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(place)
-    volume = _referenced(source, plan, settings)
+    volume = _referenced(stack, source, plan, settings)
     pyramids = _pyramids(journal, plan, source, settings, referenced=volume is not None)
     _keep_apart(source, journal)
     with reached(place), journal.lock():
@@ -431,13 +431,13 @@ def _pyramids(
     }
 
 
-def _referenced(source: Source, plan: Plan, settings: Settings) -> str | None:
+def _referenced(stack: object, source: Source, plan: Plan, settings: Settings) -> str | None:
     """Path of the input where it is itself a pyramid that serves as the volume, else None."""
     changed = settings.window is not None or plan.shape != source.shape
     if source.kind != "OME-Zarr" or settings.volume is not None or changed:
         return None
-    if redacted(source.path) != source.path:  # it could not be opened again by what is recorded
-        return None
+    if str(stack) != source.path and "://" in source.path:
+        return None  # what is recorded, without secrets, would not open it again
     multiscale = read_metadata(source.path)
     serves = len(multiscale["axes"]) == 3 and len(multiscale["datasets"]) > 1
     return source.path if serves else None

@@ -32,11 +32,11 @@ from zarrmask.ledger import Ledger
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Shape, brick_key
-from zarrmask.settings import Settings
+from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.tiff import read_tiff
-from zarrmask.stages import _compute, _missing_bricks
+from zarrmask.stages import _bricks, _compute, _missing
 
 SHAPES: tuple[Shape, ...] = (
     (1_000, 1_024, 1_024),
@@ -71,8 +71,9 @@ def sleep(
 
 def bricks(source: SliceSource, plan: Plan, folder: Path, seconds: float) -> da.Array:
     """The bricks of a plan as `write_pyramids` maps them, each a sleep."""
-    shared = delayed(source, traverse=False)
-    return _missing_bricks(plan.grid, Ledger(folder), sleep, source=shared, seconds=seconds)
+    ledger, shared = Ledger(folder), delayed(source, traverse=False)
+    missing = _missing(plan.grid, ledger)
+    return _bricks(missing, plan.grid, ledger, sleep, source=shared, seconds=seconds)
 
 
 def bytes_sent(client: Any, send: Callable[[], Any]) -> int:
@@ -95,7 +96,7 @@ def build(client: Client, shape: Shape, folder: Path) -> dict[str, Any]:
     """Build a stack's plan and graph, and wait until the scheduler knows all of it."""
     source = stack(shape)
     start = time.perf_counter()
-    plan = make_plan(source, Settings())
+    plan = make_plan(source, read_settings())
     planned = time.perf_counter()
     futures = client.compute(list(bricks(source, plan, folder, 0).to_delayed().ravel()))
     while (tasks := client.run_on_scheduler(_tasks)) < len(futures):
@@ -124,7 +125,7 @@ def sleep_through(client: Client, slabs: int, seconds: float, folder: Path) -> d
     """Write bricks of the largest stack, asleep."""
     z, y, x = SHAPES[-1]
     source = stack((min(256 * slabs, z), y, x))
-    plan = make_plan(source, Settings())
+    plan = make_plan(source, read_settings())
     reporter = Reporter(Console(quiet=True))
     start = time.perf_counter()
     _compute(client, [bricks(source, plan, folder, seconds)], "sleeping", reporter)
@@ -155,8 +156,8 @@ def main() -> None:
         for row in rows:
             z, y, x = row["shape"]
             print(
-                f"| {z:,} x {y:,} x {x:,} | {row['bricks']:,} | {row['plan_seconds']:.2f} "
-                f"| {row['graph_seconds']:.2f} | {row['tasks']:,} | {row['graph_bytes'] / 1e6:.2f} |"
+                f"| {z:,} x {y:,} x {x:,} | {row['bricks']:,} | {row['plan_seconds']:.2f} | "
+                f"{row['graph_seconds']:.2f} | {row['tasks']:,} | {row['graph_bytes'] / 1e6:.2f} |"
             )
         with (
             LocalCluster(n_workers=PROCESSES, threads_per_worker=THREADS, **local) as cluster,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import sys
 import traceback
@@ -40,6 +41,11 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Processes; one a core by default.",
         ),
         click.option("--scheduler", metavar="ADDRESS", help="Work on this Dask cluster."),
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            help="What all processes may use together, such as 8GB; by default what there is.",
+        ),
     ):
         command = option(command)
     return command
@@ -166,6 +172,33 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
     from zarrmask.pipeline import convert
 
     click.echo(f"wrote {convert(stack, out, **options)}")
+
+
+@cli.command(
+    "plan",
+    cls=_WindowCommand,
+    params=[option for option in run_command.params if option.name != "overwrite"],
+)
+@click.option("--convert", "conversion", is_flag=True, help="Plan a conversion to OUT, not a run.")
+@click.option("--measure", is_flag=True, help="Do a piece beside OUT, to say how long it takes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan_command(out: str, as_json: bool, **options: Any) -> None:
+    """Say what `run` with the same arguments will take; without --measure no pixel is read."""
+    from zarrmask.outlook import describe_forecast
+    from zarrmask.pipeline import foresee
+    from zarrmask.place import output_place
+    from zarrmask.room import free_space
+
+    forecast, hours = foresee(out=out, **options)
+    free = free_space(output_place(out))
+    if as_json:
+        click.echo(json.dumps({**forecast.record(), "free_bytes": free, "hours": hours}, indent=2))
+        return
+    for name, text in describe_forecast(forecast, free, hours).items():
+        first, *others = text.splitlines()
+        click.echo(f"{name:<12} {first}")
+        for line in others:
+            click.echo(f"{'':<12} {line}")
 
 
 @cli.command("demo")

@@ -6,12 +6,17 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import dask
 import dask.system
+import psutil
+from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
+from distributed.system import memory_limit
 
-from zarrmask.errors import ZarrmaskError
+from zarrmask.errors import SettingsError, ZarrmaskError
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
 _PRELOAD = (
@@ -26,6 +31,80 @@ TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
 PATIENCE = 60
 """Seconds that the first worker of a named cluster may take to come."""
+PAUSE = 0.8
+"""Share of its limit at which a worker of a named cluster takes no more tasks (Dask's default)."""
+LEAST_MEMORY = 10**6
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does the work, and with what memory.
+
+    Attributes
+    ----------
+    workers : int
+        Processes.
+    threads : int
+        Tasks at once in each.
+    memory : int or None
+        Bytes that all may use together; on this machine the client too. None: nobody knows.
+    local : bool
+        Whether they are processes of this machine that zarrmask starts itself.
+    fixed : bool
+        Whether their number was asked for: else there may be fewer, for want of memory.
+    """
+
+    workers: int
+    threads: int
+    memory: int | None
+    local: bool
+    fixed: bool = True
+
+
+def find_crew(
+    scheduler: str | None = None, workers: int | None = None, memory: str | int | None = None
+) -> Crew:
+    """Say who would do the work; starts nothing.
+
+    Parameters
+    ----------
+    scheduler, workers
+        See `connect`.
+    memory : str or int, optional
+        What all may use together: bytes, or "8GB". By default what this machine has available, or
+        what a cluster's workers are limited to.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where no scheduler answers, or it has no worker; where `memory` is no size.
+    """
+    size = None if memory is None else _size(memory)
+    if scheduler is None:
+        count = workers or dask.system.CPU_COUNT
+        return Crew(count, 1, size or available_memory(), local=True, fixed=workers is not None)
+    with _reach(scheduler, workers) as client:
+        there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    limit = min(worker["memory_limit"] or 0 for worker in there)
+    if size is None and limit:
+        size = int(PAUSE * limit) * len(there)
+    threads = max(worker["nthreads"] for worker in there)
+    return Crew(len(there), threads, size, local=False)
+
+
+def available_memory() -> int:
+    """Bytes that this machine, or the container on it, has available."""
+    return int(min(psutil.virtual_memory().available, memory_limit()))
+
+
+def _size(memory: str | int) -> int:
+    try:
+        size = int(parse_bytes(memory))
+    except ValueError:
+        size = 0
+    if size < LEAST_MEMORY:
+        raise SettingsError(f"--memory {memory} is no size; write it as 8GB, 500MB or 16GiB")
+    return size
 
 
 @contextmanager
@@ -46,20 +125,7 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
         Where no scheduler answers, or it has no worker.
     """
     if scheduler is not None:
-        if workers is not None:
-            raise ZarrmaskError(
-                "a cluster at --scheduler has its own workers; leave --workers out, or --scheduler"
-            )
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # losses are told of here
-        try:
-            client = Client(scheduler, timeout=TIMEOUT)
-        except (OSError, ValueError) as error:
-            raise ZarrmaskError(
-                f"no Dask scheduler answers at {scheduler}: {error}\n"
-                "start one with `dask scheduler`, or leave --scheduler out to work on this machine"
-            ) from None
-        with client:
-            _await_worker(client, scheduler)
+        with _reach(scheduler, workers) as client:
             yield client
         return
     if workers is None:
@@ -68,8 +134,6 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": threads,  # of zarrs
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
-        "distributed.worker.memory.spill": False,  # no result here is worth a disk's time
-        "distributed.worker.memory.target": False,
     }
     with (
         dask.config.set(settings),
@@ -78,11 +142,32 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=_dashboard(),
+            memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
             preload=[_PRELOAD],
             silence_logs=logging.CRITICAL,  # what a task raises is told of here
         ) as cluster,
         Client(cluster) as client,
     ):
+        yield client
+
+
+@contextmanager
+def _reach(scheduler: str, workers: int | None) -> Iterator[Client]:
+    """Connect to a cluster that is there."""
+    if workers is not None:
+        raise ZarrmaskError(
+            "a cluster at --scheduler has its own workers; leave --workers out, or --scheduler"
+        )
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # losses are told of here
+    try:
+        client = Client(scheduler, timeout=TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise ZarrmaskError(
+            f"no Dask scheduler answers at {scheduler}: {error}\n"
+            "start one with `dask scheduler`, or leave --scheduler out to work on this machine"
+        ) from None
+    with client:
+        _await_worker(client, scheduler)
         yield client
 
 

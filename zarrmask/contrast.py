@@ -61,9 +61,7 @@ def choose_contrast(
     asked = detecting and not isinstance(settings.detect_window, tuple)
     floats = dtype.kind == "f"
     high_byte = asked and settings.detect_window == "seed"
-    values = None
-    if settings.window == "auto" or (asked and not high_byte) or (high_byte and dtype == np.uint16):
-        values = sample()
+    values = sample() if needs_sample(dtype, settings, detecting=detecting) else None
     written = settings.window
     if written == "auto":
         assert values is not None
@@ -78,6 +76,14 @@ def choose_contrast(
         detected = written  # the high byte of what is written
     dark = high_byte and dtype == np.uint16 and values is not None and uses_little(values)
     return Contrast(detected, dark, written)
+
+
+def needs_sample(dtype: np.dtype, settings: Settings, *, detecting: bool) -> bool:
+    """Whether windows are settled from a sample of grey values; see `choose_contrast`."""
+    high_byte = settings.detect_window == "seed" and dtype == np.uint16
+    return settings.window == "auto" or (
+        detecting and (settings.detect_window == "auto" or high_byte)
+    )
 
 
 def rescaling(dtype: np.dtype, settings: Settings, contrast: Contrast) -> Rescaling | None:

@@ -19,3 +19,7 @@ class SettingsError(ZarrmaskError):
 
 class OutputError(ZarrmaskError):
     """The output folder cannot be written: in use, not zarrmask's, or of another run."""
+
+
+class RoomError(ZarrmaskError):
+    """The memory, or the space on the output's disk, will not do."""

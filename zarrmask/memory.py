@@ -1,11 +1,143 @@
-"""How much memory a run takes: the sum over its processes, shared pages counted once."""
+"""How much memory a run takes, as predicted and as measured.
+
+What is counted is the sum over its processes with shared pages counted once (PSS).
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
 from types import TracebackType
 
 import psutil
+from rich.filesize import decimal
+
+from zarrmask.pyramid import Format, Shape
+from zarrmask.tasks import PIECE
+
+# Of a process before it does anything, bytes; measured by `python benchmarks/memory.py`.
+CLIENT = 250_000_000
+"""Client with the scheduler."""
+A_TASK = 12_000
+"""What they keep of a task."""
+WORKER = 150_000_000
+"""A worker that writes."""
+DETECTOR = 450_000_000
+"""What torch and the shipped detector add to a worker."""
+DETECTORS = 400_000_000
+"""What torch adds once: its libraries, which workers of one machine share."""
+AT_ONCE = 10
+"""Chunks of a zarr that are decoded at once (zarr's `async.concurrency`)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted peak memory, bytes: no less than what will be measured, and no more than twice it.
+
+    Attributes
+    ----------
+    client : int
+        Of this process, with the scheduler if that is its own.
+    shared : int
+        What workers have in common.
+    worker : int
+        Of a worker at rest, after its imports.
+    tasks : mapping
+        For each kind of task what one adds to that, and how many there are at once in all workers.
+    workers, threads : int
+        Processes, and tasks at once in each.
+    """
+
+    client: int
+    shared: int
+    worker: int
+    tasks: Mapping[str, tuple[int, int]]
+    workers: int
+    threads: int
+
+    @property
+    def largest(self) -> str:
+        """The kind of task that takes most."""
+        return max(self.tasks, key=lambda kind: self.tasks[kind][0])
+
+    @property
+    def task(self) -> int:
+        """What it takes."""
+        return self.tasks[self.largest][0]
+
+    @property
+    def a_worker(self) -> int:
+        """Peak of one worker."""
+        return self.shared + self.worker + self.threads * self.task
+
+    @property
+    def total(self) -> int:
+        """Peak of all processes together."""
+        working = max(size * count for size, count in self.tasks.values())
+        return self.client + self.shared + self.workers * self.worker + working
+
+
+def detecting_bytes(height: int, width: int, itemsize: int, block: Shape) -> int:
+    """Bytes that detecting on a slice takes.
+
+    The slice is read, its 8 bits taken, shrunk; masks are pasted at full size and encoded.
+    """
+    pixels = height * width
+    decoding = decoding_bytes((1, height, width), block, itemsize)
+    return pixels * itemsize + max(decoding, pixels * itemsize, 3 * pixels)
+
+
+def decoding_bytes(region: Shape, block: Shape, itemsize: int) -> int:
+    """Bytes that reading a region takes beside what is read: blocks as stored, and decoded."""
+    if block[:2] == (1, 1):
+        return 0  # mapped into memory, not read
+    blocks = prod(ceil(side / edge) + 1 for side, edge in zip(region, block, strict=True))
+    at_once = 1 if block[0] == 1 else min(AT_ONCE, blocks)
+    return 2 * at_once * prod(block) * itemsize
+
+
+def writing_bytes(
+    brick: Shape,
+    itemsize: int,
+    block: Shape,
+    outputs: Mapping[str, tuple[Format, int]],
+    keyframes: int,
+    whole: bool,
+) -> int:
+    """Bytes that writing a brick takes.
+
+    Parameters
+    ----------
+    brick : (z, y, x)
+        Voxels.
+    itemsize : int
+        Bytes a voxel of the stack.
+    block : (z, y, x)
+        What is read of it at once.
+    outputs : mapping
+        Format, and bytes a voxel, of each output.
+    keyframes : int
+        How many a brick's masks are made of.
+    whole : bool
+        Whether the brick is read at once, not tile by tile.
+    """
+    depth, height, width = brick
+    form = next(iter(outputs.values()))[0]
+    tile = (min(form.file, depth), min(form.file, height), width)
+    step = (min(form.step[0], depth), min(form.step[1], height), width)
+    bytes_ = prod(tile) * itemsize + decoding_bytes(brick if whole else tile, block, itemsize)
+    if whole:
+        bytes_ += prod(brick) * itemsize
+    rescaled = next((size for name, (_, size) in outputs.items() if name != "mask"), 0)
+    bytes_ += prod(tile) * rescaled if rescaled != itemsize else 0
+    for _, size in outputs.values():
+        bytes_ += prod(step) * size // 8 + prod(step) * size // 64  # the two coarser levels
+    if "mask" in outputs:
+        bytes_ += tile[0] * tile[1] * min(PIECE, width) * (1 + itemsize)
+        bytes_ += keyframes * height * width  # the masks that it is cut by
+    return bytes_
 
 
 def memory_in_use() -> int:
@@ -53,3 +185,20 @@ class PeakMemory:
             self.peak = max(self.peak, memory_in_use())
             if self._done.wait(self._interval):
                 return
+
+
+def sized(count: int) -> str:
+    """Bytes for a person.
+
+    Examples
+    --------
+    >>> sized(3_540_000_000_000)
+    '3.5 TB'
+    """
+    return decimal(count, precision=1)
+
+
+def coarser_bytes(level: Shape, form: Format, itemsize: int) -> int:
+    """Bytes that writing from a coarser level takes: a step is read, halved twice."""
+    step = (min(form.step[0], level[0]), min(form.step[1], level[1]), level[2])
+    return 3 * prod(step) * itemsize

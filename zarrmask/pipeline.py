@@ -21,24 +21,33 @@ import dask
 from distributed import Client
 
 from zarrmask import __version__
-from zarrmask.cluster import connect
-from zarrmask.contrast import Contrast, choose_contrast, output_dtype, rescaling
+from zarrmask.cluster import Crew, connect, find_crew
+from zarrmask.contrast import Contrast, choose_contrast, needs_sample, output_dtype, rescaling
 from zarrmask.detection.actors import start_detectors
 from zarrmask.detection.config import read_config
 from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
+from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
-from zarrmask.memory import PeakMemory
+from zarrmask.memory import PeakMemory, sized
 from zarrmask.place import Place, is_local, output_place, reached
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
-from zarrmask.pyramid import Format, Pyramid, link_label, read_metadata, write_metadata
+from zarrmask.pyramid import BrickGrid, Format, Pyramid, link_label, read_metadata, write_metadata
 from zarrmask.report import write_khartes_project, write_overview, write_report
+from zarrmask.room import check_room
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
-from zarrmask.stages import detect_keyframes, sample_greys, write_pyramids
+from zarrmask.stages import (
+    SAMPLED_SLICES,
+    bricks_left,
+    detect_keyframes,
+    sample_greys,
+    write_pyramids,
+)
+from zarrmask.trial import measure_hours
 
 TOLD_EVERY = 5.0  # seconds
 CONVERTED = {
@@ -64,6 +73,7 @@ def run(
     config: str | Path | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
+    memory: str | int | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     **options: Any,
@@ -80,6 +90,8 @@ def run(
         YAML of settings, or a detectron2 config.
     scheduler, workers
         See `zarrmask.cluster.connect`.
+    memory : str or int, optional
+        What all processes may use together: bytes, or "8GB"; see `zarrmask.cluster.find_crew`.
     overwrite : bool
         Replace what another run of zarrmask left in `out`.
     reporter : Reporter, optional
@@ -109,6 +121,8 @@ def run(
     volume = _referenced(stack, source, plan, settings)
     pyramids = _pyramids(journal, plan, source, settings, referenced=volume is not None)
     _keep_apart(source, journal)
+    crew = find_crew(scheduler, workers, memory)
+    forecast = _forecast(source, plan, pyramids, crew, settings, detects=True)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
@@ -117,7 +131,10 @@ def run(
             return journal.read() or {}
         if state == "unfinished":
             reporter.say(f"{place} is unfinished; going on with what is missing")
-        with PeakMemory() as memory, connect(scheduler, workers) as client:
+            forecast = _as_begun(journal, forecast)
+        _check_room(forecast, journal, state, reporter)
+        workers = None if scheduler else forecast.crew.workers
+        with PeakMemory() as measured, connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(place / "keyframes.zarr")
             detecting = journal.ledger.stage("detecting")
@@ -129,6 +146,8 @@ def run(
                     advance(1)
             if state == "new":
                 journal.start(identity)
+                forecast = _as_begun(journal, forecast)
+            plan = forecast.plan
             contrast = _contrast(journal, client, source, plan, settings, reporter, detecting=True)
             detect_keyframes(
                 client, source, plan, contrast.detected, detectors, load, store, detecting, reporter
@@ -159,7 +178,8 @@ def run(
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
             "voxels": _voxels(plan, kept),
             "stages": [vars(stage) for stage in reporter.stages],
-            "peak_memory_bytes": memory.peak,
+            "plan": forecast.record(),
+            "peak_memory_bytes": measured.peak,
             "warnings": reporter.warnings,
         }
         for_khartes = is_local(place) and settings.ngff == "0.4"  # it opens folders, of zarr 2
@@ -185,6 +205,7 @@ def convert(
     *,
     scheduler: str | None = None,
     workers: int | None = None,
+    memory: str | int | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     **options: Any,
@@ -209,19 +230,26 @@ def convert(
         "input": {"fingerprint": source.fingerprint()},
     }
     journal = Journal.of_conversion(place, settings.ngff)
-    form, dtype = output_format(settings), output_dtype(source.dtype, settings)
-    pyramids = {"volume": _pyramid(place, journal, plan, dtype, "mean", form)}
+    pyramids = _converted(journal, plan, source, settings)
     _keep_apart(source, journal)
+    crew = find_crew(scheduler, workers, memory)
+    forecast = _forecast(source, plan, pyramids, crew, settings, detects=False)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
             _still_there(place, pyramids.values())
             reporter.say(f"{place} is finished already; --overwrite would make it anew")
             return place
-        with connect(scheduler, workers) as client:
+        if state == "unfinished":
+            forecast = _as_begun(journal, forecast)
+        _check_room(forecast, journal, state, reporter)
+        workers = None if scheduler else forecast.crew.workers
+        with PeakMemory() as measured, connect(scheduler, workers) as client:
             reporter.say(f"dashboard: {client.dashboard_link}")
             if state == "new":
                 journal.start(identity)
+                forecast = _as_begun(journal, forecast)
+            plan = forecast.plan
             contrast = _contrast(journal, client, source, plan, settings, reporter, detecting=False)
             writing = journal.ledger.stage("writing")
             become = rescaling(source.dtype, settings, contrast)
@@ -229,10 +257,86 @@ def convert(
                 write_pyramids(
                     client, source, plan, pyramids, None, become, disk, writing, reporter
                 )
+        reporter.say(
+            f"peak memory: {sized(measured.peak)}; predicted were {sized(forecast.memory.total)}"
+        )
         _finish_pyramids({place.stem: pyramids["volume"]}, plan)
         record = {"state": "finished", "identity": identity, "window": contrast.written}
         journal.finish(record)
     return place
+
+
+def foresee(
+    stack: str | Path,
+    out: str | Place,
+    *,
+    conversion: bool = False,
+    measure: bool = False,
+    config: str | Path | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | int | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> tuple[Forecast, float | None]:
+    """Say what a run, or a conversion, will take; without `measure` no pixel is read.
+
+    Parameters are those of `run`.
+
+    Returns
+    -------
+    forecast : Forecast
+    hours : float or None
+        That it will take, where they were to be measured.
+    """
+    place = output_place(out)
+    settings = read_settings(Path(config) if config else None, **options)
+    source = _open(stack, settings.allow_missing, reporter or Reporter())
+    plan = make_plan(source, settings)
+    if conversion:
+        journal = Journal.of_conversion(place, settings.ngff)
+        pyramids = _converted(journal, plan, source, settings)
+    else:
+        journal = Journal.of_run(place)
+        referenced = _referenced(stack, source, plan, settings) is not None
+        pyramids = _pyramids(journal, plan, source, settings, referenced=referenced)
+    _keep_apart(source, journal)
+    crew = find_crew(scheduler, workers, memory)
+    forecast = _forecast(source, plan, pyramids, crew, settings, detects=not conversion)
+    if not measure:
+        return forecast, None
+    session = {"scheduler": scheduler, "workers": workers, "memory": memory, **options}
+    work = partial(convert, stack) if conversion else partial(run, stack, config=config)
+    return forecast, measure_hours(forecast, place, partial(work, **session))
+
+
+def _forecast(
+    source: Source,
+    plan: Plan,
+    pyramids: Mapping[str, Pyramid],
+    crew: Crew,
+    settings: Settings,
+    *,
+    detects: bool,
+) -> Forecast:
+    samples = needs_sample(source.dtype, settings, detecting=detects)
+    sampled = min(SAMPLED_SLICES, len(plan.keyframes)) if samples else 0
+    return Forecast(source, plan, pyramids, crew, detects, sampled).fitted()
+
+
+def _as_begun(journal: Journal, forecast: Forecast) -> Forecast:
+    """The forecast with the bricks that the run's first session settled on: finished ones count."""
+    grid = forecast.plan.grid
+    z, y, x = journal.once("bricks", lambda: list(grid.brick))
+    return forecast.with_bricks(BrickGrid(grid.shape, (z, y, x), grid.step))
+
+
+def _check_room(forecast: Forecast, journal: Journal, state: str, reporter: Reporter) -> None:
+    """Refuse to begin where memory or space will not do; see `check_room`."""
+    replaces = state == "new" and journal.read() is not None
+    left = bricks_left(journal.ledger.stage("writing"), forecast.plan) if state != "new" else 1.0
+    for warning in check_room(forecast, journal.out, None if replaces else left):
+        reporter.warn(warning)
 
 
 @contextmanager
@@ -431,6 +535,20 @@ def _pyramids(
     }
 
 
+def _converted(
+    journal: Journal, plan: Plan, source: Source, settings: Settings
+) -> dict[str, Pyramid]:
+    """The output of a conversion by name."""
+    form, dtype = output_format(settings), output_dtype(source.dtype, settings)
+    return {"volume": _pyramid(journal.out, journal, plan, dtype, "mean", form)}
+
+
+def _pyramid(
+    path: Place, journal: Journal, plan: Plan, dtype: str, reduce: str, form: Format
+) -> Pyramid:
+    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce, form)
+
+
 def _referenced(stack: object, source: Source, plan: Plan, settings: Settings) -> str | None:
     """Path of the input where it is itself a pyramid that serves as the volume, else None."""
     changed = settings.window is not None or plan.shape != source.shape
@@ -441,12 +559,6 @@ def _referenced(stack: object, source: Source, plan: Plan, settings: Settings) -
     multiscale = read_metadata(source.path)
     serves = len(multiscale["axes"]) == 3 and len(multiscale["datasets"]) > 1
     return source.path if serves else None
-
-
-def _pyramid(
-    path: Place, journal: Journal, plan: Plan, dtype: str, reduce: str, form: Format
-) -> Pyramid:
-    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce, form)
 
 
 def _finish_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:

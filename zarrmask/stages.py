@@ -26,7 +26,7 @@ from zarrmask.ledger import Ledger
 from zarrmask.masking import HeldMasks, KeyframeStore, Sighting, read_together
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
-from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_grid, brick_key
+from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
 from zarrmask.tasks import Window
 
@@ -206,15 +206,19 @@ def write_pyramids(
     for level in next(iter(pyramids.values())).passes[1:]:
         layers = []
         for name, pyramid in pyramids.items():
-            itemsize = np.dtype(pyramid.dtype).itemsize
-            step = pyramid.format.step
-            grid = brick_grid(pyramid.levels[level], itemsize, (1, 1, 1), step=step)
+            grid = pyramid.bricks(level)
             entries = _entries(ledger, f"level-{level}-{name}", grid)
             arguments = {"pyramid": pyramid, "level": level}
             missing = _missing(grid, entries)
             layers.append(_bricks(missing, grid, entries, tasks.write_coarser, **arguments))
         _compute(client, layers, f"writing from level {level}", reporter)
     return sum(first.results().values())
+
+
+def bricks_left(ledger: Ledger, plan: Plan) -> float:
+    """Share of the bricks that are still to be written, of the pass over the stack."""
+    missing = _missing(plan.grid, _entries(ledger, "level-0", plan.grid))
+    return len(missing) / len(plan.grid)
 
 
 def _entries(ledger: Ledger, name: str, grid: BrickGrid) -> Ledger:

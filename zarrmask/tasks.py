@@ -124,7 +124,7 @@ def write_brick(
     region = grid.region(brick)
     held = masks.held(*shifted(region, origin)) if masks is not None else None
     file = next(iter(outputs.values())).format.file
-    by_tile = _reads_by_tile(source, origin, file)
+    by_tile = reads_by_tile(source, origin, file)
     whole = None if by_tile else shifted(region, origin)
     read = _reader(source, whole, origin, rescaling)
     kept = 0
@@ -225,7 +225,7 @@ def write_coarser(
     return np.ones(1, bool)
 
 
-def _reads_by_tile(source: Source, origin: Shape, file: int) -> bool:
+def reads_by_tile(source: Source, origin: Shape, file: int) -> bool:
     """Whether reading a brick in rows of files decodes nothing twice."""
     return all(
         (file % side == 0 and start % side == 0) or file >= size

@@ -1,6 +1,7 @@
 """OME-Zarr pyramids: their layout, halving, metadata, writing and reading."""
 
 from zarrmask.pyramid.layout import (
+    USUAL_BRICK,
     BrickGrid,
     Format,
     Region,
@@ -18,6 +19,7 @@ from zarrmask.pyramid.writing import Pyramid, Step, remove_pyramid
 
 __all__ = [
     "MASK_VALUE",
+    "USUAL_BRICK",
     "BrickGrid",
     "Format",
     "Pyramid",

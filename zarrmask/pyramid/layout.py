@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, prod
+from math import ceil, lcm, prod
 
 Shape = tuple[int, int, int]
 Region = tuple[slice, slice, slice]
@@ -16,6 +16,8 @@ SMALLEST = 128
 """Levels are made until their longest side is below this."""
 BRICK: Shape = (256, 256, 512)
 """Bricks are at least this large, voxels, where the volume is: tasks are to be few."""
+USUAL_BRICK = 2**30
+"""Bytes that a brick has at most, unless whole blocks of the input want more."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,10 @@ def brick_grid(
     shape: Shape,
     itemsize: int,
     block: Shape,
-    budget: int = 2**30,
+    budget: int = USUAL_BRICK,
     step: Shape = Format().step,
 ) -> BrickGrid:
-    """Choose bricks: as few files as two levels need, and no row read in vain.
+    """Choose bricks: as few files as two levels need, and no block read in vain.
 
     Parameters
     ----------
@@ -201,18 +203,29 @@ def brick_grid(
     itemsize : int
         Bytes a voxel.
     block : (z, y, x)
-        The smallest region of the input that is cheap to read. Bricks grow to whole blocks as far
-        as the budget goes: a slice that must be decoded whole is decoded for each of its bricks.
+        The smallest region of the input that is cheap to read. Bricks hold whole blocks, if the
+        budget allows: what is in two bricks is decoded twice.
     budget : int
-        Bytes a brick may have.
+        Bytes a brick may have; the smallest bricks may have more.
     step : (z, y, x)
         The format's.
     """
     least = [ceil(least / side) * side for least, side in zip(BRICK, step, strict=True)]
     sides = [min(side, size) for side, size in zip(least, shape, strict=True)]
-    for axis, wanted in ((2, shape[2]), (1, max(sides[1], min(block[1], shape[1])))):
+    rows_as_they_lie = block[:2] == (1, 1)  # and then of any length
+    blocks = (1, 1, 1) if rows_as_they_lie else block
+    whole = [
+        min(ceil(side / (lcm(by, edge))) * lcm(by, edge), size)
+        for side, by, edge, size in zip(sides, step, blocks, shape, strict=True)
+    ]
+    wanted = [(2, shape[2], min(budget, USUAL_BRICK))]  # long rows are read and written best
+    if prod(whole) * itemsize <= budget:
+        sides = whole
+    elif block[0] > 1:  # slices, if that is what they are, are decoded ahead: see `cuts_blocks`
+        wanted = [(axis, whole[axis], budget) for axis in (2, 1, 0)]
+    for axis, side, most in wanted:
         others = prod(side for other, side in enumerate(sides) if other != axis) * itemsize
-        side = min(wanted, max(sides[axis], budget // others))
-        sides[axis] = side if side == shape[axis] else max(side // step[axis], 1) * step[axis]
+        side = max(sides[axis], min(side, most // others))
+        sides[axis] = side if side == shape[axis] else side // step[axis] * step[axis]
     z, y, x = sides
     return BrickGrid(shape, (z, y, x), step)

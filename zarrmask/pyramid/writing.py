@@ -31,9 +31,11 @@ from zarrmask.place import Place, is_local, make_folder, names_in, remove
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
     LEVELS_A_PASS,
+    BrickGrid,
     Format,
     Region,
     Shape,
+    brick_grid,
     halved_region,
     level_shapes,
     sides,
@@ -113,11 +115,21 @@ class Pyramid:
         for level, shape in enumerate(self.levels):
             made |= _create(group, str(level), shape, self.dtype, _stored(self.format))
         scratch = open_group(self.scratch, "a")
-        kept = tuple(side // 2**LEVELS_A_PASS for side in self.format.step)
         for level in self.passes[1:]:
-            storage = {"chunks": kept, "compressors": None, **_FORMAT_2}
+            storage = {"chunks": self.handed_over_chunk, "compressors": None, **_FORMAT_2}
             made |= _create(scratch, str(level), self.levels[level], self.dtype, storage)
         return made
+
+    @property
+    def handed_over_chunk(self) -> Shape:
+        """Chunk of what a pass leaves to the next, voxels."""
+        z, y, x = (side // 2**LEVELS_A_PASS for side in self.format.step)
+        return z, y, x
+
+    def bricks(self, level: int) -> BrickGrid:
+        """Bricks of the pass that begins at a coarser level."""
+        itemsize = np.dtype(self.dtype).itemsize
+        return brick_grid(self.levels[level], itemsize, (1, 1, 1), step=self.format.step)
 
     @lru_cache(maxsize=64)  # noqa: B019  small, and a worker opens each for every tile
     def array(self, level: int) -> zarr.Array:

@@ -1,0 +1,340 @@
+"""What is foreseen: counted by brute force, and by what real conversions and runs leave."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise, product
+from math import ceil, prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from distributed import Client, LocalCluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+import zarrmask
+from zarrmask.cluster import Crew, find_crew
+from zarrmask.errors import RoomError, SettingsError
+from zarrmask.forecast import Forecast, covered
+from zarrmask.journal import Journal
+from zarrmask.phantom import Phantom
+from zarrmask.pipeline import _converted, _pyramids, foresee
+from zarrmask.plan import make_plan
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import brick_grid
+from zarrmask.room import check_room, free_space, want_of_memory
+from zarrmask.settings import read_settings
+from zarrmask.stack.header import Header
+from zarrmask.stack.slices import SliceSource
+from zarrmask.stack.tiff import read_tiff
+
+GB = 10**9
+
+
+def stack_of(shape, block=None, dtype=np.uint16):
+    """A stack of slices that are nowhere."""
+    rows, columns = block or (1, shape[2])
+    header = Header(shape[1:], np.dtype(dtype), (rows, columns), 8, 512 if rows == 1 else -1, False)
+    names = [f"{z:05d}.tif" for z in range(shape[0])]
+    return SliceSource("/scroll", "TIFF slices", read_tiff, 0, names, [header] * shape[0])
+
+
+def forecast_of(source, tmp_path, crew=None, masked=True, **options):
+    options = read_settings(**options)
+    plan = make_plan(source, options)
+    if masked:
+        pyramids = _pyramids(Journal.of_run(tmp_path), plan, source, options, referenced=False)
+    else:
+        pyramids = _converted(Journal.of_conversion(tmp_path), plan, source, options)
+    crew = crew or Crew(2, 1, 64 * GB, local=True)
+    return Forecast(source, plan, pyramids, crew, detects=masked).fitted()
+
+
+SCROLL = (27_000, 8_096, 8_096)
+SIDES = st.integers(1, 700)
+
+
+@given(st.lists(st.integers(1, 60), max_size=9), st.integers(1, 50))
+def test_what_is_covered_is_every_block_that_a_part_touches(lengths, block):
+    ends = np.cumsum([0, *lengths])
+    parts = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+    size = int(ends[-1])
+    touched = sum(
+        min(block, size - first)
+        for part in parts
+        for first in range(0, size, block)
+        if first < part.stop and first + block > part.start
+    )
+    assert covered(parts, block, size) == touched
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(SIDES, SIDES, SIDES),
+    st.sampled_from(["0.4", "0.5"]),
+    st.sampled_from([16, 32, 128]),
+    st.integers(1, 9),
+    st.booleans(),
+)
+def test_files_and_bytes_are_those_of_every_chunk(shape, ngff, chunk, levels, masked):
+    source = stack_of(shape)
+    foreseen = forecast_of(
+        source, Path("out"), masked=masked, ngff=ngff, chunk=chunk, levels=levels, every=7
+    )
+    side = chunk * (2 if ngff == "0.5" else 1)
+    index = 8 * 16 + 4 if ngff == "0.5" else 0
+    files, voxels, size = 0, 0, shape
+    for _ in range(levels):
+        files += len(list(product(*(range(0, edge, side) for edge in size))))
+        chunks = len(list(product(*(range(0, edge, chunk) for edge in size))))
+        voxels += chunks * chunk**3
+        if max(size) < 128:
+            break
+        size = tuple(ceil(edge / 2) for edge in size)
+    assert foreseen.files["volume"] == files
+    assert foreseen.bytes_written["volume"] == 2 * voxels + files * index
+    if masked:
+        assert foreseen.files["mask"] == foreseen.files["masked"] == files
+        assert foreseen.bytes_written["mask"] == voxels + files * index
+        assert foreseen.files["keyframes"] == foreseen.keyframes == ceil(shape[0] / 7)
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_a_conversion_leaves_as_many_files_and_bytes_as_were_foreseen(cluster, tmp_path, ngff):
+    noise = np.random.default_rng(0).integers(1, 2**16, (70, 150, 140), np.uint16)
+    zarr.save_array(tmp_path / "stack.zarr", noise, zarr_format=2)
+    options = {"ngff": ngff, "chunk": 32, "compressor": "none"}
+    out = tmp_path / "out.zarr"
+    foreseen, _ = foresee(tmp_path / "stack.zarr", out, conversion=True, **options)
+    reporter = Reporter()
+    zarrmask.convert(tmp_path / "stack.zarr", out, scheduler=cluster, reporter=reporter, **options)
+    files = [
+        path for path in out.rglob("*")
+        if path.is_file() and path.name.isdigit()
+    ]  # fmt: skip
+    assert len(files) == foreseen.files["volume"]
+    size = sum(path.stat().st_size for path in files)
+    assert size == foreseen.bytes_written["volume"]
+    assert {stage.name: stage.items for stage in reporter.stages} == foreseen.tasks
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(SIDES, SIDES, SIDES),
+    st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300)),
+    st.integers(2**20, 2**28),
+)
+def test_bytes_read_are_those_of_the_blocks_that_bricks_touch(shape, block, budget):
+    block = tuple(min(edge, size) for edge, size in zip(block, shape, strict=True))
+    source = stack_of(shape, block[1:])
+    source.block = block
+    foreseen = forecast_of(source, Path("out"), masked=False)
+    grid = brick_grid(shape, 2, block, budget)
+    foreseen = foreseen.with_bricks(grid)
+    handed_over = foreseen.bytes_read if foreseen.decodes_ahead else 0
+    if handed_over or block[:2] == (1, 1):
+        return
+    read = 0
+    for index in grid.indices():
+        region = grid.region(index)
+        sides = [
+            sum(
+                min(edge, size - first)
+                for first in range(0, size, edge)
+                if first < part.stop and first + edge > part.start
+            )
+            for part, edge, size in zip(region, block, shape, strict=True)
+        ]
+        read += 2 * prod(sides)
+    assert foreseen.bytes_read == read + foreseen.scratch_bytes
+
+
+def test_rows_as_they_lie_are_read_once():
+    foreseen = forecast_of(stack_of(SCROLL), Path("out"), masked=False)
+    assert foreseen.bytes_read == 2 * prod(SCROLL) + foreseen.scratch_bytes
+    assert not foreseen.decodes_ahead
+
+
+def test_slices_of_one_strip_are_decoded_once_ahead():
+    foreseen = forecast_of(stack_of(SCROLL, (8_096, 8_096)), Path("out"), masked=False)
+    assert foreseen.decodes_ahead
+    assert foreseen.tasks["decoding"] == 27_000 / 8
+    slabs = 2 * 256 * 8_096**2 * 2
+    assert foreseen.bytes_read == 4 * prod(SCROLL) + foreseen.scratch_bytes - slabs
+
+
+# Bricks, workers and memory.
+
+
+def crew(memory, workers=2, threads=1, local=True, fixed=True):
+    return Crew(workers, threads, memory, local, fixed)
+
+
+def test_bricks_hold_whole_strips_where_the_memory_allows():
+    strips = stack_of(SCROLL, (40, 8_096))
+    large = forecast_of(strips, Path("out"), crew(64 * GB))
+    assert large.plan.grid.brick == (256, 1280, 8_096)  # 1280: the least of 40 and of 256
+    assert large.fits
+    assert not large.decodes_ahead
+    small = forecast_of(strips, Path("out"), crew(6 * GB))
+    assert small.decodes_ahead
+    assert small.fits
+
+
+def test_bricks_of_rows_as_they_lie_do_not_grow_with_memory():
+    bricks = {
+        forecast_of(stack_of(SCROLL), Path("out"), crew(memory * GB)).plan.grid.brick
+        for memory in (16, 64, 1000)
+    }
+    assert bricks == {(256, 256, 8_096)}
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.sampled_from([1, 10, 256, 8_096]))
+def test_what_is_chosen_fits_or_is_the_least(memory, workers, rows):
+    source = stack_of((1_000, 8_096, 8_096), (rows, 8_096))
+    foreseen = forecast_of(source, Path("out"), crew(memory * GB, workers))
+    if not foreseen.fits:
+        assert foreseen.plan.grid.brick == (256, 256, 512)
+        with pytest.raises(RoomError, match="--memory"):
+            check_room(foreseen, Path("/"), None)
+
+
+def test_workers_are_fewer_for_want_of_memory_unless_they_were_asked_for():
+    fewer = forecast_of(stack_of(SCROLL), Path("out"), crew(6 * GB, 64, fixed=False))
+    assert 1 < fewer.crew.workers < 64
+    assert fewer.fits
+    asked = forecast_of(stack_of(SCROLL), Path("out"), crew(6 * GB, 64))
+    assert asked.crew.workers == 64
+    assert f"--workers {fewer.crew.workers}" in want_of_memory(asked)
+
+
+def test_a_cluster_s_workers_are_told_to_have_more():
+    foreseen = forecast_of(stack_of(SCROLL), Path("out"), crew(8 * GB, 8, 4, local=False))
+    with pytest.raises(RoomError, match=r"has 1\.0 GB.*--memory-limit"):
+        check_room(foreseen, Path("/"), None)
+
+
+def test_nothing_is_refused_where_nobody_knows_the_memory():
+    foreseen = forecast_of(stack_of(SCROLL), Path("out"), crew(None, 8, 4, local=False))
+    assert foreseen.fits
+    assert foreseen.plan.grid.brick == (256, 256, 8_096)
+
+
+@pytest.mark.parametrize("size", ["much", "-4GB", "4 apples", "", 0])
+def test_a_size_that_is_none_is_named(size):
+    with pytest.raises(SettingsError, match="no size"):
+        find_crew(memory=size)
+
+
+def test_a_crew_of_this_machine():
+    assert find_crew(memory="8GB", workers=3) == Crew(3, 1, 8 * GB, local=True)
+    assert find_crew().memory > GB
+    assert not find_crew().fixed
+
+
+def test_a_crew_of_a_cluster_has_what_its_workers_are_limited_to(tmp_path):
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=3,
+            memory_limit="2GB",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster),
+    ):
+        found = find_crew(cluster.scheduler_address)
+    assert (found.workers, found.threads, found.local) == (2, 3, False)
+    assert found.memory == pytest.approx(0.8 * 4 * GB)
+
+
+# Space.
+
+
+def test_space_that_will_certainly_not_do_is_refused(monkeypatch, tmp_path):
+    foreseen = forecast_of(stack_of(SCROLL), tmp_path)
+    monkeypatch.setattr("zarrmask.room.free_space", lambda place: 300 * GB)
+    with pytest.raises(RoomError, match=r"300\.0 GB are free at .* 353\.9 GB at the very least"):
+        check_room(foreseen, tmp_path / "out", 1.0)
+    assert "up to" in check_room(foreseen, tmp_path / "out", 0.5)[0]  # the rest of a stopped run
+    assert check_room(foreseen, tmp_path / "out", None) == []
+    monkeypatch.setattr("zarrmask.room.free_space", lambda place: 20_000 * GB)
+    assert check_room(foreseen, tmp_path / "out", 1.0) == []
+
+
+def test_free_space_is_that_of_the_folder_that_is_there(tmp_path):
+    there = shutil.disk_usage(tmp_path).free
+    assert free_space(tmp_path / "not" / "yet") == pytest.approx(there, rel=0.01)
+    assert free_space(UPath("memory://somewhere")) is None
+
+
+def test_a_run_is_refused_before_anything_is_written(stack, tmp_path):
+    with pytest.raises(RoomError, match="--memory"):
+        zarrmask.run(stack, tmp_path / "out", memory="500MB", workers=2)
+    with pytest.raises(RoomError, match="--workers 2, or --memory"):
+        zarrmask.convert(stack, tmp_path / "out.zarr", memory="600MB", workers=9)
+    assert not list(tmp_path.iterdir())
+
+
+# Runs.
+
+
+def command(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "zarrmask", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".zattrs"
+    }
+
+
+@pytest.fixture(scope="module")
+def strips(tmp_path_factory):
+    """Compressed slices whose strips of 96 rows want bricks of 768 rows."""
+    folder = tmp_path_factory.mktemp("strips")
+    phantom = Phantom((40, 800, 560), seed=2)
+    for z in range(24):
+        tifffile.imwrite(
+            folder / f"{z}.tif", phantom.slice(8 + z)[0], compression="zlib", rowsperstrip=96
+        )
+    return folder
+
+
+def test_a_stopped_run_goes_on_with_other_memory_and_its_first_bricks(strips, cluster, tmp_path):
+    whole, again = tmp_path / "whole.zarr", tmp_path / "again.zarr"
+    zarrmask.convert(strips, whole, scheduler=cluster)
+    foreseen, _ = foresee(strips, again, conversion=True, workers=1)
+    assert foreseen.plan.grid.brick == (24, 768, 560)
+    memory = foreseen.memory.total - 1
+    process = command("convert", strips, again, "--workers", 1, "--memory", memory)
+    entries = tmp_path / ".again.zarr.zarrmask/finished/writing/level-0"
+    try:
+        while not any(entries.glob("*/*.json")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    written = {path: path.stat().st_mtime_ns for path in entries.glob("*/*.json")}
+    bricks = json.loads((again / ".zattrs").read_text())["zarrmask"]["bricks"]
+    assert bricks == [24, 256, 560]
+    process = command("convert", strips, again, "--workers", 2, "--memory", "9GB")
+    assert "predicted" in process.communicate(timeout=120)[1]
+    assert contents(again) == contents(whole)
+    assert written

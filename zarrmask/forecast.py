@@ -1,0 +1,308 @@
+"""What a plan will take: tasks, bytes, files, memory. From headers; no pixel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from zarrmask.cluster import Crew
+from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
+from zarrmask.memory import (
+    A_TASK,
+    CLIENT,
+    DETECTOR,
+    DETECTORS,
+    WORKER,
+    Memory,
+    coarser_bytes,
+    decoding_bytes,
+    detecting_bytes,
+    writing_bytes,
+)
+from zarrmask.place import is_local
+from zarrmask.plan import Plan
+from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
+from zarrmask.stack import Source, decoded_bytes
+from zarrmask.stages import SLICES_A_TASK, decodes_ahead
+from zarrmask.tasks import reads_by_tile
+
+LEAST_SHARE = {"volume": 0.1, "masked": 0.01}
+"""What of an output's level 0 is written at the least: noise alone keeps a scan above a third, a
+tenth leaves room for one that is mostly empty. A mask takes next to nothing, and leaves of the
+masked volume what it likes."""
+
+# https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+SHARD_INDEX_ENTRY, SHARD_INDEX_CHECKSUM = 16, 4
+LARGEST_BRICK, SMALLEST_BRICK = 2**40, 2**20
+"""Bytes between which bricks are chosen by the memory there is, by halving."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the work on a stack will take.
+
+    Attributes
+    ----------
+    source : Source
+        What is read.
+    plan : Plan
+        What is done.
+    pyramids : mapping
+        What is written, by name.
+    crew : Crew
+        Who does it.
+    sampled : int
+        Slices that are read to settle the detector's contrast.
+    detects : bool
+        Whether keyframes are detected on: a run does, a conversion does not.
+    """
+
+    source: Source
+    plan: Plan
+    pyramids: Mapping[str, Pyramid]
+    crew: Crew
+    detects: bool
+    sampled: int = 0
+
+    @property
+    def keyframes(self) -> int:
+        """Slices that the detector sees."""
+        return len(self.plan.keyframes) if self.detects else 0
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """Number of tasks of each stage."""
+        detecting = {"sampling contrast": self.sampled, "detecting": self.keyframes}
+        coarser: dict[str, int] = {}
+        for pyramid in self.pyramids.values():
+            for level in pyramid.passes[1:]:
+                stage = f"writing from level {level}"
+                coarser[stage] = coarser.get(stage, 0) + len(pyramid.bricks(level))
+        ahead = ceil(self.plan.shape[0] / SLICES_A_TASK) if self.decodes_ahead else 0
+        stages = {**detecting, "decoding": ahead, "writing": len(self.plan.grid), **coarser}
+        return {stage: count for stage, count in stages.items() if count}
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of voxels that are read, at most: as if none were compressed or left out.
+
+        What is stored in blocks is read in whole blocks, by each brick anew.
+        """
+        block, itemsize, shape = self.source.block, self.source.dtype.itemsize, self.source.shape
+        a_slice = shape[1] * shape[2]
+        slices = [slice(n, n + 1) for n in self.plan.keyframes.tolist()] if self.detects else []
+        seen = covered(slices, block[0], shape[0]) * a_slice
+        seen += self.sampled * min(block[0], shape[0]) * a_slice
+        if self.decodes_ahead:
+            seen += self.plan.shape[0] * a_slice
+        if self.decodes_ahead or block[:2] == (1, 1):
+            block = (1, 1, 1)  # rows as they lie
+        sides = (
+            covered(parts, edge, size)
+            for parts, edge, size in zip(
+                cuts(self.plan.grid, self.plan.origin), block, shape, strict=True
+            )
+        )
+        return (seen + prod(sides)) * itemsize + self._handed_over_bytes
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Files of voxels that are written, at most: chunks or shards of all levels."""
+        files = {
+            name: sum(stored(pyramid, level)[0] for level in range(len(pyramid.levels)))
+            for name, pyramid in self.pyramids.items()
+        }
+        if self.detects:
+            files["keyframes"] = self.keyframes * ceil(self.source.shape[1] / ROWS_A_CHUNK)
+        return files
+
+    @property
+    def bytes_written(self) -> dict[str, int]:
+        """Bytes of voxels that are written, at most: as if none compressed, or were left out."""
+        return {
+            name: sum(stored(pyramid, level)[1] for level in range(len(pyramid.levels)))
+            for name, pyramid in self.pyramids.items()
+        }
+
+    @property
+    def decodes_ahead(self) -> bool:
+        """Whether slices are decoded first, into scratch files that all workers see."""
+        place = next(iter(self.pyramids.values())).path
+        return (is_local(place) or self.crew.local) and decodes_ahead(self.source, self.plan)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the scratch files of slices that are decoded ahead."""
+        _, height, width = self.source.shape
+        itemsize = self.source.dtype.itemsize
+        slabs = decoded_bytes(self.plan.grid.brick[0], height, width, itemsize)
+        return slabs if self.decodes_ahead else 0
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes, at most, of what passes hand on and of slices that are decoded ahead."""
+        return self._handed_over_bytes + self.decoded_bytes
+
+    @property
+    def _handed_over_bytes(self) -> int:
+        total = 0
+        for pyramid in self.pyramids.values():
+            chunk = pyramid.handed_over_chunk
+            for level in pyramid.passes[1:]:
+                sides = zip(pyramid.levels[level], chunk, strict=True)
+                chunks = prod(ceil(size / edge) for size, edge in sides)
+                total += chunks * prod(chunk) * np.dtype(pyramid.dtype).itemsize
+        return total
+
+    @property
+    def memory(self) -> Memory:
+        """Peak memory."""
+        _, height, width = self.source.shape
+        itemsize, block = self.source.dtype.itemsize, self.source.block
+        grid, form = self.plan.grid, next(iter(self.pyramids.values())).format
+        outputs = {n: (p.format, np.dtype(p.dtype).itemsize) for n, p in self.pyramids.items()}
+        keyframes = self._keyframes_a_brick() if self.detects else 0
+        reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
+        each: dict[str, tuple[int, int]] = {}
+        if self.detects:
+            each["detecting on a slice"] = (
+                detecting_bytes(height, width, itemsize, block),
+                self.keyframes,
+            )
+        if self.decodes_ahead:
+            reading, whole = (1, 1, 1), False
+            decoding = decoding_bytes((1, height, width), block, itemsize)
+            each["decoding a slice"] = height * width * itemsize + decoding, self.tasks["decoding"]
+        each["writing a brick"] = (
+            writing_bytes(grid.brick, itemsize, reading, outputs, keyframes, whole),
+            len(grid),
+        )
+        for pyramid in self.pyramids.values():
+            for level in pyramid.passes[1:2]:  # the others are smaller
+                size = np.dtype(pyramid.dtype).itemsize
+                each[f"writing from a level of {pyramid.path.name}"] = (
+                    coarser_bytes(pyramid.levels[level], pyramid.format, size),
+                    len(pyramid.bricks(level)),
+                )
+        hands = self.crew.workers * self.crew.threads
+        return Memory(
+            client=CLIENT + A_TASK * max(self.tasks.values()),
+            shared=DETECTORS if self.detects else 0,
+            worker=WORKER + (DETECTOR if self.detects else 0),
+            tasks={kind: (size, min(hands, count)) for kind, (size, count) in each.items()},
+            workers=self.crew.workers,
+            threads=self.crew.threads,
+        )
+
+    def _keyframes_a_brick(self) -> int:
+        """Most keyframes that a brick's masks are made of."""
+        counts = [
+            np.searchsorted(self.plan.keyframes, part.stop)
+            - np.searchsorted(self.plan.keyframes, part.start, "right")
+            for part in cuts(self.plan.grid, self.plan.origin)[0]
+        ]
+        return int(max(counts)) + 1  # the one before holds on
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory will do."""
+        if self.crew.memory is None:
+            return True
+        predicted = self.memory
+        needed = predicted.total if self.crew.local else self.crew.workers * predicted.a_worker
+        return needed <= self.crew.memory
+
+    def with_bricks(self, grid: BrickGrid) -> Forecast:
+        """The same with other bricks."""
+        return replace(self, plan=replace(self.plan, grid=grid))
+
+    def fitted(self) -> Forecast:
+        """The same with as many workers, and then as large bricks of whole blocks, as fit.
+
+        Where not even the smallest bricks do, it is with those.
+        """
+        form = next(iter(self.pyramids.values())).format
+        shape, itemsize = self.plan.shape, self.source.dtype.itemsize
+
+        def cut(budget: int) -> Forecast:
+            grid = brick_grid(shape, itemsize, self.source.block, budget, form.step)
+            return fewer.with_bricks(grid)
+
+        fewer = self
+        if self.crew.memory is None:
+            return cut(USUAL_BRICK)
+        while not self.crew.fixed and fewer.crew.workers > 1 and not cut(SMALLEST_BRICK).fits:
+            crew = replace(fewer.crew, workers=fewer.crew.workers - 1)
+            fewer = replace(fewer, crew=crew)
+        budget = LARGEST_BRICK
+        while budget > SMALLEST_BRICK and not cut(budget).fits:
+            budget //= 2
+        return cut(budget)
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes that the outputs take on a disk at the very least.
+
+        See `LEAST_SHARE`. The masked volume counts where it is all that is written of the stack.
+        """
+        name = "volume" if "volume" in self.pyramids else "masked"
+        itemsize = np.dtype(self.pyramids[name].dtype).itemsize
+        return int(LEAST_SHARE[name] * prod(self.plan.shape) * itemsize)
+
+    def record(self) -> dict[str, Any]:
+        """What a finished run keeps of it, and `zarrmask plan --json` prints."""
+        memory, grid, crew = self.memory, self.plan.grid, self.crew
+        return {
+            "slices": self.plan.shape[0],
+            "shape": list(self.plan.shape),
+            "dtype": str(self.source.dtype),
+            "keyframes": self.keyframes,
+            "bricks": {"count": len(grid), "grid": list(grid.counts), "voxels": list(grid.brick)},
+            "tasks": self.tasks,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "files": self.files,
+            "scratch_bytes": self.scratch_bytes,
+            "workers": crew.workers,
+            "threads": crew.threads,
+            "memory_bytes": crew.memory,
+            "peak_memory_bytes_a_worker": memory.a_worker,
+            "peak_memory_bytes": memory.total,
+        }
+
+
+def cuts(grid: BrickGrid, origin: Shape) -> tuple[list[slice], ...]:
+    """Where bricks lie in the stack along each axis."""
+    return tuple(
+        [slice(start + at, start + min(at + edge, size)) for at in range(0, size, edge)]
+        for size, edge, start in zip(grid.shape, grid.brick, origin, strict=True)
+    )
+
+
+def covered(parts: Iterable[slice], block: int, size: int) -> int:
+    """Voxels along an axis that are read for some parts of it, each in whole blocks.
+
+    Examples
+    --------
+    >>> covered([slice(0, 5), slice(5, 10)], block=4, size=10)
+    14
+    """
+    return sum(
+        min(ceil(part.stop / block) * block, size) - part.start // block * block for part in parts
+    )
+
+
+def stored(pyramid: Pyramid, level: int) -> tuple[int, int]:
+    """Files of a level of a pyramid, and their bytes if nothing is compressed."""
+    form, itemsize = pyramid.format, np.dtype(pyramid.dtype).itemsize
+    files, chunks = (
+        prod(ceil(size / side) for size in pyramid.levels[level])
+        for side in (form.file, form.chunk)
+    )
+    inner = (form.file // form.chunk) ** 3
+    index = 0 if form.file == form.chunk else SHARD_INDEX_ENTRY * inner + SHARD_INDEX_CHECKSUM
+    return files, chunks * form.chunk**3 * itemsize + files * index

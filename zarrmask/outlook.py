@@ -1,0 +1,81 @@
+"""A forecast for a person, in lines that fit a terminal."""
+
+from __future__ import annotations
+
+from zarrmask.forecast import Forecast
+from zarrmask.memory import sized
+
+
+def describe_forecast(forecast: Forecast, free: int | None, hours: float | None) -> dict[str, str]:
+    """Say what the work will take.
+
+    Parameters
+    ----------
+    forecast : Forecast
+    free : int or None
+        Bytes that are free on the target; None where nobody knows.
+    hours : float or None
+        That it will take; None where that was not measured.
+
+    Returns
+    -------
+    dict
+        Names, and what to print behind them: at most 66 characters a line.
+    """
+    plan, crew, memory = forecast.plan, forecast.crew, forecast.memory
+    grid, itemsize = plan.grid, forecast.source.dtype.itemsize
+    z, y, x = grid.brick
+    lines = {
+        "slices": f"{plan.shape[0]:,} of {plan.shape[1]:,} x {plan.shape[2]:,}, "
+        f"{forecast.source.dtype}: {sized(grid_bytes(plan.shape, itemsize))}",
+    }
+    if forecast.detects:
+        lines["keyframes"] = f"{forecast.keyframes:,}"
+    lines["bricks"] = (
+        f"{len(grid):,} ({times(grid.counts)}), each {z:,} x {y:,} x {x:,} voxels, "
+        f"{sized(grid_bytes(grid.brick, itemsize))}"
+    )
+    stages = [f"{name} {count:,}" for name, count in forecast.tasks.items()]
+    lines["tasks"] = f"{sum(forecast.tasks.values()):,}: " + ",\n".join(stages)
+    lines["reads"] = f"{sized(forecast.bytes_read)}, if nothing were compressed"
+    written, files = forecast.bytes_written, forecast.files
+    lines["writes"] = (
+        f"{sized(sum(written.values()))} at most, if nothing were compressed or left out;\n"
+        f"{sum(files.values()):,} files at most\n"
+        + "\n".join(
+            f"{name:<9} {len(pyramid.levels)} levels {sized(written[name]):>9} "
+            f"{files[name]:>12,} files"
+            for name, pyramid in forecast.pyramids.items()
+        )
+    )
+    lines["scratch"] = f"{sized(forecast.scratch_bytes)} beside the output, while it is written"
+    lines["free"] = "unknown" if free is None else f"{sized(free)} on the target"
+    there = "unknown" if crew.memory is None else sized(crew.memory)
+    workers = "1 process" if crew.workers == 1 else f"{crew.workers} processes"
+    threads = "" if crew.threads == 1 else f" of {crew.threads} tasks at once"
+    lines["workers"] = workers + threads
+    lines["memory"] = f"{sized(memory.total)} at most of {there}: {sized(memory.a_worker)} a worker"
+    lines["time"] = "not measured; --measure does" if hours is None else took(hours)
+    return lines
+
+
+def grid_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of a volume."""
+    z, y, x = shape
+    return z * y * x * itemsize
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """Sides of a volume."""
+    return " x ".join(f"{size:,}" for size in shape)
+
+
+def took(hours: float) -> str:
+    """Hours for a person.
+
+    Examples
+    --------
+    >>> took(0.2), took(30)
+    ('12 minutes', '30.0 hours')
+    """
+    return f"{hours * 60:.0f} minutes" if hours < 1 else f"{hours:.1f} hours"

@@ -105,7 +105,7 @@ def test_a_contestant_that_fails_is_told_of(stacks, tmp_path, capsys):
     assert len(results["cp"].whole) == len(results["cp"].start) == 2
     found = Findings()
     found.contest(results, "broken")
-    assert any(trouble.startswith("broken failed") for trouble in found.troubles)
+    assert found.failures[0].startswith("broken: `ls /no such folder")
 
 
 def test_slices_are_made_once(stacks):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conversion.measuring import Cost, measure
+from conversion.measuring import Cost, forget, measure
 
 WIDE = 0.2
 """Quartiles further apart than this part of the median, less start, deserve a warning."""
@@ -24,7 +24,7 @@ class Contestant:
     ----------
     name : str
     command : callable
-        Gives the command line for a stack and an output that is not there yet.
+        See `conversion.contestants.Command`.
     stack, small : Path
         What is measured, and the little stack whose time counts as start.
     seconds : callable
@@ -86,10 +86,13 @@ class Figures:
         return cpu / seconds if seconds > 0 else None
 
 
-def contest(contestants: Sequence[Contestant], folder: Path, rounds: int) -> dict[str, Figures]:
+def contest(
+    contestants: Sequence[Contestant], folder: Path, rounds: int, *, cold: bool = False
+) -> dict[str, Figures]:
     """Let contestants take turns: a round to warm up, to check and to watch memory, then `rounds`.
 
-    One that fails is told of and left out of what follows.
+    One that fails is told of and left out of what follows. Before each turn the page cache is made
+    to forget the stack where `cold` says so.
     """
     figures = {contestant.name: Figures() for contestant in contestants}
     for turn in range(rounds + 1):
@@ -98,7 +101,7 @@ def contest(contestants: Sequence[Contestant], folder: Path, rounds: int) -> dic
             if mine.failed:
                 continue
             try:
-                _take_turn(contestant, mine, folder, warming_up=turn == 0)
+                _take_turn(contestant, mine, folder, warming_up=turn == 0, cold=cold)
             except Exception as error:  # others may still do
                 mine.failed = str(error)
                 tell(f"{contestant.name} failed: {error}")
@@ -106,12 +109,16 @@ def contest(contestants: Sequence[Contestant], folder: Path, rounds: int) -> dic
     return figures
 
 
-def _take_turn(contestant: Contestant, mine: Figures, folder: Path, *, warming_up: bool) -> None:
+def _take_turn(
+    contestant: Contestant, mine: Figures, folder: Path, *, warming_up: bool, cold: bool
+) -> None:
     """Let a contestant do its little stack and its stack."""
     for name, stack in (("start", contestant.small), ("whole", contestant.stack)):
         place = Path(tempfile.mkdtemp(dir=folder))
         try:
             out = place / "out.zarr"
+            if cold:
+                forget(stack)
             cost = measure(contestant.command(stack, out), memory=warming_up)
             seconds = contestant.seconds(cost)
             if warming_up:

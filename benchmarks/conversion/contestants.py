@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from conversion.dask_stack import CHUNKS, LEVELS
 from conversion.measuring import Cost
 from conversion.stacks import read_slice
 
+Command = Callable[[Path, Path], list[str]]
+"""Gives the command line for a stack and an output that is not there yet."""
 NGFF_HINT = (
     'install it with `pip install "ngff-zarr>=0.50"` here, or there and name it: --ngff-python PATH'
 )
@@ -31,16 +33,23 @@ def convert(stack: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "zarrmask", "convert", str(stack), str(out)]
 
 
-def ome_zarr_py(stack: Path, out: Path) -> list[str]:
-    """ome-zarr-py's `write_image`."""
-    return [sys.executable, "-m", "conversion.ome_zarr_py", str(stack), str(out)]
+def ome_zarr_py(recipe: str) -> Command:
+    """ome-zarr-py's `write_image`, fed by a recipe of `dask_stack`."""
+    return _program(sys.executable, "ome_zarr_py", last=[recipe])
 
 
-def ngff_zarr(python: str) -> Callable[[Path, Path], list[str]]:
-    """ngff-zarr, by a Python that has it."""
+def ngff_zarr(python: str, recipe: str) -> Command:
+    """ngff-zarr, by a Python that has it, fed by a recipe of `dask_stack`."""
+    return _program(python, "ngff_zarr_dask", last=[recipe])
+
+
+def _program(
+    python: str, name: str, first: Sequence[str] = (), last: Sequence[str] = ()
+) -> Command:
+    """A program of this package, with arguments before and behind stack and output."""
 
     def command(stack: Path, out: Path) -> list[str]:
-        return [python, "-m", "conversion.ngff_zarr_dask", str(stack), str(out)]
+        return [python, "-m", f"conversion.{name}", *first, str(stack), str(out), *last]
 
     return command
 
@@ -56,14 +65,9 @@ def has_ngff_zarr(python: str) -> bool:
     return done.returncode == 0
 
 
-def writing(what: str, *arguments: str) -> Callable[[Path, Path], list[str]]:
+def writing(what: str, *arguments: str) -> Command:
     """Writing stages of `zarrmask convert` or of `zarrmask run` with masks given."""
-
-    def command(stack: Path, out: Path) -> list[str]:
-        program = [sys.executable, "-m", "conversion.staged", what]
-        return [*program, str(stack), str(out), *arguments]
-
-    return command
+    return _program(sys.executable, "staged", [what], arguments)
 
 
 def writing_seconds(cost: Cost) -> float:
@@ -71,13 +75,9 @@ def writing_seconds(cost: Cost) -> float:
     return float(json.loads(cost.said)["seconds"])
 
 
-def in_one_process(what: str) -> Callable[[Path, Path], list[str]]:
+def in_one_process(what: str) -> Command:
     """`zarrmask convert` or `run`, masks given, in one process and one thread, watched."""
-
-    def command(stack: Path, out: Path) -> list[str]:
-        return [sys.executable, "-m", "conversion.watched", what, str(stack), str(out)]
-
-    return command
+    return _program(sys.executable, "watched", [what])
 
 
 def run(stack: Path, out: Path) -> list[str]:
@@ -85,7 +85,7 @@ def run(stack: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "zarrmask", "run", str(stack), str(out)]
 
 
-def plan(convert: bool) -> Callable[[Path, Path], list[str]]:
+def plan(convert: bool) -> Command:
     """`zarrmask plan` of a conversion or of a run."""
 
     def command(stack: Path, out: Path) -> list[str]:
@@ -95,7 +95,7 @@ def plan(convert: bool) -> Callable[[Path, Path], list[str]]:
     return command
 
 
-REMEMBERING = {"convert": convert, "run": run, "given": writing("run")}
+REMEMBERING: dict[str, Command] = {"convert": convert, "run": run, "given": writing("run")}
 """Whose memory is compared with what was predicted."""
 
 

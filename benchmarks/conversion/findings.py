@@ -41,14 +41,15 @@ class Findings:
     figures : dict
         JSON.
     goals : list of Goal
-    troubles : list of str
-        What went wrong, or makes the figures doubtful.
+    failures, doubts : list of str
+        What went wrong, and what makes the figures doubtful.
     """
 
     lines: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     goals: list[Goal] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     def tell(self, *lines: str) -> None:
         """Add lines."""
@@ -98,9 +99,9 @@ class Findings:
         self.figures["contestants"] = {name: _figures(mine) for name, mine in results.items()}
         for name, mine in results.items():
             if mine.failed:
-                self.troubles.append(f"{name} failed: {mine.failed}")
+                self.failures.append(f"{name}: {mine.failed}")
         done = {name: mine for name, mine in results.items() if not mine.failed}
-        self.troubles += doubts(done)
+        self.doubts += doubts(done)
         head = ["", "start s", "s less start", "quartiles", "least", f"times {base}"]
         head += ["quartiles"] + (["cores busy", "peak GB"] if processes else [])
         references = {name: done.get(bases[name] if bases else base) for name in done}

@@ -100,6 +100,14 @@ class Watch:
             self._done.wait(SAMPLED_EVERY)
 
 
+def forget(stack: Path) -> None:
+    """Let the page cache drop a stack, so that it is read from the disk."""
+    os.sync()
+    for path in stack.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def tree_memory(pid: int) -> int:
     """Bytes held by a process and all it started, shared pages counted once."""
     total = 0

@@ -1,6 +1,6 @@
 """Convert a folder of TIFF slices as a user of ngff-zarr would: local mean, on dask.
 
-    python -m conversion.ngff_zarr_dask STACK OUT
+    python -m conversion.ngff_zarr_dask STACK OUT RECIPE
 
 It needs ngff-zarr, tifffile and none of zarrmask: a Python of its own will do.
 """
@@ -12,8 +12,8 @@ import ngff_zarr
 from conversion.dask_stack import CHUNKS, LEVELS, open_slices
 
 
-def main(stack: str, out: str) -> None:
-    image = ngff_zarr.to_ngff_image(open_slices(stack), dims=["z", "y", "x"])
+def main(stack: str, out: str, recipe: str) -> None:
+    image = ngff_zarr.to_ngff_image(open_slices(stack, recipe), dims=["z", "y", "x"])
     methods = ngff_zarr.Methods
     # The fastest of its means: on dask since 0.50, before that in WebAssembly.
     method = getattr(methods, "DASK_BIN_SHRINK", methods.ITKWASM_BIN_SHRINK)

@@ -14,7 +14,6 @@ from typing import Any
 
 from conversion import contestants as who
 from conversion.contest import Contestant, Figures, contest, ratio, tell
-from conversion.dask_stack import RECIPE
 from conversion.findings import GB, Findings, Goal, number
 from conversion.measuring import Cost, measure
 from conversion.stacks import FORMATS, Shape, Stacks
@@ -49,8 +48,10 @@ class Bench:
         After one that warms up; `few` where a part takes long.
     only : tuple of str
         Contestants that take part; all where there are none.
-    ngff_python : str
-        A Python that has ngff-zarr.
+    cold : bool
+        Whether the page cache forgets a stack before each turn.
+    ngff_python, recipe : str
+        A Python that has ngff-zarr, and how dask reads slices; see `dask_stack`.
     compressed : (z, y, x)
         Of the compressed stacks.
     slices : tuple of int
@@ -67,7 +68,9 @@ class Bench:
     rounds: int
     few: int
     only: tuple[str, ...]
+    cold: bool
     ngff_python: str
+    recipe: str
     compressed: Shape
     slices: tuple[int, ...]
     memory_slices: tuple[int, ...]
@@ -80,7 +83,7 @@ class Bench:
             for one in them
             if not self.only or {one.name, one.name.partition(",")[0]} & set(self.only)
         ]
-        return contest(chosen, self.folder, rounds or self.rounds)
+        return contest(chosen, self.folder, rounds or self.rounds, cold=self.cold)
 
     @property
     def whole(self) -> Path:
@@ -101,18 +104,19 @@ def table(bench: Bench) -> Findings:
     them = [
         Contestant("cp", who.cp, *stacks),
         Contestant("convert", who.convert, *stacks, check=check),
-        Contestant("ome-zarr-py", who.ome_zarr_py, *stacks, check=check),
+        Contestant("ome-zarr-py", who.ome_zarr_py(bench.recipe), *stacks, check=check),
     ]
     if who.has_ngff_zarr(bench.ngff_python):
-        command = who.ngff_zarr(bench.ngff_python)
+        command = who.ngff_zarr(bench.ngff_python, bench.recipe)
         them.append(Contestant("ngff-zarr", command, *stacks, check=check))
     else:
-        found.troubles.append(f"ngff-zarr is left out: {who.NGFF_HINT}")
+        found.tell(f"ngff-zarr is left out: {who.NGFF_HINT}", "")
     results = bench.contest(them)
     found.tell(
-        f"{_size(bench.shape)} to a pyramid of six levels, chunks of 128^3. Each ends in `sync`;",
-        "start is the time of the same command on 128 x 128 x 128. The others' recipe:",
-        f"{RECIPE}; their means of 2 x 2 x 2, their own codecs.",
+        f"{_size(bench.shape)} to a pyramid of six levels, chunks of 128^3; `cp` is",
+        "`cp -r` of the slices. The others run on dask's threads: slices as `dask_stack.py` in",
+        f"conversion/ reads them ({bench.recipe}), rechunked to 128^3; mean of 2 x 2 x 2; their",
+        "default codec.",
     )
     found.contest(results, "cp")
     for name, mine in results.items():
@@ -262,9 +266,9 @@ def predict(bench: Bench, found: Findings, stack: Path, *, convert: bool) -> int
         said = once(bench, who.plan(convert), stack).said
         return int(json.loads(said)["peak_memory_bytes"])
     except (RuntimeError, KeyError, ValueError) as error:
-        trouble = f"`zarrmask plan` failed: {error}"
-        if trouble not in found.troubles:
-            found.troubles.append(trouble)
+        failure = f"`zarrmask plan`: {error}"
+        if failure not in found.failures:
+            found.failures.append(failure)
         return None
 
 

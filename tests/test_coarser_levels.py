@@ -75,7 +75,7 @@ def test_boxes_are_in_full_pixels(runs):
 def test_chunks_that_keyframes_share_are_fetched_a_few_times(runs, web, cluster):
     (web.folder / "stack.zarr").symlink_to(runs / "stack.zarr")
     out = web.folder.parent / "out"
-    zarrmask.run(f"{web.url}/stack.zarr", out, every=1, scheduler=cluster)
+    zarrmask.run(f"{web.url}/stack.zarr", out, every=1, volume=True, scheduler=cluster)
     chunks = Counter(path for _, path, _ in web.requests if path.count("/") > 3)
     finest = {path: n for path, n in chunks.items() if path.startswith("/stack.zarr/0/")}
     assert len(finest) == 36

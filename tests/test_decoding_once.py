@@ -18,12 +18,12 @@ import zarr
 from distributed import Client, LocalCluster
 
 import zarrmask
+from zarrmask import stages
 from zarrmask.masking import Sighting
 from zarrmask.pyramid import brick_grid
 from zarrmask.stack import cuts_blocks, open_source
 
 SHAPE = (20, 300, 700)  # four bricks of the smallest size
-SMALL_BRICKS = partial(brick_grid, budget=1)
 
 
 def tiffs(folder, volume, **options):
@@ -72,7 +72,7 @@ def here():
 
 @pytest.fixture
 def small_bricks(monkeypatch):
-    monkeypatch.setattr("zarrmask.plan.brick_grid", SMALL_BRICKS)
+    monkeypatch.setattr("zarrmask.forecast.brick_grid", smallest)
 
 
 @pytest.fixture
@@ -94,6 +94,11 @@ def decodes(monkeypatch):
     return counts
 
 
+def smallest(shape, itemsize, block, budget, step):
+    """Bricks as small as they may be, whatever fits into memory."""
+    return brick_grid(shape, itemsize, block, 1, step)
+
+
 def level(out, n=0):
     return zarr.open_array(out / str(n), mode="r")[:]
 
@@ -105,7 +110,14 @@ def contents(folder):
 
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.usefixtures("small_bricks")
-def test_every_part_is_decoded_once(packing, volume, here, decodes, tmp_path, cluster):
+def test_every_part_is_decoded_once(packing, volume, here, decodes, tmp_path, cluster, monkeypatch):
+    slabs = []
+
+    def decoded_ahead(*args, decode=stages._decoded):
+        slabs.append(args)
+        return decode(*args)
+
+    monkeypatch.setattr(stages, "_decoded", decoded_ahead)
     write, parts, ahead = PACKINGS[packing]
     for name, save in (("packed", write), ("plain", tiffs)):
         (tmp_path / name).mkdir()
@@ -119,6 +131,7 @@ def test_every_part_is_decoded_once(packing, volume, here, decodes, tmp_path, cl
     plain = zarrmask.convert(tmp_path / "plain", tmp_path / "plain.zarr", scheduler=cluster)
     np.testing.assert_array_equal(level(out), volume)
     assert contents(out) == contents(plain)
+    assert len(slabs) == ahead
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"packed", "plain", "packed.zarr", "plain.zarr"}
 
@@ -145,7 +158,7 @@ def test_slabs_come_one_after_another(here, decodes, tmp_path):
     volume[300] = 0
     most = 0
     scratch = tmp_path / ".out.zarr.zarrmask/scratch/decoded"
-    rmtree = zarrmask.stages.shutil.rmtree
+    rmtree = stages.shutil.rmtree
 
     def watched(path, **options):
         nonlocal most
@@ -153,7 +166,7 @@ def test_slabs_come_one_after_another(here, decodes, tmp_path):
         rmtree(path, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zarrmask.stages.shutil, "rmtree", watched)
+        patch.setattr(stages.shutil, "rmtree", watched)
         out = zarrmask.convert(folder, tmp_path / "out.zarr", allow_missing=True, scheduler=here)
     assert set(decodes.values()) == {1}
     assert len(decodes) == 599
@@ -193,13 +206,17 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
 
 CONVERT = """
 import sys
-from functools import partial
 import zarrmask
-import zarrmask.plan
+import zarrmask.forecast
 from zarrmask.pyramid import brick_grid
 
+
+def smallest(shape, itemsize, block, budget, step):
+    return brick_grid(shape, itemsize, block, 1, step)
+
+
 if __name__ == "__main__":
-    zarrmask.plan.brick_grid = partial(brick_grid, budget=1)
+    zarrmask.forecast.brick_grid = smallest
     zarrmask.convert(sys.argv[1], sys.argv[2], workers=1)
 """
 

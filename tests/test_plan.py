@@ -22,8 +22,9 @@ from upath import UPath
 
 import zarrmask
 from zarrmask.cluster import Crew, find_crew
+from zarrmask.detection.inputs import NetworkInput
 from zarrmask.errors import RoomError, SettingsError
-from zarrmask.forecast import Forecast, covered
+from zarrmask.forecast import Forecast, Network, covered
 from zarrmask.journal import Journal
 from zarrmask.phantom import Phantom
 from zarrmask.pipeline import _converted, _pyramids, foresee
@@ -55,7 +56,8 @@ def forecast_of(source, tmp_path, crew=None, masked=True, **options):
     else:
         pyramids = _converted(Journal.of_conversion(tmp_path), plan, source, options)
     crew = crew or Crew(2, 1, 64 * GB, local=True)
-    return Forecast(source, plan, pyramids, crew, detects=masked).fitted()
+    network = Network(10**7, NetworkInput(320, 576)) if masked else None
+    return Forecast(source, plan, pyramids, crew, network).fitted()
 
 
 SCROLL = (27_000, 8_096, 8_096)

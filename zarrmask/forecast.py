@@ -10,24 +10,32 @@ from typing import Any
 import numpy as np
 
 from zarrmask.cluster import Crew
+from zarrmask.detection.inputs import NetworkInput
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.memory import (
     A_TASK,
     CLIENT,
-    DETECTOR,
-    DETECTORS,
+    TORCH_SHARED,
     WORKER,
     Memory,
     coarser_bytes,
     decoding_bytes,
     detecting_bytes,
+    detector_bytes,
     writing_bytes,
 )
 from zarrmask.place import is_local
 from zarrmask.plan import Plan
 from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
 from zarrmask.stack import Source, decoded_bytes
-from zarrmask.stages import SLICES_A_TASK, decodes_ahead
+from zarrmask.stages import (
+    SAMPLED_SIDE,
+    SLICES_A_TASK,
+    KeyframeRuns,
+    decodes_ahead,
+    keyframe_runs,
+    sampled_slices,
+)
 from zarrmask.tasks import reads_by_tile
 
 LEAST_SHARE = {"volume": 0.1, "masked": 0.01}
@@ -39,6 +47,22 @@ masked volume what it likes."""
 SHARD_INDEX_ENTRY, SHARD_INDEX_CHECKSUM = 16, 4
 LARGEST_BRICK, SMALLEST_BRICK = 2**40, 2**20
 """Bytes between which bricks are chosen by the memory there is, by halving."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What of a detector there is to know before it is loaded.
+
+    Attributes
+    ----------
+    weights : int
+        Bytes of its checkpoint.
+    input : NetworkInput
+        The size in which it sees a slice.
+    """
+
+    weights: int
+    input: NetworkInput
 
 
 @dataclass(frozen=True)
@@ -55,18 +79,42 @@ class Forecast:
         What is written, by name.
     crew : Crew
         Who does it.
-    sampled : int
-        Slices that are read to settle the detector's contrast.
-    detects : bool
-        Whether keyframes are detected on: a run does, a conversion does not.
+    network : Network or None
+        The detector of a run; a conversion has none.
+    samples : bool
+        Whether grey values are sampled first.
+    rescales : bool
+        Whether they become others.
     """
 
     source: Source
     plan: Plan
     pyramids: Mapping[str, Pyramid]
     crew: Crew
-    detects: bool
-    sampled: int = 0
+    network: Network | None = None
+    samples: bool = False
+    rescales: bool = False
+
+    @property
+    def detects(self) -> bool:
+        """Whether keyframes are detected on."""
+        return self.network is not None
+
+    @property
+    def detecting(self) -> KeyframeRuns | None:
+        """How keyframes are read for the detector."""
+        if self.network is None:
+            return None
+        seen = self.network.input.shape(*self.source.shape[1:])
+        return keyframe_runs(self.source, self.plan.keyframes, seen, self.crew.workers)
+
+    @property
+    def sampling(self) -> KeyframeRuns | None:
+        """How slices are read for a sample of grey values."""
+        if not self.samples:
+            return None
+        chosen = sampled_slices(self.plan.keyframes)
+        return keyframe_runs(self.source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
 
     @property
     def keyframes(self) -> int:
@@ -76,7 +124,8 @@ class Forecast:
     @property
     def tasks(self) -> dict[str, int]:
         """Number of tasks of each stage."""
-        detecting = {"sampling contrast": self.sampled, "detecting": self.keyframes}
+        runs = {"sampling contrast": self.sampling, "detecting": self.detecting}
+        detecting = {stage: len(run.lengths) if run else 0 for stage, run in runs.items()}
         coarser: dict[str, int] = {}
         for pyramid in self.pyramids.values():
             for level in pyramid.passes[1:]:
@@ -93,12 +142,14 @@ class Forecast:
         What is stored in blocks is read in whole blocks, by each brick anew.
         """
         block, itemsize, shape = self.source.block, self.source.dtype.itemsize, self.source.shape
-        a_slice = shape[1] * shape[2]
-        slices = [slice(n, n + 1) for n in self.plan.keyframes.tolist()] if self.detects else []
-        seen = covered(slices, block[0], shape[0]) * a_slice
-        seen += self.sampled * min(block[0], shape[0]) * a_slice
+        seen = 0
+        for runs in (self.sampling, self.detecting):
+            if runs is not None:
+                depth, height, width = runs.source.shape
+                slices = covered(runs.spans(), runs.source.block[0], depth)
+                seen += slices * height * width
         if self.decodes_ahead:
-            seen += self.plan.shape[0] * a_slice
+            seen += self.plan.shape[0] * shape[1] * shape[2]
         if self.decodes_ahead or block[:2] == (1, 1):
             block = (1, 1, 1)  # rows as they lie
         sides = (
@@ -168,17 +219,27 @@ class Forecast:
         keyframes = self._keyframes_a_brick() if self.detects else 0
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
-        if self.detects:
-            each["detecting on a slice"] = (
-                detecting_bytes(height, width, itemsize, block),
-                self.keyframes,
-            )
+        worker, shared = WORKER, 0
+        if self.network is not None and (runs := self.detecting) is not None:
+            seen = prod(self.network.input.shape(height, width))
+            worker, shared = WORKER + detector_bytes(self.network.weights, seen), TORCH_SHARED
+            sizes = {
+                detecting_bytes(
+                    (span.stop - span.start, *runs.source.shape[1:]),
+                    length,
+                    height * width,
+                    runs.source.block,
+                    itemsize,
+                )
+                for span, length in zip(runs.spans(), runs.lengths, strict=True)
+            }
+            each["detecting on a slice"] = max(sizes), len(runs.lengths)
         if self.decodes_ahead:
             reading, whole = (1, 1, 1), False
             decoding = decoding_bytes((1, height, width), block, itemsize)
             each["decoding a slice"] = height * width * itemsize + decoding, self.tasks["decoding"]
         each["writing a brick"] = (
-            writing_bytes(grid.brick, itemsize, reading, outputs, keyframes, whole),
+            writing_bytes(grid.brick, itemsize, reading, outputs, keyframes, whole, self.rescales),
             len(grid),
         )
         for pyramid in self.pyramids.values():
@@ -191,8 +252,8 @@ class Forecast:
         hands = self.crew.workers * self.crew.threads
         return Memory(
             client=CLIENT + A_TASK * max(self.tasks.values()),
-            shared=DETECTORS if self.detects else 0,
-            worker=WORKER + (DETECTOR if self.detects else 0),
+            shared=shared,
+            worker=worker,
             tasks={kind: (size, min(hands, count)) for kind, (size, count) in each.items()},
             workers=self.crew.workers,
             threads=self.crew.threads,

@@ -24,10 +24,14 @@ A_TASK = 12_000
 """What they keep of a task."""
 WORKER = 150_000_000
 """A worker that writes."""
-DETECTOR = 450_000_000
-"""What torch and the shipped detector add to a worker."""
-DETECTORS = 400_000_000
-"""What torch adds once: its libraries, which workers of one machine share."""
+TORCH = 400_000_000
+"""What torch adds to a worker."""
+TORCH_SHARED = 370_000_000
+"""What it adds once: its libraries, which workers of one machine share."""
+LOADING, LOADED = 2.4, 1.4
+"""Times a checkpoint's bytes that its detector takes while it is loaded, and then."""
+A_PIXEL = 600
+"""Bytes that the network takes a pixel that it sees."""
 AT_ONCE = 10
 """Chunks of a zarr that are decoded at once (zarr's `async.concurrency`)."""
 
@@ -79,14 +83,39 @@ class Memory:
         return self.client + self.shared + self.workers * self.worker + working
 
 
-def detecting_bytes(height: int, width: int, itemsize: int, block: Shape) -> int:
-    """Bytes that detecting on a slice takes.
+def detector_bytes(weights: int, pixels: int) -> int:
+    """Bytes that a detector takes of a worker, with what it imports.
 
-    The slice is read, its 8 bits taken, shrunk; masks are pasted at full size and encoded.
+    Parameters
+    ----------
+    weights : int
+        Of its checkpoint.
+    pixels : int
+        That the network sees at once.
     """
-    pixels = height * width
-    decoding = decoding_bytes((1, height, width), block, itemsize)
-    return pixels * itemsize + max(decoding, pixels * itemsize, 3 * pixels)
+    return TORCH + int(max(LOADING * weights, LOADED * weights + A_PIXEL * pixels))
+
+
+def detecting_bytes(region: Shape, kept: int, pixels: int, block: Shape, itemsize: int) -> int:
+    """Bytes that detecting takes beside the detector's own.
+
+    Slices are read, their 8 bits taken and shrunk; masks are pasted at full size and encoded.
+
+    Parameters
+    ----------
+    region : (z, y, x)
+        What is read at once, voxels.
+    kept : int
+        How many of its slices are keyframes.
+    pixels : int
+        Of a mask.
+    block, itemsize
+        Of what is read.
+    """
+    depth, height, width = region
+    copied = kept * height * width * itemsize if kept > 1 else 0
+    working = max(decoding_bytes(region, block, itemsize), copied + height * width + 2 * pixels)
+    return depth * height * width * itemsize + working
 
 
 def decoding_bytes(region: Shape, block: Shape, itemsize: int) -> int:
@@ -105,6 +134,7 @@ def writing_bytes(
     outputs: Mapping[str, tuple[Format, int]],
     keyframes: int,
     whole: bool,
+    rescales: bool,
 ) -> int:
     """Bytes that writing a brick takes.
 
@@ -122,6 +152,8 @@ def writing_bytes(
         How many a brick's masks are made of.
     whole : bool
         Whether the brick is read at once, not tile by tile.
+    rescales : bool
+        Whether grey values become others.
     """
     depth, height, width = brick
     form = next(iter(outputs.values()))[0]
@@ -130,8 +162,8 @@ def writing_bytes(
     bytes_ = prod(tile) * itemsize + decoding_bytes(brick if whole else tile, block, itemsize)
     if whole:
         bytes_ += prod(brick) * itemsize
-    rescaled = next((size for name, (_, size) in outputs.items() if name != "mask"), 0)
-    bytes_ += prod(tile) * rescaled if rescaled != itemsize else 0
+    if rescales:
+        bytes_ += prod(tile) * max(size for _, size in outputs.values())
     for _, size in outputs.values():
         bytes_ += prod(step) * size // 8 + prod(step) * size // 64  # the two coarser levels
     if "mask" in outputs:

@@ -75,7 +75,9 @@ def took(hours: float) -> str:
 
     Examples
     --------
-    >>> took(0.2), took(30)
-    ('12 minutes', '30.0 hours')
+    >>> took(0.01), took(0.2), took(30)
+    ('36 seconds', '12 minutes', '30.0 hours')
     """
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} seconds"
     return f"{hours * 60:.0f} minutes" if hours < 1 else f"{hours:.1f} hours"

@@ -24,10 +24,11 @@ from zarrmask import __version__
 from zarrmask.cluster import Crew, connect, find_crew
 from zarrmask.contrast import Contrast, choose_contrast, needs_sample, output_dtype, rescaling
 from zarrmask.detection.actors import start_detectors
-from zarrmask.detection.config import read_config
+from zarrmask.detection.config import ModelConfig, read_config
+from zarrmask.detection.inputs import NetworkInput
 from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
-from zarrmask.forecast import Forecast
+from zarrmask.forecast import Forecast, Network
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory, sized
@@ -41,7 +42,6 @@ from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
 from zarrmask.stages import (
-    SAMPLED_SLICES,
     bricks_left,
     detect_keyframes,
     sample_greys,
@@ -122,7 +122,7 @@ def run(
     pyramids = _pyramids(journal, plan, source, settings, referenced=volume is not None)
     _keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory)
-    forecast = _forecast(source, plan, pyramids, crew, settings, detects=True)
+    forecast = _forecast(source, plan, pyramids, crew, settings, checkpoint)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
@@ -233,7 +233,7 @@ def convert(
     pyramids = _converted(journal, plan, source, settings)
     _keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory)
-    forecast = _forecast(source, plan, pyramids, crew, settings, detects=False)
+    forecast = _forecast(source, plan, pyramids, crew, settings, None)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
@@ -293,6 +293,7 @@ def foresee(
     settings = read_settings(Path(config) if config else None, **options)
     source = _open(stack, settings.allow_missing, reporter or Reporter())
     plan = make_plan(source, settings)
+    checkpoint = None if conversion else _checkpoint(settings)
     if conversion:
         journal = Journal.of_conversion(place, settings.ngff)
         pyramids = _converted(journal, plan, source, settings)
@@ -302,7 +303,7 @@ def foresee(
         pyramids = _pyramids(journal, plan, source, settings, referenced=referenced)
     _keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory)
-    forecast = _forecast(source, plan, pyramids, crew, settings, detects=not conversion)
+    forecast = _forecast(source, plan, pyramids, crew, settings, checkpoint)
     if not measure:
         return forecast, None
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, **options}
@@ -316,12 +317,19 @@ def _forecast(
     pyramids: Mapping[str, Pyramid],
     crew: Crew,
     settings: Settings,
-    *,
-    detects: bool,
+    checkpoint: Path | None,
 ) -> Forecast:
-    samples = needs_sample(source.dtype, settings, detecting=detects)
-    sampled = min(SAMPLED_SLICES, len(plan.keyframes)) if samples else 0
-    return Forecast(source, plan, pyramids, crew, detects, sampled).fitted()
+    """What a run with a checkpoint, or a conversion without, will take."""
+    samples = needs_sample(source.dtype, settings, detecting=checkpoint is not None)
+    network = None if checkpoint is None else _network(settings, checkpoint)
+    rescales = settings.window is not None
+    return Forecast(source, plan, pyramids, crew, network, samples, rescales).fitted()
+
+
+def _network(settings: Settings, checkpoint: Path) -> Network:
+    model = settings.model or checkpoint.with_suffix(".yaml")
+    config = read_config(model) if model.is_file() else ModelConfig()
+    return Network(checkpoint.stat().st_size, NetworkInput(config.min_size, config.max_size))
 
 
 def _as_begun(journal: Journal, forecast: Forecast) -> Forecast:

@@ -45,9 +45,8 @@ def sample_greys(
     client: Client, source: Source, indices: NDArray[np.int64], reporter: Reporter
 ) -> NDArray:
     """Sample the grey values of some of these slices: (n,) of the stack's dtype."""
-    places = np.linspace(0, len(indices) - 1, SAMPLED_SLICES).round().astype(int)
-    chosen = indices[np.unique(places)]
-    slices = _keyframes(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
+    chosen = sampled_slices(indices)
+    slices = _keyframes(keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE)))
     samples = slices.map_blocks(
         tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
     )
@@ -55,12 +54,46 @@ def sample_greys(
         return np.concatenate([block[0] for block in _results(client, [samples], advance)])
 
 
-def _keyframes(
-    source: Source, indices: NDArray[np.int64], shape: tuple[int, int], workers: int | None = None
-) -> da.Array:
-    """Some slices as one lazy array (k, y, x), no smaller than `shape` but as coarse as may be.
+def sampled_slices(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose some of these slices, evenly spread."""
+    places = np.linspace(0, len(indices) - 1, SAMPLED_SLICES).round().astype(int)
+    chosen: NDArray[np.int64] = indices[np.unique(places)]
+    return chosen
 
-    A block is a slice; or, for so many workers, a run of slices that share what is read.
+
+@dataclass(frozen=True)
+class KeyframeRuns:
+    """How keyframes are read.
+
+    Attributes
+    ----------
+    source : Source
+        The stack, or a coarser form of it.
+    indices : (k,) int64
+        The keyframes' slices in it.
+    lengths : tuple of int
+        How many are read by one task.
+    """
+
+    source: Source
+    indices: NDArray[np.int64]
+    lengths: tuple[int, ...]
+
+    def spans(self) -> list[slice]:
+        """The slices that are read for each run: from its first to its last keyframe."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [
+            slice(int(self.indices[end - length]), int(self.indices[end - 1]) + 1)
+            for end, length in zip(ends, self.lengths, strict=True)
+        ]
+
+
+def keyframe_runs(
+    source: Source, indices: NDArray[np.int64], shape: tuple[int, int], workers: int | None = None
+) -> KeyframeRuns:
+    """Choose how some slices are read: no smaller than `shape`, but as coarse as may be.
+
+    One at a time; or, for so many workers, in runs of slices that share what is read.
     """
     coarse, depth = source.coarsest(*np.minimum(source.shape[1:], shape).tolist())
     slices = np.minimum(indices // depth, coarse.shape[0] - 1)
@@ -70,9 +103,13 @@ def _keyframes(
         span = max(1, READ_TOGETHER // (height * width * coarse.dtype.itemsize))
         most = max(1, len(slices) // (RUNS_A_WORKER * workers))
         runs = read_together(slices, coarse.block[0], span, most)
-    return da.from_array(
-        _Slices(coarse, slices), chunks=(tuple(runs), height, width), asarray=False
-    )
+    return KeyframeRuns(coarse, slices, tuple(runs))
+
+
+def _keyframes(runs: KeyframeRuns) -> da.Array:
+    """Slices as one lazy array (k, y, x), a run a block."""
+    slices = _Slices(runs.source, runs.indices)
+    return da.from_array(slices, chunks=(runs.lengths, *slices.shape[1:]), asarray=False)
 
 
 @dataclass(frozen=True)
@@ -124,12 +161,9 @@ def detect_keyframes(
     while missing := ledger.missing(range(len(plan.keyframes))):
         detectors = detectors or load()
         network_input = detectors[0].input().result()
-        keyframes = _keyframes(
-            source,
-            plan.keyframes[missing],
-            network_input.shape(height, width),
-            len(client.nthreads()),
-        )
+        seen = network_input.shape(height, width)
+        workers = len(client.nthreads())
+        keyframes = _keyframes(keyframe_runs(source, plan.keyframes[missing], seen, workers))
         sightings = da.map_blocks(
             tasks.detect,
             keyframes,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -340,3 +341,29 @@ def test_a_stopped_run_goes_on_with_other_memory_and_its_first_bricks(strips, cl
     assert "predicted" in process.communicate(timeout=120)[1]
     assert contents(again) == contents(whole)
     assert written
+
+
+def test_a_run_takes_what_was_predicted(stack, tmp_path):
+    process = command("run", stack, tmp_path / "out", "--workers", 2, "--every", 8)
+    message = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, message
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    measured, predicted = record["peak_memory_bytes"], record["plan"]["peak_memory_bytes"]
+    assert 0.5 * predicted <= measured <= predicted
+    items = {stage["name"]: stage["items"] for stage in record["stages"]}
+    assert record["plan"]["tasks"].items() <= items.items()
+
+
+@pytest.mark.parametrize("block", [1, 300])
+def test_a_conversion_takes_what_was_predicted(tmp_path, block):
+    noise = np.random.default_rng(0).integers(0, 2**16, (300, 1500), np.uint16)
+    compression = {"compression": "lzw", "rowsperstrip": block} if block > 1 else {}
+    (tmp_path / "stack").mkdir()
+    for z in range(256):
+        tifffile.imwrite(tmp_path / f"stack/{z}.tif", np.roll(noise, 37 * z, 1), **compression)
+    process = command("convert", tmp_path / "stack", tmp_path / "out.zarr", "--workers", 2)
+    message = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, message
+    sizes = re.findall(r"([0-9.]+) (MB|GB)", message.partition("peak memory")[2])
+    measured, predicted = (float(size) * {"MB": 1, "GB": 1000}[unit] for size, unit in sizes)
+    assert 0.5 * predicted <= measured <= predicted

@@ -1,0 +1,108 @@
+"""`zarrmask plan`: what it prints, and that it leaves nothing behind."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from zarrmask import cli
+
+
+@pytest.fixture
+def zarrmask(monkeypatch, capsys, tmp_path):
+    """Run a command line; gives its exit code, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["zarrmask", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def scroll(tmp_path):
+    """An array of a whole scroll's shape, of which nothing is written."""
+    zarr.create_array(
+        tmp_path / "scroll.zarr", shape=(27_000, 8_096, 8_096), dtype="u2", chunks=(128,) * 3
+    )
+    return tmp_path / "scroll.zarr"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Some slices of noise."""
+    (tmp_path / "stack").mkdir()
+    for z, image in enumerate(np.random.default_rng(0).integers(0, 2**16, (6, 90, 80), np.uint16)):
+        tifffile.imwrite(tmp_path / f"stack/{z}.tif", image)
+    return tmp_path / "stack"
+
+
+def test_a_scroll_is_planned_in_lines_that_fit_a_terminal(zarrmask, scroll, tmp_path):
+    code, printed, told = zarrmask("plan", scroll, "out", "--memory", "16GB", "--workers", 2)
+    assert code == 0, told
+    assert max(map(len, printed.splitlines())) <= 80
+    for words in (
+        "27,000 of 8,096 x 8,096, uint16: 3.5 TB",
+        "2,700",
+        "3,392 (106 x 32 x 1), each 256 x 256 x 8,096 voxels, 1.1 GB",
+        "988,348 files",
+        "on the target",
+        "of 16.0 GB",
+        "--measure",
+    ):
+        assert words in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["scroll.zarr"]
+
+
+def test_what_is_printed_is_what_the_json_holds(zarrmask, scroll):
+    code, printed, _ = zarrmask("plan", scroll, "out.zarr", "--convert", "--json")
+    assert code == 0
+    plan = json.loads(printed)
+    assert plan["slices"] == 27_000
+    assert plan["keyframes"] == 0
+    assert plan["tasks"]["writing"] == plan["bricks"]["count"]
+    assert plan["files"] == {"volume": 988_348}
+    assert plan["bytes_written"]["volume"] > 27_000 * 8_096**2 * 2
+    assert 0 < plan["peak_memory_bytes_a_worker"] < plan["peak_memory_bytes"]
+    assert plan["free_bytes"] > 0
+    assert plan["hours"] is None
+
+
+def test_options_of_run_are_options_of_plan(zarrmask, small):
+    options = ("--every", 2, "--no-volume", "--z", "1:5", "--ngff", "0.5", "--window", 5, 900)
+    code, printed, told = zarrmask("plan", small, "out", *options, "--json")
+    assert code == 0, told
+    plan = json.loads(printed)
+    assert (plan["slices"], plan["keyframes"]) == (4, 2)
+    assert set(plan["files"]) == {"mask", "masked", "keyframes"}
+    code, _, told = zarrmask("plan", small, "out", "--every", 0)
+    assert (code, "every" in told) == (1, True)
+
+
+@pytest.mark.parametrize("conversion", [True, False])
+def test_a_measurement_leaves_nothing_behind(zarrmask, small, cluster, tmp_path, conversion):
+    options = ("--scheduler", cluster, *(["--convert"] if conversion else []))
+    code, printed, told = zarrmask("plan", small, "deep/out.zarr", "--measure", *options, "--json")
+    assert code == 0, told
+    assert 0 < json.loads(printed)["hours"] < 1
+    assert [path.name for path in tmp_path.iterdir()] == ["stack"]
+
+
+def test_what_cannot_be_run_is_refused_with_what_would_do(zarrmask, small, tmp_path):
+    code, _, told = zarrmask("run", small, "out", "--workers", 3, "--memory", "500MB")
+    assert code == 1
+    assert "--memory" in told
+    assert "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["stack"]
+    code, _, told = zarrmask("run", small, "out", "--memory", "plenty")
+    assert (code, "--memory plenty is no size" in told) == (1, True)

@@ -112,6 +112,9 @@ def test_slices_are_made_once(stacks):
     small, large = stacks.make((3, 20, 30)), stacks.make((5, 20, 30))
     assert [path.stat().st_nlink for path in sorted(large.iterdir())] == [2, 2, 2, 1, 1]
     assert len(list(small.iterdir())) == 3
+    stacks.keep((5, 20, 30))
+    assert [path.stat().st_nlink for path in large.iterdir()] == [1] * 5
+    assert not small.exists()
 
 
 def test_a_disk_that_is_too_small_is_refused(stacks):

@@ -58,7 +58,7 @@ class Findings:
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Add a table, its columns as wide as they need to be to be read as they are."""
         cells = [list(head), *map(list, rows)]
-        widths = [max(len(row[n]) for row in cells) for n in range(len(head))]
+        widths = [max(3, *(len(row[n]) for row in cells)) for n in range(len(head))]
         padded = [
             [text.ljust(w) if n == 0 else text.rjust(w) for n, (text, w) in enumerate(pairs)]
             for pairs in (list(zip(row, widths, strict=True)) for row in cells)

@@ -49,9 +49,8 @@ def measure(command: Sequence[str], *, memory: bool = False) -> Cost:
     RuntimeError
         Where it fails: with the end of what it said.
     """
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])
-    }
+    paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         os.sync()
         start = time.perf_counter()

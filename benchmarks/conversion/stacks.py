@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -87,14 +88,13 @@ class Stacks:
         """
         z, y, x = shape
         form = FORMATS[kind]
-        name = f"{kind.replace(', ', '-').replace(' ', '-')}-{y}-{x}"
-        stack = self.folder / f"{name}-{z}"
+        stack = self._place(shape, kind)
         if stack.exists():
             return stack
-        others = sorted(self.folder.glob(f"{name}-*"))
+        others = sorted(self.folder.glob(f"{self._place((0, y, x), kind).name[:-1]}*"))
         there = max((len(list(other.iterdir())) for other in others), default=0)
         self.make_sure((max(z - there, 0), y, x), shape, form)
-        making = self.folder / f"making-{name}-{z}"
+        making = stack.with_name(f"making-{stack.name}")
         making.mkdir(parents=True)
         noise = np.random.default_rng(0).integers(0, 2**form.bits, (y, x), form.dtype)
         for number in range(z):
@@ -105,6 +105,16 @@ class Stacks:
             else:
                 form.write(making / slice_name, np.roll(noise, 37 * number, axis=1))
         return making.rename(stack)
+
+    def _place(self, shape: Shape, kind: str) -> Path:
+        z, y, x = shape
+        return self.folder / f"{kind.replace(', ', '-').replace(' ', '-')}-{y}-{x}-{z}"
+
+    def keep(self, *shapes: Shape) -> None:
+        """Remove all stacks but the uncompressed ones of these shapes."""
+        kept = {self._place(shape, "uncompressed") for shape in shapes}
+        for other in set(self.folder.iterdir()) - kept:
+            shutil.rmtree(other)
 
     def make_sure(self, new: Shape, whole: Shape, form: Format) -> None:
         """Refuse what would fill the disk: the new slices, and a run's two volumes and mask."""

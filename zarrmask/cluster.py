@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,7 +140,7 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
             n_workers=workers,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=_dashboard(),
+            dashboard_address="127.0.0.1:0",
             memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
             preload=[_PRELOAD],
             silence_logs=logging.CRITICAL,  # what a task raises is told of here
@@ -169,17 +168,6 @@ def _reach(scheduler: str, workers: int | None) -> Iterator[Client]:
     with client:
         _await_worker(client, scheduler)
         yield client
-
-
-def _dashboard() -> str:
-    """Dask's usual port where it is free, else any."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", 8787))
-        except OSError:
-            return "127.0.0.1:0"
-    return "127.0.0.1:8787"
 
 
 def _await_worker(client: Client, scheduler: str) -> None:

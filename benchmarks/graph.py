@@ -6,8 +6,8 @@ The first table builds the plan and the graph of stacks up to 27,000 x 8,096 x 8
 scheduler without workers, and takes the time until that knows all tasks. For the second, each brick
 of the largest stack is a task that sleeps and enters itself in the ledger, as a real one does, on a
 local cluster of 4 processes with 16 threads, through the same lines of `zarrmask.stages` as a real
-run. The share is what of the threads' time, from the first line to the last, is spent asleep:
-bricks x seconds / (threads x wall).
+run. The shares are of the threads' time from the first line to the last: what the workers say that
+tasks took (the ledger's entry is in it), and what was spent asleep alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.delayed import delayed
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_task_stream
 from distributed.protocol import dumps
 from numpy.typing import NDArray
 from rich.console import Console
@@ -76,20 +77,38 @@ def bricks(source: SliceSource, plan: Plan, folder: Path, seconds: float) -> da.
     return _bricks(missing, plan.grid, ledger, sleep, source=shared, seconds=seconds)
 
 
-def bytes_sent(client: Any, send: Callable[[], Any]) -> int:
-    """Bytes of the graphs that go to the scheduler meanwhile."""
-    sizes = []
-    original = client._send_to_scheduler
+def blocks(source: SliceSource, plan: Plan, folder: Path) -> list[Any]:
+    """The bricks one by one, as `zarrmask.stages` submits them."""
+    return list(bricks(source, plan, folder, 0).to_delayed().ravel())
 
-    def watched(message: dict[str, Any]) -> None:
+
+def known_tasks(client: Client, submit: Callable[[], list[Any]]) -> tuple[int, float]:
+    """Submit tasks and forget them; gives their number and when the scheduler knew them all."""
+    futures = submit()
+    while (tasks := client.run_on_scheduler(_tasks)) < len(futures):
+        time.sleep(0.01)
+    known = time.perf_counter()
+    client.cancel(futures)
+    while client.run_on_scheduler(_tasks):
+        time.sleep(0.01)
+    return tasks, known
+
+
+@contextmanager
+def watched(client: Any, sizes: list[int]) -> Iterator[None]:
+    """Note the bytes of the graphs that go to the scheduler meanwhile."""
+    send = client._send_to_scheduler
+
+    def noting(message: dict[str, Any]) -> None:
         if message["op"] == "update-graph":
             sizes.append(sum(len(frame) for frame in dumps(message)))
-        original(message)
+        send(message)
 
-    client._send_to_scheduler = watched
-    send()
-    client._send_to_scheduler = original
-    return sum(sizes)
+    client._send_to_scheduler = noting
+    try:
+        yield
+    finally:
+        client._send_to_scheduler = send
 
 
 def build(client: Client, shape: Shape, folder: Path) -> dict[str, Any]:
@@ -98,22 +117,17 @@ def build(client: Client, shape: Shape, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     plan = make_plan(source, read_settings())
     planned = time.perf_counter()
-    futures = client.compute(list(bricks(source, plan, folder, 0).to_delayed().ravel()))
-    while (tasks := client.run_on_scheduler(_tasks)) < len(futures):
-        time.sleep(0.01)
-    known = time.perf_counter()
-    client.cancel(futures)
-    while client.run_on_scheduler(_tasks):
-        time.sleep(0.01)
-    layer = bricks(source, plan, folder, 0)
-    size = bytes_sent(client, lambda: client.compute(list(layer.to_delayed().ravel())))
+    tasks, known = known_tasks(client, lambda: client.compute(blocks(source, plan, folder)))
+    sizes: list[int] = []
+    with watched(client, sizes):
+        known_tasks(client, lambda: client.compute(blocks(source, plan, folder)))
     return {
         "shape": shape,
         "bricks": len(plan.grid),
         "plan_seconds": planned - start,
         "graph_seconds": known - planned,
         "tasks": tasks,
-        "graph_bytes": size,
+        "graph_bytes": sum(sizes),
     }
 
 
@@ -127,22 +141,30 @@ def sleep_through(client: Client, slabs: int, seconds: float, folder: Path) -> d
     source = stack((min(256 * slabs, z), y, x))
     plan = make_plan(source, read_settings())
     reporter = Reporter(Console(quiet=True))
-    start = time.perf_counter()
-    _compute(client, [bricks(source, plan, folder, seconds)], "sleeping", reporter)
-    wall = time.perf_counter() - start
-    share = len(plan.grid) * seconds / (PROCESSES * THREADS * wall)
+    with get_task_stream(client) as stream:
+        start = time.perf_counter()
+        _compute(client, [bricks(source, plan, folder, seconds)], "sleeping", reporter)
+        wall = time.perf_counter() - start
+    inside = sum(
+        part["stop"] - part["start"]
+        for task in stream.data
+        for part in task["startstops"]
+        if part["action"] == "compute"
+    )
+    time_there = PROCESSES * THREADS * wall
     return {
         "bricks": len(plan.grid),
         "brick_seconds": seconds,
         "threads": PROCESSES * THREADS,
         "wall_seconds": wall,
-        "share": share,
+        "share_inside": inside / time_there,
+        "share_asleep": len(plan.grid) * seconds / time_there,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--slabs", type=int, default=106, help="of 64 bricks; 106 are the scroll")
+    parser.add_argument("--slabs", type=int, default=106, help="of 32 bricks; 106 are the scroll")
     parser.add_argument("--seconds", type=float, default=1.0, help="that a brick sleeps")
     parser.add_argument("--json", type=Path, help="save the figures here too")
     options = parser.parse_args()
@@ -164,11 +186,12 @@ def main() -> None:
             Client(cluster) as client,
         ):
             asleep = sleep_through(client, options.slabs, options.seconds, Path(name, "asleep"))
-    print("\n| bricks | s a brick | threads | wall, s | inside tasks |")
-    print("|---|---|---|---|---|")
+    print("\n| bricks | s a brick | threads | wall, s | inside tasks | asleep |")
+    print("|---|---|---|---|---|---|")
     print(
         f"| {asleep['bricks']:,} | {asleep['brick_seconds']:g} | {asleep['threads']} "
-        f"| {asleep['wall_seconds']:.1f} | {asleep['share']:.1%} |"
+        f"| {asleep['wall_seconds']:.1f} | {asleep['share_inside']:.1%} "
+        f"| {asleep['share_asleep']:.1%} |"
     )
     if options.json:
         options.json.write_text(json.dumps({"built": rows, "asleep": asleep}, indent=2) + "\n")

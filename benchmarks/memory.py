@@ -1,6 +1,6 @@
 """What zarrmask's processes hold, and how its predictions of peak memory compare with the peaks.
 
-    python benchmarks/memory.py [--width 4096] [--json FILE]
+    python benchmarks/memory.py [--width 2048] [--depth 128] [--json FILE]
 
 The first table has the processes at rest (the constants of `zarrmask.memory`), in proportional set
 sizes (PSS: shared pages are split among those that share them). The second runs conversions and a
@@ -140,8 +140,8 @@ def compare(name: str, stack: Path, out: Path, *options: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--width", type=int, default=4096, help="of a slice, voxels")
-    parser.add_argument("--depth", type=int, default=256, help="slices")
+    parser.add_argument("--width", type=int, default=2048, help="of a slice, voxels")
+    parser.add_argument("--depth", type=int, default=128, help="slices")
     parser.add_argument("--folder", type=Path, help="where to work")
     parser.add_argument("--json", type=Path, help="save the figures here too")
     options = parser.parse_args()

@@ -14,6 +14,7 @@ from types import TracebackType
 import psutil
 from rich.filesize import decimal
 
+from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.pyramid import Format, Shape
 from zarrmask.tasks import PIECE
 
@@ -32,6 +33,8 @@ LOADING, LOADED = 2.4, 1.4
 """Times a checkpoint's bytes that its detector takes while it is loaded, and then."""
 A_PIXEL = 600
 """Bytes that the network takes a pixel that it sees."""
+MARGIN = 1.1
+"""For what the allocator keeps for itself."""
 AT_ONCE = 10
 """Chunks of a zarr that are decoded at once (zarr's `async.concurrency`)."""
 
@@ -74,12 +77,12 @@ class Memory:
     @property
     def a_worker(self) -> int:
         """Peak of one worker."""
-        return self.shared + self.worker + self.threads * self.task
+        return self.shared + self.worker + int(MARGIN * self.threads * self.task)
 
     @property
     def total(self) -> int:
         """Peak of all processes together."""
-        working = max(size * count for size, count in self.tasks.values())
+        working = int(MARGIN * max(size * count for size, count in self.tasks.values()))
         return self.client + self.shared + self.workers * self.worker + working
 
 
@@ -168,7 +171,8 @@ def writing_bytes(
         bytes_ += prod(step) * size // 8 + prod(step) * size // 64  # the two coarser levels
     if "mask" in outputs:
         bytes_ += tile[0] * tile[1] * min(PIECE, width) * (1 + itemsize)
-        bytes_ += keyframes * height * width  # the masks that it is cut by
+        # The masks that it is cut by, and the last while it is read: in chunks, and dilated.
+        bytes_ += keyframes * height * width + 3 * max(height, ROWS_A_CHUNK) * width
     return bytes_
 
 

@@ -45,6 +45,7 @@ def test_program_prints_and_saves(tmp_path):
     assert set(found) == {"cp", "ome-zarr-py"}
     assert all(len(mine["seconds"]) == len(mine["start_seconds"]) == 1 for mine in found.values())
     assert found["ome-zarr-py"]["peak_bytes"] > 2**20
+    assert found["cp"]["written_bytes"] > 8 * 140 * 150 * 2
     assert set(content["parts"]["sizes"]["figures"]["contestants"]) == {
         "cp, 2 slices",
         "cp, 4 slices",
@@ -130,6 +131,9 @@ def test_ratios_and_doubts():
     assert ratio(nothing, base) is None
     assert ratio(base, nothing) is None
     assert doubts({"base": base}) == []
+    assert doubts({"base": Figures(whole=[3.0], start=[1.0])}) == [
+        "fewer than 3 rounds do not tell noise"
+    ]
     shaky = doubts({"other": Figures(whole=[8, 7, 12], start=[2, 2, 2]), "nothing": nothing})
     assert "nothing: no longer than the start" in shaky[0]
     assert "other" in shaky[1]

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from conversion.measuring import Cost, forget, measure
 
 WIDE = 0.2
 """Quartiles further apart than this part of the median, less start, deserve a warning."""
+ENOUGH = 3  # rounds
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class Figures:
     ----------
     whole, start : list of float
         Seconds on the stack and on the little one, round by round.
+    whole_sync, start_sync : list of float
+        Of these, seconds of the `sync`.
     whole_cpu, start_cpu : list of float
         Processor seconds of the same.
-    peak : int
-        Peak memory on the stack, bytes, in the round that warms up.
+    peak, written : int
+        Peak memory on the stack and bytes of the output, in the round that warms up.
     note : str
         What the check has to say.
     failed : str
@@ -62,9 +65,12 @@ class Figures:
 
     whole: list[float] = field(default_factory=list)
     start: list[float] = field(default_factory=list)
+    whole_sync: list[float] = field(default_factory=list)
+    start_sync: list[float] = field(default_factory=list)
     whole_cpu: list[float] = field(default_factory=list)
     start_cpu: list[float] = field(default_factory=list)
     peak: int = 0
+    written: int = 0
     note: str = ""
     failed: str = ""
 
@@ -124,12 +130,18 @@ def _take_turn(
             if warming_up:
                 if name == "whole":
                     mine.peak = cost.peak or 0
+                    mine.written = sum(path.lstat().st_size for path in _files(place))
                     mine.note = contestant.check(stack, out) if contestant.check else ""
                 continue
             getattr(mine, name).append(seconds)
+            getattr(mine, f"{name}_sync").append(cost.sync)
             getattr(mine, f"{name}_cpu").append(cost.cpu)
         finally:
             shutil.rmtree(place)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def ratios(one: Figures, other: Figures) -> list[float]:
@@ -165,6 +177,8 @@ def doubts(figures: Mapping[str, Figures]) -> list[str]:
         elif spread > WIDE * middle:
             wide.append(f"{name} ({spread / middle:.0%})")
     said = []
+    if any(len(mine.whole) < ENOUGH for mine in figures.values()):
+        said.append(f"fewer than {ENOUGH} rounds do not tell noise")
     if small:
         said.append(f"{', '.join(small)}: no longer than the start; take a larger stack")
     if wide:

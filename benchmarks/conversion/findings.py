@@ -102,7 +102,7 @@ class Findings:
                 self.failures.append(f"{name}: {mine.failed}")
         done = {name: mine for name, mine in results.items() if not mine.failed}
         self.doubts += doubts(done)
-        head = ["", "start s", "s less start", "quartiles", "least", f"times {base}"]
+        head = ["", "GB written", "start s", "s less start", "quartiles", "least", f"times {base}"]
         head += ["quartiles"] + (["cores busy", "peak GB"] if processes else [])
         references = {name: done.get(bases[name] if bases else base) for name in done}
         self.table(head, (_row(name, m, references[name], processes) for name, m in done.items()))
@@ -111,6 +111,7 @@ class Findings:
 def _row(name: str, mine: Figures, reference: Figures | None, processes: bool) -> list[str]:
     row = [
         name,
+        f"{mine.written / GB:.2f}",
         f"{mine.start_seconds:.2f}",
         f"{statistics.median(mine.net):.2f}",
         between(mine.net),
@@ -140,10 +141,13 @@ def _figures(mine: Figures) -> dict[str, Any]:
     return {
         "seconds": mine.whole,
         "start_seconds": mine.start,
+        "sync_seconds": mine.whole_sync,
+        "start_sync_seconds": mine.start_sync,
         "cpu_seconds": mine.whole_cpu,
         "start_cpu_seconds": mine.start_cpu,
         "net_median": statistics.median(mine.net),
         "net_quartiles": quartiles(mine.net),
         "peak_bytes": mine.peak,
+        "written_bytes": mine.written,
         "note": mine.note,
     }

@@ -26,6 +26,8 @@ class Cost:
     ----------
     seconds : float
         From its start to the end of the `sync` that follows it.
+    sync : float
+        Of these, seconds of the `sync`.
     cpu : float
         Processor seconds of it and all it started.
     peak : int or None
@@ -36,6 +38,7 @@ class Cost:
     """
 
     seconds: float
+    sync: float
     cpu: float
     peak: int | None
     said: str
@@ -65,8 +68,9 @@ def measure(command: Sequence[str], *, memory: bool = False) -> Cost:
         finally:
             peak = watch.stop() if watch else None
         process.returncode = os.waitstatus_to_exitcode(status)
+        ended = time.perf_counter()
         os.sync()
-        seconds = time.perf_counter() - start
+        synced = time.perf_counter()
         output.seek(0)
         errors.seek(0)
         if process.returncode:
@@ -74,7 +78,8 @@ def measure(command: Sequence[str], *, memory: bool = False) -> Cost:
             name = " ".join(str(part) for part in command[:4])
             raise RuntimeError(f"`{name} ...` ended with {process.returncode}:\n{message}")
         said = output.read().decode(errors="replace")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak, said)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Cost(synced - start, synced - ended, cpu, peak, said)
 
 
 class Watch:

@@ -142,8 +142,7 @@ def test_bytes_read_are_those_of_the_blocks_that_bricks_touch(shape, block, budg
     foreseen = forecast_of(source, Path("out"), masked=False)
     grid = brick_grid(shape, 2, block, budget)
     foreseen = foreseen.with_bricks(grid)
-    handed_over = foreseen.bytes_read if foreseen.decodes_ahead else 0
-    if handed_over or block[:2] == (1, 1):
+    if foreseen.decodes_ahead or block[:2] == (1, 1):
         return
     read = 0
     for index in grid.indices():
@@ -157,12 +156,12 @@ def test_bytes_read_are_those_of_the_blocks_that_bricks_touch(shape, block, budg
             for part, edge, size in zip(region, block, shape, strict=True)
         ]
         read += 2 * prod(sides)
-    assert foreseen.bytes_read == read + foreseen.scratch_bytes
+    assert foreseen.bytes_read == {"bricks": read, "scratch": foreseen.scratch_bytes}
 
 
 def test_rows_as_they_lie_are_read_once():
     foreseen = forecast_of(stack_of(SCROLL), Path("out"), masked=False)
-    assert foreseen.bytes_read == 2 * prod(SCROLL) + foreseen.scratch_bytes
+    assert foreseen.bytes_read["bricks"] == 2 * prod(SCROLL)
     assert not foreseen.decodes_ahead
 
 
@@ -170,8 +169,9 @@ def test_slices_of_one_strip_are_decoded_once_ahead():
     foreseen = forecast_of(stack_of(SCROLL, (8_096, 8_096)), Path("out"), masked=False)
     assert foreseen.decodes_ahead
     assert foreseen.tasks["decoding"] == 27_000 / 8
-    slabs = 2 * 256 * 8_096**2 * 2
-    assert foreseen.bytes_read == 4 * prod(SCROLL) + foreseen.scratch_bytes - slabs
+    assert foreseen.decoded_bytes == 2 * 256 * 8_096**2 * 2  # two slabs
+    assert foreseen.scratch_bytes == foreseen.bytes_read["scratch"] + foreseen.decoded_bytes
+    assert foreseen.bytes_read["slices"] == foreseen.bytes_read["bricks"] == 2 * prod(SCROLL)
 
 
 # Bricks, workers and memory.
@@ -334,13 +334,20 @@ def test_a_stopped_run_goes_on_with_other_memory_and_its_first_bricks(strips, cl
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    written = {path: path.stat().st_mtime_ns for path in entries.glob("*/*.json")}
+    finished = [path.stem.split("-") for path in entries.glob("*/*.json")]
+    written = {
+        chunk: chunk.stat().st_mtime_ns
+        for _, y, _ in finished
+        for row in (2 * int(y), 2 * int(y) + 1)
+        for chunk in again.glob(f"0/0/{row}/*")
+    }
     bricks = json.loads((again / ".zattrs").read_text())["zarrmask"]["bricks"]
     assert bricks == [24, 256, 560]
     process = command("convert", strips, again, "--workers", 2, "--memory", "9GB")
     assert "predicted" in process.communicate(timeout=120)[1]
     assert contents(again) == contents(whole)
     assert written
+    assert all(chunk.stat().st_mtime_ns == when for chunk, when in written.items())
 
 
 def test_a_run_takes_what_was_predicted(stack, tmp_path):

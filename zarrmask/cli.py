@@ -184,21 +184,22 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan_command(out: str, as_json: bool, **options: Any) -> None:
     """Say what `run` with the same arguments will take; without --measure no pixel is read."""
-    from zarrmask.outlook import describe_forecast
+    from zarrmask.outlook import describe_forecast, in_columns
     from zarrmask.pipeline import foresee
     from zarrmask.place import output_place
-    from zarrmask.room import free_space
+    from zarrmask.room import free_space, shortages
 
+    place = output_place(out)
     forecast, hours = foresee(out=out, **options)
-    free = free_space(output_place(out))
+    free, (problems, warnings) = free_space(place), shortages(forecast, place)
     if as_json:
-        click.echo(json.dumps({**forecast.record(), "free_bytes": free, "hours": hours}, indent=2))
+        room = {"free_bytes": free, "hours": hours, "problems": problems, "warnings": warnings}
+        click.echo(json.dumps({**forecast.record(), **room}, indent=2))
         return
-    for name, text in describe_forecast(forecast, free, hours).items():
-        first, *others = text.splitlines()
-        click.echo(f"{name:<12} {first}")
-        for line in others:
-            click.echo(f"{'':<12} {line}")
+    lines = describe_forecast(forecast, free, hours)
+    lines |= {"refused": "\n".join(problems)} if problems else {}
+    lines |= {"warning": "\n".join(warnings)} if warnings else {}
+    click.echo(in_columns(lines))
 
 
 @cli.command("demo")

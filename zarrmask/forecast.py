@@ -136,20 +136,20 @@ class Forecast:
         return {stage: count for stage, count in stages.items() if count}
 
     @property
-    def bytes_read(self) -> int:
+    def bytes_read(self) -> dict[str, int]:
         """Bytes of voxels that are read, at most: as if none were compressed or left out.
 
         What is stored in blocks is read in whole blocks, by each brick anew.
         """
         block, itemsize, shape = self.source.block, self.source.dtype.itemsize, self.source.shape
-        seen = 0
-        for runs in (self.sampling, self.detecting):
+        read: dict[str, int] = {}
+        for name, runs in (("sample", self.sampling), ("keyframes", self.detecting)):
             if runs is not None:
                 depth, height, width = runs.source.shape
                 slices = covered(runs.spans(), runs.source.block[0], depth)
-                seen += slices * height * width
+                read[name] = slices * height * width * itemsize
         if self.decodes_ahead:
-            seen += self.plan.shape[0] * shape[1] * shape[2]
+            read["slices"] = self.plan.shape[0] * shape[1] * shape[2] * itemsize
         if self.decodes_ahead or block[:2] == (1, 1):
             block = (1, 1, 1)  # rows as they lie
         sides = (
@@ -158,7 +158,9 @@ class Forecast:
                 cuts(self.plan.grid, self.plan.origin), block, shape, strict=True
             )
         )
-        return (seen + prod(sides)) * itemsize + self._handed_over_bytes
+        read["bricks"] = prod(sides) * itemsize
+        read["scratch"] = self._handed_over_bytes
+        return read
 
     @property
     def files(self) -> dict[str, int]:
@@ -246,7 +248,7 @@ class Forecast:
             for level in pyramid.passes[1:2]:  # the others are smaller
                 size = np.dtype(pyramid.dtype).itemsize
                 each[f"writing from a level of {pyramid.path.name}"] = (
-                    coarser_bytes(pyramid.levels[level], pyramid.format, size),
+                    coarser_bytes(pyramid.bricks(level).brick, pyramid.format, size),
                     len(pyramid.bricks(level)),
                 )
         hands = self.crew.workers * self.crew.threads

@@ -234,7 +234,7 @@ def sized(count: int) -> str:
     return decimal(count, precision=1)
 
 
-def coarser_bytes(level: Shape, form: Format, itemsize: int) -> int:
-    """Bytes that writing from a coarser level takes: a step is read, halved twice."""
-    step = (min(form.step[0], level[0]), min(form.step[1], level[1]), level[2])
-    return 3 * prod(step) * itemsize
+def coarser_bytes(brick: Shape, form: Format, itemsize: int) -> int:
+    """Bytes that writing a brick from a coarser level takes: a step of it is read, halved twice."""
+    depth, height, width = brick
+    return 3 * min(form.step[0], depth) * min(form.step[1], height) * width * itemsize

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from textwrap import wrap
+
 from zarrmask.forecast import Forecast
 from zarrmask.memory import sized
+
+WIDTH = 68
+"""Characters of a line, less the names before it."""
 
 
 def describe_forecast(forecast: Forecast, free: int | None, hours: float | None) -> dict[str, str]:
@@ -20,7 +26,7 @@ def describe_forecast(forecast: Forecast, free: int | None, hours: float | None)
     Returns
     -------
     dict
-        Names, and what to print behind them: at most 66 characters a line.
+        Names, and what to print behind them.
     """
     plan, crew, memory = forecast.plan, forecast.crew, forecast.memory
     grid, itemsize = plan.grid, forecast.source.dtype.itemsize
@@ -37,7 +43,12 @@ def describe_forecast(forecast: Forecast, free: int | None, hours: float | None)
     )
     stages = [f"{name} {count:,}" for name, count in forecast.tasks.items()]
     lines["tasks"] = f"{sum(forecast.tasks.values()):,}: " + ",\n".join(stages)
-    lines["reads"] = f"{sized(forecast.bytes_read)}, if nothing were compressed"
+    read = forecast.bytes_read
+    lines["reads"] = f"{sized(sum(read.values()))}, if nothing were compressed"
+    if (keyframes := read.get("keyframes", 0)) > read["bricks"]:
+        lines["reads"] += (
+            f";\n{sized(keyframes)} of it for keyframes: each lies in chunks of many slices"
+        )
     written, files = forecast.bytes_written, forecast.files
     lines["writes"] = (
         f"{sized(sum(written.values()))} at most, if nothing were compressed or left out;\n"
@@ -81,3 +92,21 @@ def took(hours: float) -> str:
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} seconds"
     return f"{hours * 60:.0f} minutes" if hours < 1 else f"{hours:.1f} hours"
+
+
+def in_columns(lines: Mapping[str, str]) -> str:
+    """Set names and texts in two columns, of 80 characters together."""
+    rows = [
+        (name if first else "", row) for name, text in lines.items() for first, row in _rows(text)
+    ]
+    return "\n".join(f"{name:<12}{row}".rstrip() for name, row in rows)
+
+
+def _rows(text: str) -> list[tuple[bool, str]]:
+    """Lines of at most 68 characters, and whether each is the first."""
+    rows = [
+        row
+        for line in text.splitlines()
+        for row in ([line] if len(line) <= WIDTH else wrap(line, WIDTH, break_on_hyphens=False))
+    ]
+    return [(place == 0, row) for place, row in enumerate(rows)]

@@ -24,7 +24,28 @@ def free_space(place: Place) -> int | None:
 
 
 def check_room(forecast: Forecast, place: Place, left: float | None) -> list[str]:
-    """Refuse what will certainly not do.
+    """Refuse what will certainly not do; see `shortages`.
+
+    Returns
+    -------
+    list of str
+        What a person should be warned of.
+
+    Raises
+    ------
+    RoomError
+        Where the memory, or the space on the disk, is less than the least that is needed.
+    """
+    problems, warnings = shortages(forecast, place, left)
+    if problems:
+        raise RoomError("\n".join(problems))
+    return warnings
+
+
+def shortages(
+    forecast: Forecast, place: Place, left: float | None = 1.0
+) -> tuple[list[str], list[str]]:
+    """Say where memory or space will certainly not do, and where they may not.
 
     Parameters
     ----------
@@ -37,13 +58,7 @@ def check_room(forecast: Forecast, place: Place, left: float | None) -> list[str
 
     Returns
     -------
-    list of str
-        What a person should be warned of.
-
-    Raises
-    ------
-    RoomError
-        Where the memory, or the space on the disk, is less than the least that is needed.
+    problems, warnings : list of str
     """
     problems = [] if forecast.fits else [want_of_memory(forecast)]
     warnings = []
@@ -70,9 +85,7 @@ def check_room(forecast: Forecast, place: Place, left: float | None) -> list[str
                 "what compression saves and the mask leaves out. Should the disk run full, make "
                 "room and give the same command again: it goes on"
             )
-    if problems:
-        raise RoomError("\n".join(problems))
-    return warnings
+    return problems, warnings
 
 
 def want_of_memory(forecast: Forecast) -> str:

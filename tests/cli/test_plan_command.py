@@ -48,7 +48,8 @@ def small(tmp_path):
 
 
 def test_a_scroll_is_planned_in_lines_that_fit_a_terminal(zarrmask, scroll, tmp_path):
-    code, printed, told = zarrmask("plan", scroll, "out", "--memory", "16GB", "--workers", 2)
+    options = ("--memory", "16GB", "--workers", 2, "--compressor", "none")
+    code, printed, told = zarrmask("plan", scroll, "out", *options)
     assert code == 0, told
     assert max(map(len, printed.splitlines())) <= 80
     for words in (
@@ -104,5 +105,9 @@ def test_what_cannot_be_run_is_refused_with_what_would_do(zarrmask, small, tmp_p
     assert "--memory" in told
     assert "Traceback" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["stack"]
+    code, printed, _ = zarrmask("plan", small, "out", "--workers", 3, "--memory", "500MB")
+    assert code == 0
+    refused = " ".join(printed.partition("refused")[2].split())
+    assert refused == told.partition("error: ")[2].strip()
     code, _, told = zarrmask("run", small, "out", "--memory", "plenty")
     assert (code, "--memory plenty is no size" in told) == (1, True)

@@ -60,6 +60,10 @@ _FORMAT_2 = {
 }
 
 
+COARSER_BRICK = 2**26
+"""Bytes of a brick of the coarser passes, which is read at once."""
+
+
 @dataclass(frozen=True)
 class Pyramid:
     """A pyramid that is being written.
@@ -128,8 +132,8 @@ class Pyramid:
 
     def bricks(self, level: int) -> BrickGrid:
         """Bricks of the pass that begins at a coarser level."""
-        itemsize = np.dtype(self.dtype).itemsize
-        return brick_grid(self.levels[level], itemsize, (1, 1, 1), step=self.format.step)
+        itemsize, step = np.dtype(self.dtype).itemsize, self.format.step
+        return brick_grid(self.levels[level], itemsize, (1, 1, 1), COARSER_BRICK, step)
 
     @lru_cache(maxsize=64)  # noqa: B019  small, and a worker opens each for every tile
     def array(self, level: int) -> zarr.Array:

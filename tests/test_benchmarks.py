@@ -84,10 +84,12 @@ def test_masks_that_are_given(stacks, cluster, tmp_path):
     assert reporter.ended > reporter.began > 0
 
 
-def test_a_wrong_pyramid_is_noticed(stacks, cluster, tmp_path):
+def test_noise_is_not_compressed_and_a_wrong_pyramid_is_noticed(stacks, cluster, tmp_path):
     stack = stacks.make((3, 140, 150))
     out = zarrmask.convert(stack, tmp_path / "out.zarr", scheduler=cluster)
     check_pyramid(stack, out)
+    written = sum(path.stat().st_size for path in (out / "0").rglob("*"))
+    assert written > 3 * 140 * 150 * 2
     chunk = next(path for path in (out / "0").rglob("*") if path.is_file() and path.name == "1")
     chunk.unlink()
     with pytest.raises(AssertionError, match="level 0 differs"):

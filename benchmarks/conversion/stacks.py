@@ -96,14 +96,16 @@ class Stacks:
         self.make_sure((max(z - there, 0), y, x), shape, form)
         making = stack.with_name(f"making-{stack.name}")
         making.mkdir(parents=True)
-        noise = np.random.default_rng(0).integers(0, 2**form.bits, (y, x), form.dtype)
         for number in range(z):
             slice_name = f"{number:05d}{form.suffix}"
             same = [other / slice_name for other in others if (other / slice_name).exists()]
             if same:
                 os.link(same[0], making / slice_name)
             else:
-                form.write(making / slice_name, np.roll(noise, 37 * number, axis=1))
+                # Noise of its own: what one slice shares with the next, codecs find.
+                noise = np.random.default_rng((number, y, x))
+                image = noise.integers(0, 2**form.bits, (y, x), form.dtype)
+                form.write(making / slice_name, image)
         return making.rename(stack)
 
     def _place(self, shape: Shape, kind: str) -> Path:

@@ -1,18 +1,25 @@
 """Memory that a worker uses again from tile to tile.
 
 What is allocated anew is zeroed anew by the operating system, page by page: for tiles of tens of
-megabytes that takes longer than the work done in them.
+megabytes, and for the chunks that are encoded, that takes longer than the work done in them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from contextlib import suppress
+from functools import cache
 from math import prod
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _held = threading.local()
+
+# <malloc.h>; https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT = 2**25  # the most that glibc takes for the latter: larger blocks are our own to keep
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
@@ -37,3 +44,15 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         memory = np.empty(size, np.uint8)
         setattr(_held, name, memory)
     return memory[:size].view(dtype).reshape(shape)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let glibc keep what this process frees instead of giving it back block by block.
+
+    Dask's nannies set it to give back what they can, for workers that hold data between tasks.
+    """
+    with suppress(AttributeError, OSError):  # another C library has other ways
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, KEPT)
+        library.mallopt(M_TRIM_THRESHOLD, 4 * KEPT)

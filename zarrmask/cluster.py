@@ -129,7 +129,8 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
         return
     if workers is None:
         workers = dask.system.CPU_COUNT
-    threads = max(1, dask.system.CPU_COUNT // workers)
+    # Two for a core: one encodes while another waits for the disk.
+    threads = max(2, 2 * dask.system.CPU_COUNT // workers)
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": threads,  # of zarrs
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.buffers import buffer
+from zarrmask.buffers import buffer, keep_freed_memory
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import NetworkInput, to_8bit
+from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
 from zarrmask.ledger import Ledger
 from zarrmask.masking import HeldMasks, HeldRegion, KeyframeStore, Sighting
@@ -120,6 +121,7 @@ def write_brick(
         What becomes of grey values; None leaves them as they are.
     ledger : Ledger
     """
+    keep_freed_memory()
     brick = _brick(index)
     region = grid.region(brick)
     held = masks.held(*shifted(region, origin)) if masks is not None else None
@@ -141,6 +143,7 @@ def write_brick(
                 )
         for writing in steps.values():
             writing.finish()
+    flush_all()
     ledger.enter(brick_key(brick), kept)
     return np.ones(1, bool)
 
@@ -221,6 +224,7 @@ def write_coarser(
         writing = pyramid.step(level, region)
         writing.write(region, np.asarray(pyramid.handed_over(level)[region]))
         writing.finish()
+    flush_all()
     ledger.enter(brick_key(brick), None)
     return np.ones(1, bool)
 

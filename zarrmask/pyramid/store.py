@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import threading
 from collections.abc import Mapping
+from functools import cache
+from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import zarr
 
-from zarrmask.place import Place, is_local, zarr_store
+from zarrmask.place import Place, zarr_store
 
 Mode = Literal["r", "r+", "a"]
+
+DIRECT_FILE = 2**20
+"""Bytes from which on a file, before it is compressed, goes straight to the disk."""
 
 _FAST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "array.write_empty_chunks": False}
 # Threads of its own put a shard's chunks one after another as they come.
@@ -39,9 +47,32 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:
         An array keeps the pipeline that it was opened with. Shards hold the same bytes each time,
         but elsewhere their chunks stand in another order than in a folder.
     """
-    fast = fast and is_local(place)
-    array = _open(place, mode, _FAST if fast else _STOCK)
-    return _open(place, mode, _ORDERED) if fast and array.shards else array
+    if not fast or not isinstance(place, Path):
+        return _open(place, mode, _STOCK)
+    array = _open(place, mode, _FAST)
+    settings = dict(_ORDERED if array.shards else _FAST)
+    large = prod(array.shards or array.chunks) * array.dtype.itemsize >= DIRECT_FILE
+    if mode != "r" and large and takes_direct_writes(place):
+        settings["codec_pipeline.direct_io"] = True
+    return array if settings == _FAST else _open(place, mode, settings)
+
+
+@cache
+def takes_direct_writes(folder: Path) -> bool:
+    """Whether files in a folder can be written past the memory of the operating system.
+
+    What is written is not read again soon: to copy it there first, into memory that has to be
+    cleared and that pushes out what is read, takes as long as all of the rest.
+    """
+    try:
+        with mmap.mmap(-1, mmap.PAGESIZE) as page:
+            file = os.open(folder, os.O_TMPFILE | os.O_DIRECT | os.O_RDWR)  # it has no name
+            try:
+                return os.write(file, page) == mmap.PAGESIZE
+            finally:
+                os.close(file)
+    except (AttributeError, OSError):  # another operating system, another file system
+        return False
 
 
 def _open(place: Place, mode: Mode, settings: Mapping[str, Any]) -> zarr.Array:

@@ -27,7 +27,8 @@ from zarr.codecs import BloscCname, BloscCodec
 
 from zarrmask.atomic import replace_file
 from zarrmask.buffers import buffer
-from zarrmask.place import Place, is_local, make_folder, names_in, remove
+from zarrmask.flush import flush_soon
+from zarrmask.place import Place, make_folder, names_in, remove
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
     LEVELS_A_PASS,
@@ -258,13 +259,18 @@ def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> N
     A run that was stopped may have left torn ones. A file at the border counts as written in part,
     and would be read first: so what is there goes.
     """
-    if is_local(place):  # elsewhere a file is there whole or not at all
-        sides = array.shards or array.chunks
-        prefix = ("c",) if array.metadata.zarr_format == 3 else ()
-        places = (
-            range(part.start // side, ceil(part.stop / side))
-            for part, side in zip(region, sides, strict=True)
-        )
-        for key in product(*places):
-            place.joinpath(*prefix, *map(str, key)).unlink(missing_ok=True)
+    if not isinstance(place, Path):  # there a file is there whole and for good, or not at all
+        array[region] = block
+        return
+    sides = array.shards or array.chunks
+    prefix = ("c",) if array.metadata.zarr_format == 3 else ()
+    places = (
+        range(part.start // side, ceil(part.stop / side))
+        for part, side in zip(region, sides, strict=True)
+    )
+    files = [place.joinpath(*prefix, *map(str, key)) for key in product(*places)]
+    for file in files:
+        file.unlink(missing_ok=True)
     array[region] = block
+    for file in files:
+        flush_soon(file)

@@ -26,6 +26,8 @@ _PRELOAD = (
     "atexit.register(logging.disable)\n"
 )
 
+ENCODERS = 4
+"""Threads of the codec pipeline for each core."""
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
 PATIENCE = 60
@@ -129,8 +131,8 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
         return
     if workers is None:
         workers = dask.system.CPU_COUNT
-    # Two for a core: one encodes while another waits for the disk.
-    threads = max(2, 2 * dask.system.CPU_COUNT // workers)
+    # Some for a core: one encodes while others wait for the disk.
+    threads = ENCODERS * max(1, dask.system.CPU_COUNT // workers)
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": threads,  # of zarrs
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork

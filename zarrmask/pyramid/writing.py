@@ -11,7 +11,8 @@ one, an eighth of it, is kept until it is whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -46,6 +47,7 @@ from zarrmask.pyramid.metadata import LABEL
 from zarrmask.pyramid.store import open_array, open_group
 
 DEFAULT = Format()
+_behind = ThreadPoolExecutor(thread_name_prefix="write")
 _GROUP = {
     "0.4": (".zgroup", b'{"zarr_format": 2}'),
     "0.5": ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'),
@@ -184,11 +186,16 @@ class Step:
         """
         if not block.any():
             return
-        pyramid = self._pyramid
-        _write(pyramid.array(self._level), pyramid.path / str(self._level), region, block)
-        if self._level + 1 < len(pyramid.levels):
-            place = within(halved_region(region), self._region)
-            halve(block, pyramid.reduce, self._coarse()[place])
+        pyramid, level = self._pyramid, self._level
+        written = _behind.submit(
+            _write, pyramid.array(level), pyramid.path / str(level), region, block
+        )
+        try:  # encoding and the disk leave a core time to halve
+            if level + 1 < len(pyramid.levels):
+                place = within(halved_region(region), self._region)
+                halve(block, pyramid.reduce, self._coarse()[place])
+        finally:
+            _flush(written.result())
 
     def _coarse(self) -> NDArray:
         """The coarser level of the region: zeros where nothing has been written."""
@@ -204,11 +211,11 @@ class Step:
         if self._empty:
             return
         pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
-        _write(pyramid.array(level), pyramid.path / str(level), self._region, coarse)
+        _flush(_write(pyramid.array(level), pyramid.path / str(level), self._region, coarse))
         if level + 1 < len(pyramid.levels):
-            place = pyramid.scratch / str(level + 1)
+            array, place = pyramid.handed_over(level + 1), pyramid.scratch / str(level + 1)
             beyond = halve(coarse, pyramid.reduce)
-            _write(pyramid.handed_over(level + 1), place, halved_region(self._region), beyond)
+            _flush(_write(array, place, halved_region(self._region), beyond))
 
 
 def remove_pyramid(path: Place) -> None:
@@ -253,15 +260,20 @@ def _create(
     return True
 
 
-def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> None:
-    """Write whole files of an array.
+def _flush(files: Iterable[Path]) -> None:
+    for file in files:
+        flush_soon(file)
+
+
+def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> list[Path]:
+    """Write whole files of an array, and give those that are yet to be brought onto the disk.
 
     A run that was stopped may have left torn ones. A file at the border counts as written in part,
     and would be read first: so what is there goes.
     """
     if not isinstance(place, Path):  # there a file is there whole and for good, or not at all
         array[region] = block
-        return
+        return []
     sides = array.shards or array.chunks
     prefix = ("c",) if array.metadata.zarr_format == 3 else ()
     places = (
@@ -272,5 +284,4 @@ def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> N
     for file in files:
         file.unlink(missing_ok=True)
     array[region] = block
-    for file in files:
-        flush_soon(file)
+    return files

@@ -24,6 +24,11 @@ _PRELOAD = (
     # When a store fails, the client tells of it: not each request that a worker leaves behind, too.
     "atexit.register(setattr, sys, 'unraisablehook', lambda _: None)\n"
     "atexit.register(logging.disable)\n"
+    # What the first tasks need, while the client makes them.
+    "import importlib, threading\n"
+    "needed = ('dask.array', 'zarrmask.tasks')\n"
+    "fetch = lambda: [importlib.import_module(name) for name in needed]\n"
+    "threading.Thread(target=fetch, daemon=True).start()\n"
 )
 
 ENCODERS = 4

@@ -36,7 +36,6 @@ from zarrmask.place import Place, is_local, output_place, reached
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
 from zarrmask.pyramid import BrickGrid, Format, Pyramid, link_label, read_metadata, write_metadata
-from zarrmask.report import write_khartes_project, write_overview, write_report
 from zarrmask.room import check_room
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -183,6 +182,12 @@ def run(
             "warnings": reporter.warnings,
         }
         for_khartes = is_local(place) and settings.ngff == "0.4"  # it opens folders, of zarr 2
+        from zarrmask.report import (  # it takes its time, and a conversion needs none of it
+            write_khartes_project,
+            write_overview,
+            write_report,
+        )
+
         with reporter.stage("report", 2 + for_khartes, "files") as advance:
             write_overview(place, record)
             advance(1)

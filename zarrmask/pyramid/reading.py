@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
-import xarray as xr
 
 from zarrmask.errors import ZarrmaskError
 from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.pyramid.metadata import read_metadata
 from zarrmask.pyramid.store import open_array
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def open_pyramid(path: str | Place) -> xr.DataTree:
@@ -57,6 +58,9 @@ def _opened(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
 
 
 def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
+    import dask.array as da  # both take their time, and the workers need neither
+    import xarray as xr
+
     whole = multiscale.get("coordinateTransformations", [])
     axes = [axis["name"] for axis in multiscale["axes"]]
     units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}

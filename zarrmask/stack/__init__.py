@@ -1,10 +1,11 @@
 """What a stack is and how it is read: slices, multipage TIFFs and zarrs as one lazy volume."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
 from upath import UPath
 
 from zarrmask.errors import StackError
@@ -17,6 +18,9 @@ from .multipage import open_multipage
 from .remote import Remote
 from .source import Progress, Source, as_xarray
 from .zarr_source import is_zarr, open_zarr
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "SLABS",

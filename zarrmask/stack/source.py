@@ -1,17 +1,22 @@
-"""What every input is read through: a lazy volume that travels well between processes."""
+"""What every input is read through: a lazy volume that travels well between processes.
+
+dask.array and xarray are imported where they are used: the workers need neither, and each takes as
+long to import as all of the rest.
+"""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import ceil, prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import dask.array as da
 import numpy as np
-import xarray as xr
-from dask.array.core import normalize_chunks
-from dask.base import tokenize
 
 from .header import printable
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # A Dask chunk of open_stack: bytes that a worker holds without noticing, and as few tasks as a
 # scheduler likes when the volume is a whole scroll.
@@ -64,7 +69,7 @@ class Source(Protocol):
     def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
         """Read a region into an array of its shape; starts and stops are within the shape."""
 
-    def coarsest(self, rows: int, columns: int) -> tuple["Source", int]:
+    def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
         """Give the coarsest form of the volume whose slices have so many rows and columns at least.
 
         Returns
@@ -114,7 +119,7 @@ class RegionSource(ABC):
         """Read a region into an array of its shape; starts and stops are within the shape."""
         out[...] = self._read(*(slice(part.start, part.stop, 1) for part in (z, y, x)))
 
-    def coarsest(self, rows: int, columns: int) -> tuple["Source", int]:
+    def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
         """Give this volume, which has no coarser form: see `Source`."""
         return self, 1
 
@@ -194,6 +199,10 @@ def as_xarray(source: Source, chunks: Any = None) -> xr.DataArray:
     xarray.DataArray
         Dims z, y, x; coordinate z the slice numbers.
     """
+    import dask.array as da
+    import xarray as xr
+    from dask.base import tokenize
+
     if chunks is None:
         chunks = default_chunks(source.shape, source.dtype, source.block)
     data = da.from_array(
@@ -236,6 +245,8 @@ def default_chunks(
     >>> [c[0] for c in default_chunks((27000, 8000, 8000), np.dtype("u2"), (1, 8000, 8000))]
     [1, 8000, 8000]
     """
+    from dask.array.core import normalize_chunks
+
     wanted: Any = "auto"
     if block[0] == 1 and block[1] >= shape[1]:
         wanted = (ceil(shape[0] / MOST_CHUNKS), -1, -1)

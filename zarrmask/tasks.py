@@ -160,9 +160,9 @@ def _write_inside(
     if columns is None:
         return 0
     z, y, x = tile
-    # Whole files, then pieces that a core's cache holds.
-    first = x.start + columns.start // PIECE * PIECE
-    stop = min(x.start + ceil(columns.stop / PIECE) * PIECE, x.stop)
+    file = steps["mask"].file
+    first = x.start + columns.start // file * file
+    stop = min(x.start + ceil(columns.stop / file) * file, x.stop)
     if voxels is None:
         voxels, start = read((z, y, slice(first, stop))), first
     else:

@@ -173,6 +173,11 @@ class Step:
         self._region = halved_region(region)
         self._empty = True
 
+    @property
+    def file(self) -> int:
+        """Side of what one file holds: tiles go by it."""
+        return self._pyramid.format.file
+
     def write(self, region: Region, block: NDArray) -> None:
         """Write a tile.
 

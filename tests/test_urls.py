@@ -197,6 +197,14 @@ def test_of_those_that_come_at_once_one_gets_the_lock(s3, monkeypatch, lapsing, 
     assert [str(n).encode() for n in got] == [place.read_bytes()]
 
 
+@pytest.fixture
+def restored():
+    """Ctrl-C means afterwards what it meant before."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _be_suspended(journal):
     """Let another take the lock, and keep it as it would."""
     place = journal.work / "lock"
@@ -207,12 +215,17 @@ def _be_suspended(journal):
         time.sleep(0.2)
 
 
-def test_a_lock_that_lapsed_is_taken_and_its_holder_told(s3, monkeypatch, lapsing):
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL])
+def test_a_lock_that_lapsed_is_taken_and_its_holder_told(
+    s3, monkeypatch, lapsing, restored, ctrl_c
+):
+    signal.signal(signal.SIGINT, ctrl_c)
     monkeypatch.setattr(lock, "BEAT", 0.05)
     journal = Journal.of_run(output_place(s3.place("taken/out")))
     with pytest.raises(OutputError, match="taken over by another"), journal.lock():
         _be_suspended(journal)
     assert (journal.work / "lock").read_bytes() == b"{}"  # not ours to remove
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
 
 
 def test_a_lock_is_renewed(s3, monkeypatch):

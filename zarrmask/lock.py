@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -72,7 +73,8 @@ def _hold_object(lock: UPath, out: Place) -> Iterator[None]:
     pulse = _Pulse(lock, content)
     pulse.start()
     try:
-        yield
+        with _interruptible(pulse):
+            yield
     except KeyboardInterrupt:
         if not pulse.lost:
             raise
@@ -85,6 +87,25 @@ def _hold_object(lock: UPath, out: Place) -> Iterator[None]:
         with suppress(Exception):  # what went wrong before is to be told; a lock lapses
             if _read(lock) == content:
                 lock.fs.rm_file(lock.path)
+
+
+@contextmanager
+def _interruptible(pulse: _Pulse) -> Iterator[None]:
+    """Let a pulse interrupt this thread also where Ctrl-C is ignored, as in scripts behind a `&`."""
+    before = signal.getsignal(signal.SIGINT)
+    if not pulse.in_main or before not in (signal.SIG_IGN, signal.SIG_DFL):
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        if pulse.lost or before == signal.SIG_DFL:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _take(lock: UPath, content: bytes, out: Place) -> None:
@@ -163,7 +184,7 @@ class _Pulse:
         self.lost = False
         self._lock, self._content = lock, content
         self._done = threading.Event()
-        self._in_main = threading.current_thread() is threading.main_thread()
+        self.in_main = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
 
     def start(self) -> None:
@@ -180,6 +201,6 @@ class _Pulse:
                     self._lock.fs.pipe_file(self._lock.path, self._content)
                     continue
                 self.lost = True
-                if self._in_main:
+                if self.in_main:
                     interrupt_main()
                 return

@@ -37,6 +37,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     ndarray
         Contiguous, not initialised.
     """
+    _keep_freed_memory()
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     memory: NDArray[np.uint8] | None = getattr(_held, name, None)
@@ -47,7 +48,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
 
 
 @cache
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Let glibc keep what this process frees instead of giving it back block by block.
 
     Dask's nannies set it to give back what they can, for workers that hold data between tasks.

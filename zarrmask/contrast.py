@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
 from zarrmask.grey import Rescaling, auto_window, uses_little
 from zarrmask.settings import Settings
@@ -28,7 +29,7 @@ class Contrast:
         What the outputs' grey values span; None leaves them as they are.
     """
 
-    detected: Literal["seed"] | tuple[float, float]
+    detected: Window
     dark: bool
     written: tuple[float, float] | None
 
@@ -58,23 +59,19 @@ def choose_contrast(
     detecting : bool
         Whether a detector is to see the stack.
     """
-    asked = detecting and not isinstance(settings.detect_window, tuple)
-    floats = dtype.kind == "f"
-    high_byte = asked and settings.detect_window == "seed"
-    values = sample() if needs_sample(dtype, settings, detecting=detecting) else None
-    written = settings.window
-    if written == "auto":
-        assert values is not None
-        written = auto_window(values)
-    detected: Literal["seed"] | tuple[float, float] = "seed"
+    needed = needs_sample(dtype, settings, detecting=detecting)
+    values = sample() if needed else np.empty(0, dtype)
+    written = auto_window(values) if settings.window == "auto" else settings.window
+    detected: Window = "seed"
+    dark = False
     if isinstance(settings.detect_window, tuple):
         detected = settings.detect_window
-    elif asked and not high_byte:
-        assert values is not None
+    elif detecting and settings.detect_window == "auto":
         detected = auto_window(values)
-    elif floats and written is not None:
+    elif dtype.kind == "f" and written is not None:
         detected = written  # the high byte of what is written
-    dark = high_byte and dtype == np.uint16 and values is not None and uses_little(values)
+    elif detecting and dtype == np.uint16:
+        dark = uses_little(values)
     return Contrast(detected, dark, written)
 
 

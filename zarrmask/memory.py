@@ -124,7 +124,7 @@ def detecting_bytes(region: Shape, kept: int, pixels: int, block: Shape, itemsiz
 def decoding_bytes(region: Shape, block: Shape, itemsize: int) -> int:
     """Bytes that reading a region takes beside what is read: blocks as stored, and decoded."""
     if block[:2] == (1, 1):
-        return 0  # mapped into memory, not read
+        return 0  # rows are read as they lie
     blocks = prod(ceil(side / edge) + 1 for side, edge in zip(region, block, strict=True))
     at_once = 1 if block[0] == 1 else min(AT_ONCE, blocks)
     return 2 * at_once * prod(block) * itemsize

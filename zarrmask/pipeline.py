@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import dask
 from distributed import Client
 
 from zarrmask import __version__
@@ -36,7 +35,7 @@ from zarrmask.place import Place, is_local, output_place, reached
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
 from zarrmask.pyramid import BrickGrid, Format, Pyramid, link_label, read_metadata, write_metadata
-from zarrmask.room import check_room
+from zarrmask.room import check_room, scratch_disk
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
@@ -332,8 +331,7 @@ def _forecast(
 
 
 def _network(settings: Settings, checkpoint: Path) -> Network:
-    model = settings.model or checkpoint.with_suffix(".yaml")
-    config = read_config(model) if model.is_file() else ModelConfig()
+    config = _model_config(settings, checkpoint) or ModelConfig()
     return Network(checkpoint.stat().st_size, NetworkInput(config.min_size, config.max_size))
 
 
@@ -358,8 +356,7 @@ def _disk(journal: Journal, scheduler: str | None) -> Iterator[Path | None]:
     if isinstance(journal.scratch, Path):
         yield journal.scratch
     elif scheduler is None:
-        beneath = dask.config.get("temporary-directory", None)
-        with TemporaryDirectory(prefix="zarrmask-", dir=beneath) as folder:
+        with TemporaryDirectory(prefix="zarrmask-", dir=scratch_disk()) as folder:
             yield Path(folder)
     else:
         yield None
@@ -477,7 +474,7 @@ def _checkpoint(settings: Settings) -> Path:
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:
     """What makes a run this one: settings, input, weights. No path: a moved stack is the same."""
-    model = settings.model or checkpoint.with_suffix(".yaml")
+    config = _model_config(settings, checkpoint)
     exclude = {"checkpoint", "model", "allow_missing"}
     return {
         "settings": json.loads(settings.model_dump_json(exclude=exclude)),
@@ -488,8 +485,14 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
             "fingerprint": source.fingerprint(),
         },
         "checkpoint": sha256(checkpoint),
-        "model": _digest(repr(read_config(model)).encode()) if model.is_file() else None,
+        "model": None if config is None else _digest(repr(config).encode()),
     }
+
+
+def _model_config(settings: Settings, checkpoint: Path) -> ModelConfig | None:
+    """The config that goes with a checkpoint; None where its weights tell what it is."""
+    model = settings.model or checkpoint.with_suffix(".yaml")
+    return read_config(model) if model.is_file() else None
 
 
 def _digest(content: bytes) -> str:

@@ -23,6 +23,11 @@ def free_space(place: Place) -> int | None:
     return shutil.disk_usage(there).free
 
 
+def scratch_disk() -> Path:
+    """Where scratch files of this machine go that have no place beside the output."""
+    return Path(dask.config.get("temporary-directory", None) or gettempdir())
+
+
 def check_room(forecast: Forecast, place: Place, left: float | None) -> list[str]:
     """Refuse what will certainly not do; see `shortages`.
 
@@ -64,7 +69,7 @@ def shortages(
     warnings = []
     ahead = forecast.decoded_bytes
     if ahead and not is_local(place):  # then on this machine
-        disk = Path(dask.config.get("temporary-directory", None) or gettempdir())
+        disk = scratch_disk()
         if (left_there := shutil.disk_usage(disk).free) < ahead:
             problems.append(
                 f"{sized(left_there)} are free in {disk}, but slices decoded ahead will take "

@@ -20,6 +20,7 @@ from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
 from zarrmask import tasks
+from zarrmask.detection.inputs import Window
 from zarrmask.errors import ZarrmaskError
 from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
@@ -28,7 +29,6 @@ from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
-from zarrmask.tasks import Window
 
 SAMPLED_SLICES = 8
 MOST_LOSSES = 5

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.buffers import buffer, keep_freed_memory
+from zarrmask.buffers import buffer
 from zarrmask.detection.detections import union_mask
-from zarrmask.detection.inputs import NetworkInput, to_8bit
+from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
 from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
 from zarrmask.ledger import Ledger
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 PIECE = 1024
 """Columns of a tile that are masked at a time: whole files, and no more than a cache holds."""
-
-Window = Literal["seed"] | tuple[float, float]
 
 
 def grey_values(slices: NDArray) -> NDArray[np.object_]:
@@ -121,7 +119,6 @@ def write_brick(
         What becomes of grey values; None leaves them as they are.
     ledger : Ledger
     """
-    keep_freed_memory()
     brick = _brick(index)
     region = grid.region(brick)
     held = masks.held(*shifted(region, origin)) if masks is not None else None

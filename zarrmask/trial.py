@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from zarrmask.forecast import Forecast
+from zarrmask.journal import Journal
 from zarrmask.place import Place, is_local, remove
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
@@ -63,7 +64,7 @@ def measure_hours(forecast: Forecast, out: Place, work: Callable[..., Any]) -> f
         os.sync()
         syncing = time.monotonic() - done
     finally:
-        for left in (tried, tried.with_name(f".{tried.name}.zarrmask")):  # a conversion's work
+        for left in (tried, Journal.of_conversion(tried).work):
             remove(left)
     seconds = {stage.name: stage.seconds for stage in reporter.stages}
     items = {stage.name: stage.items for stage in reporter.stages}

@@ -5,10 +5,12 @@ The masks are ellipses that drift from keyframe to keyframe, as a scroll's secti
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -46,6 +48,16 @@ def ellipse(
     width = max(columns * long - side / 2, 0.5)
     inside: NDArray[np.bool_] = (y / height) ** 2 + (x / width) ** 2 <= 1
     return np.where(inside, np.uint8(255), np.uint8(0))
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What is asked of a program that converts a stack, or masks it with given masks."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("what", choices=("convert", "run"))
+    parser.add_argument("stack", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--covers", type=float, default=0.55)
+    return parser
 
 
 @contextmanager

@@ -8,17 +8,15 @@ Prints {"seconds": ..., "kept": part of the voxels inside the mask, or null}.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import zarrmask
-from conversion.given import given_masks
+from conversion.given import arguments, given_masks
 from zarrmask.progress import Advance, Reporter
 
 
@@ -47,11 +45,7 @@ class WritingReporter(Reporter):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("convert", "run"))
-    parser.add_argument("stack", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--covers", type=float, default=0.55)
+    parser = arguments(__doc__)
     parser.add_argument("--no-volume", action="store_true")
     options = parser.parse_args()
     reporter = WritingReporter()

@@ -107,11 +107,7 @@ def counted(counts: Counter[str]) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("convert", "run"))
-    parser.add_argument("stack", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--covers", type=float, default=0.55)
+    parser = arguments(__doc__)
     options = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = "1"  # of zarrs, before it is imported
     counts: Counter[str] = Counter()
@@ -182,15 +178,15 @@ def run(options: argparse.Namespace, watch: Watch) -> float:
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
-        arguments: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "scheduler": cluster.scheduler_address,
             "reporter": reporter,
         }
         if options.what == "convert":
-            zarrmask.convert(options.stack, options.out, **arguments)
+            zarrmask.convert(options.stack, options.out, **settings)
         else:
             with given_masks(options.covers):
-                zarrmask.run(options.stack, options.out, detect_window=(0, 65535), **arguments)
+                zarrmask.run(options.stack, options.out, detect_window=(0, 65535), **settings)
     threading.setprofile(None)
     if not reporter.seconds:
         raise SystemExit("no stage's name began with `writing`: what is to be watched?")

@@ -1,7 +1,6 @@
 """The command line as a person meets it: messages, exit codes, nothing written in vain."""
 
 import pickle
-import sys
 import zlib
 
 import cv2
@@ -9,23 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from zarrmask import cli
-
 
 @pytest.fixture
-def zarrmask(monkeypatch, capsys, tmp_path):
+def zarrmask(zarrmask):
     """Run a command line; gives its exit code and all that it printed."""
-    monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["zarrmask", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
+        code, printed, told = zarrmask(*arguments)
+        return code, printed + told
 
     return call
 

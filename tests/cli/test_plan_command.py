@@ -1,32 +1,11 @@
 """`zarrmask plan`: what it prints, and that it leaves nothing behind."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
-
-from zarrmask import cli
-
-
-@pytest.fixture
-def zarrmask(monkeypatch, capsys, tmp_path):
-    """Run a command line; gives its exit code, and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["zarrmask", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

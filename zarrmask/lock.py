@@ -91,7 +91,7 @@ def _hold_object(lock: UPath, out: Place) -> Iterator[None]:
 
 @contextmanager
 def _interruptible(pulse: _Pulse) -> Iterator[None]:
-    """Let a pulse interrupt this thread also where Ctrl-C is ignored, as in scripts behind a `&`."""
+    """Let a pulse interrupt this thread where Ctrl-C is ignored too, as behind a shell's `&`."""
     before = signal.getsignal(signal.SIGINT)
     if not pulse.in_main or before not in (signal.SIG_IGN, signal.SIG_DFL):
         yield

@@ -107,9 +107,10 @@ def counted(counts: Counter[str]) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    options = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = "1"  # of zarrs, before it is imported
+    from conversion.given import arguments
+
+    options = arguments(__doc__).parse_args()
     counts: Counter[str] = Counter()
     with counted(counts):
         seconds = run(options, watch := Watch())

@@ -123,6 +123,25 @@ def test_floats_are_detected_on(stack, cluster, tmp_path):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_the_masked_volume_shares_what_lies_wholly_inside(stack, cluster, tmp_path, links):
+    out = tmp_path / "out"
+    zarrmask.run(stack, out, scheduler=cluster, chunk=16, links=links)
+    volume, mask, masked = (
+        zarr.open_array(out / f"{name}.zarr/0", mode="r") for name in ("volume", "mask", "masked")
+    )
+    np.testing.assert_array_equal(masked[:], volume[:] * (mask[:] > 0))
+    found = {True: 0, False: 0}
+    for file in (path for path in out.glob("masked.zarr/0/*/*/*") if path.is_file()):
+        place = file.relative_to(out / "masked.zarr/0")
+        chunk = mask.get_block_selection(tuple(map(int, place.parts)))
+        shared = file.samefile(out / "volume.zarr/0" / place)
+        assert shared == (links and bool(np.all(chunk)))
+        found[shared] += 1
+    assert found[False] > 10
+    assert (found[True] > 10) == links
+
+
 def test_a_run_in_ngff_05(stack, cluster, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     zarrmask.run(stack, old, scheduler=cluster, every=7, z="100:110")

@@ -153,6 +153,12 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     default=None,
     help="Write the unmasked volume, or do not.  [default: unless STACK is an OME-Zarr pyramid]",
 )
+@click.option(
+    "--links/--no-links",
+    default=None,
+    help="Let volume and masked volume share what lies wholly inside, by hard links.  [default: "
+    "where the disk has them]",
+)
 @_output_options
 @_cluster_options
 def run_command(stack: str, out: str, **options: Any) -> None:

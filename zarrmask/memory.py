@@ -171,6 +171,7 @@ def writing_bytes(
         bytes_ += prod(step) * size // 8 + prod(step) * size // 64  # the two coarser levels
     if "mask" in outputs:
         bytes_ += tile[0] * tile[1] * min(PIECE, width) * (1 + itemsize)
+        bytes_ += tile[1] * width * itemsize  # whole rows, of which some columns are wanted
         # The masks that it is cut by, and the last while it is read: in chunks, and dilated.
         bytes_ += keyframes * height * width + 3 * max(height, ROWS_A_CHUNK) * width
     return bytes_

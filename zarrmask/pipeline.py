@@ -545,7 +545,7 @@ def _pyramids(
         "masked": (dtype, "mean", form),
     }
     return {
-        name: _pyramid(journal.out / f"{name}.zarr", journal, plan, *kind)
+        name: _pyramid(journal.out / f"{name}.zarr", journal, plan, *kind, links=settings.links)
         for name, kind in kinds.items()
         if name != "volume" or (settings.volume is not False and not referenced)
     }
@@ -560,9 +560,16 @@ def _converted(
 
 
 def _pyramid(
-    path: Place, journal: Journal, plan: Plan, dtype: str, reduce: str, form: Format
+    path: Place,
+    journal: Journal,
+    plan: Plan,
+    dtype: str,
+    reduce: str,
+    form: Format,
+    *,
+    links: bool = False,
 ) -> Pyramid:
-    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce, form)
+    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce, form, links)
 
 
 def _referenced(stack: object, source: Source, plan: Plan, settings: Settings) -> str | None:

@@ -114,6 +114,9 @@ class Settings(BaseModel):
     volume : bool or None
         Whether the unmasked volume is written too; None writes it unless the stack is itself an
         OME-Zarr that serves as it.
+    links : bool
+        Whether the masked volume shares with the volume, by hard links, the chunks of level 0 that
+        lie wholly inside the mask, where the disk has such links.
     allow_missing : bool
         Whether missing slice numbers are read as zeros.
     """
@@ -137,6 +140,7 @@ class Settings(BaseModel):
     compressor: Annotated[tuple[str, int], BeforeValidator(_compressor)] = ("blosc-lz4", 5)
     voxel_size: float | None = Field(None, gt=0, allow_inf_nan=False)
     volume: bool | None = None
+    links: bool = True
     allow_missing: bool = False
 
     @model_validator(mode="after")

@@ -7,7 +7,8 @@ what belongs to it themselves, and enter it in the ledger when all of it is writ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
+from contextlib import ExitStack
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
 from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
 from zarrmask.ledger import Ledger
-from zarrmask.masking import HeldMasks, HeldRegion, KeyframeStore, Sighting
+from zarrmask.masking import HeldMasks, HeldRegion, KeyframeStore, Sighting, cut_out
 from zarrmask.pyramid import (
     BrickGrid,
     Pyramid,
@@ -128,18 +129,23 @@ def write_brick(
     read = _reader(source, whole, origin, rescaling)
     kept = 0
     for step in tiles(region, grid.step[:2]):
-        steps = {name: pyramid.step(0, step) for name, pyramid in outputs.items()}
-        for tile in tiles(step, (file, file)):
-            voxels = None
-            if "volume" in steps:
-                voxels = read(tile)
-                steps["volume"].write(tile, voxels)
-            if held is not None:
-                kept += _write_inside(
-                    tile, held.part(*within(tile, region)[:2]), steps, read, voxels
-                )
-        for writing in steps.values():
-            writing.finish()
+        with ExitStack() as writing:
+            steps = {
+                name: writing.enter_context(pyramid.step(0, step))
+                for name, pyramid in outputs.items()
+            }
+            for tile in tiles(step, (file, file)):
+                voxels = None
+                if "volume" in steps:
+                    voxels = read(tile)
+                    steps["volume"].write(tile, voxels)
+                if held is not None:
+                    part = held.part(*within(tile, region)[:2])
+                    kept += _write_inside(tile, part, steps, read, voxels)
+                for one in steps.values():
+                    one.settle()
+            for one in steps.values():
+                one.finish()
     flush_all()
     ledger.enter(brick_key(brick), kept)
     return np.ones(1, bool)
@@ -153,28 +159,37 @@ def _write_inside(
     voxels: NDArray | None,
 ) -> int:
     """Write a tile's mask and what is inside it, and count that; `voxels` are read if need be."""
-    columns = held.columns()
-    if columns is None:
-        return 0
     z, y, x = tile
-    file = steps["mask"].file
-    first = x.start + columns.start // file * file
-    stop = min(x.start + ceil(columns.stop / file) * file, x.stop)
+    mask, masked, volume = steps["mask"], steps["masked"], steps.get("volume")
+    runs = held.columns(mask.file, PIECE)
+    if not runs:
+        return 0
+    first = 0
     if voxels is None:
-        voxels, start = read((z, y, slice(first, stop))), first
-    else:
-        start = x.start
+        first = runs[0][0].start
+        voxels = read((z, y, slice(x.start + first, x.start + runs[-1][0].stop)))
     kept = 0
-    for place in range(first, stop, PIECE):
-        piece = (z, y, slice(place, min(place + PIECE, stop)))
-        inside = buffer("inside", sides(piece), np.uint8)
-        held.fill(inside, slice(piece[2].start - x.start, piece[2].stop - x.start))
-        kept += int(np.count_nonzero(inside))
-        steps["mask"].write(piece, inside)
-        np.minimum(inside, 1, out=inside)
-        seen = voxels[:, :, piece[2].start - start : piece[2].stop - start]
-        cut = buffer("cut", sides(piece), voxels.dtype)
-        steps["masked"].write(piece, np.multiply(seen, inside, out=cut))
+    # What shares the volume's files comes last: it waits for them.
+    for n, (columns, full) in enumerate(sorted(runs, key=itemgetter(1))):
+        piece = (z, y, slice(x.start + columns.start, x.start + columns.stop))
+        seen = voxels[:, :, columns.start - first : columns.stop - first]
+        inside = buffer(f"inside-{n % 2}", sides(piece), np.uint8)
+        mask.settle(inside)
+        if full:
+            inside.fill(255)
+            mask.write(piece, inside, halved=255)
+            kept += inside.size
+            if volume is not None:
+                masked.repeat(piece, seen, volume)
+            else:
+                masked.write(piece, seen)
+        else:
+            held.fill(inside, columns)
+            kept += int(np.count_nonzero(inside))
+            mask.write(piece, inside)
+            cut = buffer(f"cut-{n % 2}", sides(piece), seen.dtype)
+            masked.settle(cut)
+            masked.write(piece, cut_out(seen, inside, cut))
     return kept
 
 
@@ -218,9 +233,9 @@ def write_coarser(
     """
     brick = _brick(index)
     for region in tiles(grid.region(brick), grid.step[:2]):
-        writing = pyramid.step(level, region)
-        writing.write(region, np.asarray(pyramid.handed_over(level)[region]))
-        writing.finish()
+        with pyramid.step(level, region) as writing:
+            writing.write(region, np.asarray(pyramid.handed_over(level)[region]))
+            writing.finish()
     flush_all()
     ledger.enter(brick_key(brick), None)
     return np.ones(1, bool)

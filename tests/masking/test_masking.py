@@ -11,6 +11,7 @@ from zarrmask.masking import (
     HeldMasks,
     KeyframeStore,
     Sighting,
+    cut_out,
     dilate,
     kernel_side,
 )
@@ -112,10 +113,14 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
     part.fill(block, slice(3, 20))
     expected = np.array(expected)[region][1:9, 2:20]
     np.testing.assert_array_equal(block, expected[:, :, 3:20])
-    reached = np.flatnonzero(expected.any(axis=(0, 1)))
-    columns = part.columns()
-    assert (columns is None) == (len(reached) == 0)
-    assert columns is None or (columns.start, columns.stop) == (reached[0], reached[-1] + 1)
+    runs = part.columns(side=4, most=8)
+    assert all(columns.stop - columns.start <= 8 for columns, _ in runs)
+    told = np.zeros(expected.shape[2], np.uint8)  # 1: some are inside; 2: all
+    for columns, full in runs:
+        told[columns] += 1 + full
+    for start in range(0, len(told), 4):
+        file = expected[:, :, start : start + 4]
+        np.testing.assert_array_equal(told[start : start + 4], int(file.any()) + int(file.all()))
 
 
 def test_what_was_found_is_kept(tmp_path):
@@ -126,3 +131,13 @@ def test_what_was_found_is_kept(tmp_path):
     store.write_sightings([found, nothing])
     assert store.numbers() == [100, 110]
     assert store.without_detection() == [110]
+
+
+@given(
+    hnp.arrays(st.sampled_from([np.uint8, np.uint16]), (3, 5, 7)),
+    hnp.arrays(bool, (3, 5, 7)),
+)
+def test_what_is_cut_out_is_zero_outside(voxels, inside):
+    out = np.empty_like(voxels)
+    assert cut_out(voxels, np.where(inside, 255, 0).astype(np.uint8), out) is out
+    np.testing.assert_array_equal(out, voxels * inside)

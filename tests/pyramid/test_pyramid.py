@@ -1,7 +1,10 @@
 """Pyramids written brick by brick, against NumPy, khartes' rules and the OME-NGFF models."""
 
+import errno
 import json
+from dataclasses import replace
 from itertools import pairwise, product
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -45,10 +48,14 @@ def write(path, data, reduce, grid=None, form=PLAIN, **metadata):
             bricks = grid
         for index in product(*(range(count) for count in bricks.counts)):
             for region in tiles(bricks.region(index), form.step[:2]):
-                step = pyramid.step(level, region)
-                for tile in tiles(region, (form.file, form.file)):
-                    step.write(tile, np.asarray(source[tile]))
-                step.finish()
+                with pyramid.step(level, region) as step:
+                    blocks = [
+                        (tile, np.asarray(source[tile]))
+                        for tile in tiles(region, (form.file, form.file))
+                    ]
+                    for tile, block in blocks:
+                        step.write(tile, block)
+                    step.finish()
     stated = {"voxel_size": None, "origin": (0, 0, 0), "ngff": form.ngff} | metadata
     write_metadata(path, path.stem, len(pyramid.levels), **stated)
     return pyramid
@@ -289,10 +296,10 @@ def test_torn_chunks_are_written_again(tmp_path):
     for chunk in (*tmp_path.glob("torn.zarr/0/*/*/*"), *tmp_path.glob("scratch-*/2/*/*/*")):
         chunk.write_bytes(chunk.read_bytes()[:100])
     everything = (slice(0, 20), slice(0, 130), slice(0, 140))
-    step = pyramid.step(0, everything)
-    for tile in tiles(everything, (128, 128)):
-        step.write(tile, data[tile])
-    step.finish()
+    with pyramid.step(0, everything) as step:
+        for tile in tiles(everything, (128, 128)):
+            step.write(tile, data[tile])
+        step.finish()
     np.testing.assert_array_equal(pyramid.array(0)[:], data)
     assert zarr.config.get("codec_pipeline.path") != "zarrs.ZarrsCodecPipeline"
     assert type(pyramid.array(0).async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
@@ -324,3 +331,44 @@ def test_an_unfinished_pyramid_is_not_opened(tmp_path):
     Pyramid(tmp_path / "a.zarr", tmp_path / "scratch", (3, 3, 3), "uint8", "mean").create()
     with pytest.raises(ZarrmaskError, match="not an OME-Zarr image"):
         open_pyramid(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("links", ["yes", "no", "unknown to the disk"])
+@pytest.mark.parametrize("form", [Format(chunk=16), Format(chunk=16, ngff="0.5")], ids=str)
+def test_what_another_pyramid_holds_too_is_shared(tmp_path, monkeypatch, links, form):
+    data = noise((64, 64, 140))
+    data[:, :, :32] = 0
+    one = Pyramid(tmp_path / "one.zarr", tmp_path / "s1", data.shape, "uint16", "mean", form)
+    two = replace(one, path=tmp_path / "two.zarr", scratch=tmp_path / "s2", links=links != "no")
+    if links == "unknown to the disk":
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    everything = tuple(slice(0, side) for side in data.shape)
+    for pyramid in (one, two):
+        pyramid.create()
+    for _ in range(2):  # the second time over what is there, as after a stop
+        for region in tiles(everything, form.step[:2]):
+            with one.step(0, region) as first, two.step(0, region) as second:
+                for tile in tiles(region, (form.file, form.file)):
+                    first.write(tile, data[tile])
+                    second.repeat(tile, data[tile], first)
+                    for step in (first, second):
+                        step.settle()
+                for step in (first, second):
+                    step.finish()
+    for level in range(2):
+        expected = one.array(level)[:]
+        assert expected.any()
+        np.testing.assert_array_equal(two.array(level)[:], expected)
+    np.testing.assert_array_equal(two.array(0)[:], data)
+    files = [path for path in two.path.glob("0/**/[0-9]*") if path.is_file()]
+    assert files
+    shared = {path.stat().st_nlink == 2 for path in files}
+    assert shared == {links == "yes"}
+    # Written anew, a file is no longer the other's.
+    with two.step(0, everything) as step:
+        step.write(everything, np.full(data.shape, 7, np.uint16))
+    np.testing.assert_array_equal(one.array(0)[:], data)

@@ -1,5 +1,6 @@
 """From keyframes to the mask of every slice."""
 
+from zarrmask.masking.cut import cut_out
 from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
 from zarrmask.masking.hold import HeldMasks, HeldRegion
 from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
@@ -10,6 +11,7 @@ __all__ = [
     "HeldRegion",
     "KeyframeStore",
     "Sighting",
+    "cut_out",
     "dilate",
     "dilated_part",
     "held_by",

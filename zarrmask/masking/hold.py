@@ -6,7 +6,6 @@ A keyframe's mask, dilated, is held until the next keyframe.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +38,13 @@ class HeldMasks:
 
     def held(self, z: slice, y: slice, x: slice) -> HeldRegion:
         """Masks of a region, each keyframe's read and dilated once."""
+        masks = self.store.masks()
         runs = []
         for position, start, stop in held_by(z.start, z.stop, self.keyframes):
-            read = partial(self.store.read_mask, position)
+
+            def read(rows: slice, columns: slice, position: int = position) -> NDArray[np.uint8]:
+                return np.asarray(masks[position, rows, columns], np.uint8)
+
             plane = dilated_part(read, y, x, self.shape, self.side)
             runs.append((start - z.start, stop - z.start, plane))
         return HeldRegion(z.stop - z.start, runs)
@@ -80,11 +83,39 @@ class HeldRegion:
         ]
         return HeldRegion(z.stop - z.start, runs)
 
-    def columns(self) -> slice | None:
-        """The columns from the first to the last that a mask reaches; None where all are empty."""
-        reached = [np.flatnonzero(plane.any(axis=0)) for _, _, plane in self.runs]
-        ends = [n for columns in reached if len(columns) for n in (columns[0], columns[-1])]
-        return slice(int(min(ends)), int(max(ends)) + 1) if ends else None
+    def columns(self, side: int, most: int) -> list[tuple[slice, bool]]:
+        """Cut the columns that the masks reach into runs of whole files.
+
+        Parameters
+        ----------
+        side : int
+            Columns of a file.
+        most : int
+            Columns of a run, at most; a multiple of `side`.
+
+        Returns
+        -------
+        list of (slice, bool)
+            Columns, and whether all of their voxels are inside.
+        """
+        planes = [plane for _, _, plane in self.runs]
+        if not planes:
+            return []
+        covered = sum(stop - start for start, stop, _ in self.runs) == self.depth
+        first = range(0, planes[0].shape[1], side)
+        some = np.bitwise_or.reduceat(np.max([p.max(axis=0) for p in planes], axis=0), first) > 0
+        every = np.bitwise_and.reduceat(np.min([p.min(axis=0) for p in planes], axis=0), first) > 0
+        runs: list[tuple[slice, bool]] = []
+        for start, reached, full in zip(first, some, every & covered, strict=True):
+            if not reached:
+                continue
+            stop = min(start + side, planes[0].shape[1])
+            last, alike = runs[-1] if runs else (slice(0, 0), None)
+            if last.stop == start and alike == full and stop - last.start <= most:
+                runs[-1] = slice(last.start, stop), bool(full)
+            else:
+                runs.append((slice(start, stop), bool(full)))
+        return runs
 
     def fill(self, out: NDArray[np.uint8], columns: slice) -> None:
         """Write the masks of some of the region's columns into an array (z, y, x) uint8."""

@@ -110,9 +110,9 @@ class KeyframeStore:
                 name, data=column, overwrite=True, attributes=_dimensions(column.ndim, "n", "box")
             )
 
-    def read_mask(self, position: int, y: slice, x: slice) -> NDArray[np.uint8]:
-        """Part of one keyframe's undilated mask."""
-        return np.asarray(self._array("mask", "r")[position, y, x], np.uint8)
+    def masks(self) -> zarr.Array:
+        """The keyframes' undilated masks, (k, y, x) uint8, to read parts of."""
+        return self._array("mask", "r")
 
     def numbers(self) -> list[int]:
         """Slice numbers of the keyframes."""

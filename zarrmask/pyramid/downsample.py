@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -104,14 +105,15 @@ def _pairs_along_x(block: NDArray) -> NDArray:
 
 def _in_pairs(combine: np.ufunc, block: NDArray, axis: int) -> NDArray:
     """Combine neighbours along an axis; an odd one out at the end stays as it is."""
-    size = block.shape[axis]
-    view = np.moveaxis(block, axis, 0)
-    out: NDArray = combine(view[0 : size // 2 * 2 : 2], view[1::2])
+    size, before = block.shape[axis], (slice(None),) * axis
+    first, second = (*before, slice(0, size // 2 * 2, 2)), (*before, slice(1, None, 2))
+    out: NDArray = combine(block[first], block[second])
     if size % 2:
-        out = np.concatenate([out, view[-1:]])
-    return np.moveaxis(out, 0, axis)
+        out = np.concatenate([out, block[(*before, slice(-1, None))]], axis)
+    return out
 
 
+@cache
 def _voxels_behind(shape: tuple[int, ...]) -> list[tuple[tuple[slice, ...], int]]:
     """Regions of the halved block with the number of voxels that each of theirs stands for."""
     axes = []

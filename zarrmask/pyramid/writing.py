@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -47,7 +47,7 @@ from zarrmask.pyramid.metadata import LABEL
 from zarrmask.pyramid.store import open_array, open_group
 
 DEFAULT = Format()
-_behind = ThreadPoolExecutor(thread_name_prefix="write")
+_threads = ThreadPoolExecutor(thread_name_prefix="write")
 _GROUP = {
     "0.4": (".zgroup", b'{"zarr_format": 2}'),
     "0.5": ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'),
@@ -85,6 +85,8 @@ class Pyramid:
         How a level is made from the one before: "mean" or "max".
     format : Format
         How its arrays are stored.
+    links : bool
+        Whether it shares files with other pyramids that hold the same, where there are hard links.
     """
 
     path: Place
@@ -93,6 +95,7 @@ class Pyramid:
     dtype: str
     reduce: str
     format: Format = DEFAULT
+    links: bool = False
 
     @property
     def levels(self) -> tuple[Shape, ...]:
@@ -165,21 +168,34 @@ class Step:
     """A region of a pyramid that is being written at two levels, and handed over at the third.
 
     Its tiles are written as they come; the coarser level is kept until all are there. What is all
-    zeros is not written: a missing chunk is zeros.
+    zeros is not written: a missing chunk is zeros. Files are written behind, while the next is
+    made: a block must stay as it is until the step is settled. As a context it ends settled.
     """
 
     def __init__(self, pyramid: Pyramid, level: int, region: Region) -> None:
         self._pyramid, self._level = pyramid, level
         self._region = halved_region(region)
         self._empty = True
+        self._behind: list[tuple[NDArray, Future[list[Path]]]] = []
+
+    def __enter__(self) -> Step:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.settle()
 
     @property
     def file(self) -> int:
         """Side of what one file holds: tiles go by it."""
         return self._pyramid.format.file
 
-    def write(self, region: Region, block: NDArray) -> None:
-        """Write a tile.
+    @property
+    def _array(self) -> tuple[zarr.Array, Place]:
+        """The finer level, and where it lies."""
+        return self._pyramid.array(self._level), self._pyramid.path / str(self._level)
+
+    def write(self, region: Region, block: NDArray, *, halved: int | None = None) -> None:
+        """Begin to write a tile.
 
         Parameters
         ----------
@@ -188,19 +204,84 @@ class Step:
             ends there or at the volume's border.
         block : (z, y, x) array
             The voxels.
+        halved : int, optional
+            What the tile is, halved, where all of it is one value.
         """
-        if not block.any():
+        if not (block[0, 0, 0] or block.max()):
             return
-        pyramid, level = self._pyramid, self._level
-        written = _behind.submit(
-            _write, pyramid.array(level), pyramid.path / str(level), region, block
-        )
-        try:  # encoding and the disk leave a core time to halve
-            if level + 1 < len(pyramid.levels):
-                place = within(halved_region(region), self._region)
-                halve(block, pyramid.reduce, self._coarse()[place])
-        finally:
+        self._begin(*self._array, region, block)
+        if self._level + 1 < len(self._pyramid.levels):
+            coarse = self._coarse()[within(halved_region(region), self._region)]
+            if halved is not None:
+                coarse.fill(halved)
+            else:
+                halve(block, self._pyramid.reduce, coarse)
+
+    def repeat(self, region: Region, block: NDArray, other: Step) -> None:
+        """Write a tile that another pyramid has, which is stored and made coarser alike.
+
+        Parameters
+        ----------
+        region, block
+            As in `write`; the other step has been given the same voxels there.
+        other : Step
+            Its files are shared, if this pyramid may.
+        """
+        other.settle()
+        if self._level + 1 < len(self._pyramid.levels):
+            place = within(halved_region(region), self._region)
+            self._coarse()[place] = other._coarse()[place]
+        if not (self._pyramid.links and self._link(region, other)):
+            self._begin(*self._array, region, block)
+
+    def finish(self) -> None:
+        """Begin to write the coarser level, and to hand over what comes after it."""
+        if self._empty:
+            return
+        pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
+        self._begin(pyramid.array(level), pyramid.path / str(level), self._region, coarse)
+        if level + 1 < len(pyramid.levels):
+            array, place = pyramid.handed_over(level + 1), pyramid.scratch / str(level + 1)
+            beyond = halve(coarse, pyramid.reduce)
+            self._begin(array, place, halved_region(self._region), beyond)
+
+    def settle(self, memory: NDArray | None = None) -> None:
+        """Wait for what has been begun; if memory is given, for what is written from there.
+
+        Raises
+        ------
+        OSError
+            Where it could not be written.
+        """
+        begun: list[Future[list[Path]]] = []
+        left = []
+        for block, written in self._behind:
+            if memory is None or np.may_share_memory(block, memory):
+                begun.append(written)
+            else:
+                left.append((block, written))
+        self._behind = left
+        wait(begun)
+        for written in begun:
             _flush(written.result())
+
+    def _begin(self, array: zarr.Array, place: Place, region: Region, block: NDArray) -> None:
+        self._behind.append((block, _threads.submit(_write, array, place, region, block)))
+
+    def _link(self, region: Region, other: Step) -> bool:
+        """Give this pyramid the other's files of a region; tell whether that could be done."""
+        mine, others = _files(*self._array, region), _files(*other._array, region)
+        for file, there in zip(mine, others, strict=True):
+            file.unlink(missing_ok=True)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.hardlink_to(there)
+            except FileNotFoundError:
+                continue  # all zeros
+            except OSError:  # another disk, or one without links
+                return False
+        _flush(mine)
+        return bool(mine)
 
     def _coarse(self) -> NDArray:
         """The coarser level of the region: zeros where nothing has been written."""
@@ -210,17 +291,6 @@ class Step:
             coarse.fill(0)
             self._empty = False
         return coarse
-
-    def finish(self) -> None:
-        """Write the coarser level, and hand over what comes after it."""
-        if self._empty:
-            return
-        pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
-        _flush(_write(pyramid.array(level), pyramid.path / str(level), self._region, coarse))
-        if level + 1 < len(pyramid.levels):
-            array, place = pyramid.handed_over(level + 1), pyramid.scratch / str(level + 1)
-            beyond = halve(coarse, pyramid.reduce)
-            _flush(_write(array, place, halved_region(self._region), beyond))
 
 
 def remove_pyramid(path: Place) -> None:
@@ -270,14 +340,9 @@ def _flush(files: Iterable[Path]) -> None:
         flush_soon(file)
 
 
-def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> list[Path]:
-    """Write whole files of an array, and give those that are yet to be brought onto the disk.
-
-    A run that was stopped may have left torn ones. A file at the border counts as written in part,
-    and would be read first: so what is there goes.
-    """
-    if not isinstance(place, Path):  # there a file is there whole and for good, or not at all
-        array[region] = block
+def _files(array: zarr.Array, place: Place, region: Region) -> list[Path]:
+    """Files that hold a region of an array; none at a URL."""
+    if not isinstance(place, Path):
         return []
     sides = array.shards or array.chunks
     prefix = ("c",) if array.metadata.zarr_format == 3 else ()
@@ -285,7 +350,17 @@ def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> l
         range(part.start // side, ceil(part.stop / side))
         for part, side in zip(region, sides, strict=True)
     )
-    files = [place.joinpath(*prefix, *map(str, key)) for key in product(*places)]
+    return [place.joinpath(*prefix, *map(str, key)) for key in product(*places)]
+
+
+def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> list[Path]:
+    """Write whole files of an array, and give those that are yet to be brought onto the disk.
+
+    A run that was stopped may have left torn ones. A file at the border counts as written in part,
+    and would be read first: so what is there goes. At a URL a file is there whole and for good, or
+    not at all.
+    """
+    files = _files(array, place, region)
     for file in files:
         file.unlink(missing_ok=True)
     array[region] = block

@@ -11,6 +11,8 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
+from zarrmask.buffers import buffer
+
 from .header import PIXELS, BadSliceError, Header, wrong_dtype
 from .remote import File, RangeFile
 
@@ -18,6 +20,8 @@ from .remote import File, RangeFile
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 UNCOMPRESSED = 1
+GAP = 2**14
+"""Bytes between wanted parts of rows that are read along: to ask once more costs as much."""
 
 
 def tiff_header(file: File) -> Header:
@@ -199,13 +203,17 @@ def read_rows(path: str, header: Header, y: slice, x: slice, out: np.ndarray) ->
     A memory map would have to be made and torn down for each region: four times slower.
     """
     columns, item = header.shape[1], header.dtype.itemsize
+    left_out = (columns - (x.stop - x.start)) * item
+    together = out
+    if 0 < left_out <= GAP:
+        together = buffer("rows", (y.stop - y.start, columns), header.dtype)
     # Rows that are whole are one piece.
-    whole = x.stop - x.start == columns and out.flags.c_contiguous
-    pieces = [out] if whole else out
+    whole = together.shape[1] == columns and together.flags.c_contiguous
+    pieces, left = ([together], 0) if whole else (out, x.start)
     file = os.open(path, os.O_RDONLY)
     try:
         for row, piece in zip(range(y.start, y.stop), pieces, strict=False):
-            place = header.offset + (row * columns + x.start) * item
+            place = header.offset + (row * columns + left) * item
             view, done = memoryview(piece).cast("B"), 0
             while done < len(view):
                 if not (got := os.preadv(file, [view[done:]], place + done)):
@@ -213,6 +221,8 @@ def read_rows(path: str, header: Header, y: slice, x: slice, out: np.ndarray) ->
                 done += got
     finally:
         os.close(file)
+    if together is not out:
+        out[...] = together[:, x]
     if header.big_endian != (sys.byteorder == "big"):
         out.byteswap(inplace=True)
 

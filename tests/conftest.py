@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import tifffile
 from upath import UPath
 
 import zarrmask
+from zarrmask import cli
 from zarrmask.cluster import connect
 from zarrmask.phantom import Phantom
 
@@ -37,6 +39,27 @@ def pytest_collection_modifyitems(items):
         if marks & {"real", "reference"} and "ZARRMASK_SHARED" not in os.environ:
             reason = "ZARRMASK_SHARED does not name the folder of real slices and references"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(name="zarrmask")
+def command_line(monkeypatch, capsys, tmp_path):
+    """Run a command line; gives its exit code, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["zarrmask", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
-"""Writing a file so that a reader sees the old one or the new one, never half of it."""
+"""Writing a file, or a folder, so that a reader sees all of it or none, never half."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from zarrmask.errors import OutputError
 from zarrmask.place import Place
 
 
@@ -30,3 +34,34 @@ def replace_file(place: Place, content: bytes) -> None:
         temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_full(out: Path) -> None:
+    """Refuse a folder to be made that is there already, and not empty.
+
+    Raises
+    ------
+    OutputError
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} is not an empty folder; name another one")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write to, which becomes `out` when all has been written to it.
+
+    Raises
+    ------
+    OutputError
+        See `refuse_full`.
+    """
+    refuse_full(out)
+    half = out.absolute().with_name(f".{out.absolute().name}.unfinished")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    try:
+        yield half
+        half.rename(out)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)

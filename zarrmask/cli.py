@@ -251,6 +251,73 @@ def train_command(phantom: bool, out: Path, config: Path | None, **options: Any)
     click.echo(f"wrote {weights}")
 
 
+@cli.command("evaluate")
+@click.option(
+    "--coco",
+    "annotations",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="COCO annotations, a JSON.",
+)
+@click.option(
+    "--images", type=click.Path(path_type=Path), required=True, help="Folder of their images."
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
+)
+@click.option("--model", type=click.Path(path_type=Path), help="detectron2 config of the weights.")
+@click.option(
+    "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
+)
+@click.option(
+    "--dilate",
+    type=float,
+    metavar="P",
+    help="Kernel side, percent of the longer side.  [default: 3]",
+)
+@click.option("--out", type=_Folder(path_type=Path), help="Folder to make: figures and pictures.")
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Images that are drawn.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate_command(annotations: Path, images: Path, as_json: bool, **options: Any) -> None:
+    """Compare what a checkpoint finds on annotated images with what is on them."""
+    from zarrmask.coco.evaluation import as_table, evaluate
+
+    record = evaluate(annotations, images, **options)
+    click.echo(json.dumps(record, indent=2) if as_json else as_table(record))
+
+
+@cli.command("annotate")
+@OUT
+@click.argument("folder", metavar="DIR", type=_Folder(path_type=Path))
+@click.option("--every-keyframe", is_flag=True, help="Write all keyframes.")
+@click.option(
+    "--worst",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Write those that are most likely wrong.  [default: 20]",
+)
+@click.option("--png", is_flag=True, help="Write PNG, which loses nothing, instead of JPEG.")
+def annotate_command(
+    out: str, folder: Path, every_keyframe: bool, worst: int | None, png: bool
+) -> None:
+    """Write keyframes of the run in OUT as images and COCO annotations, to be corrected."""
+    from zarrmask.coco.export import annotate
+    from zarrmask.progress import listed
+
+    if every_keyframe and worst is not None:
+        raise click.UsageError("--every-keyframe and --worst exclude each other")
+    numbers = annotate(out, folder, worst=None if every_keyframe else worst or 20, png=png)
+    click.echo(f"wrote {folder / 'annotations.json'} and {len(numbers)} images; look first at z:")
+    click.echo(listed(numbers))
+
+
 @cli.command("info")
 @click.argument("path", type=click.Path())
 def info_command(path: str) -> None:

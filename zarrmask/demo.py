@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zarrmask.atomic import whole_folder
 from zarrmask.errors import OutputError
 from zarrmask.journal import Journal
 from zarrmask.masking import KeyframeStore
@@ -26,14 +27,10 @@ def make_phantom(
     out: Path, shape: Shape, *, seed: int = 0, reporter: Reporter | None = None
 ) -> None:
     """Write a phantom, whole or not at all, and show how it comes along; see `write_phantom`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not an empty folder; name another one for the phantom")
-    half = out.absolute().with_name(f".{out.absolute().name}.unfinished")
-    shutil.rmtree(half, ignore_errors=True)
-    with (reporter or Reporter()).stage("simulating a scroll", shape[0], "slices") as advance:
-        write_phantom(half, shape, seed=seed, progress=lambda done, total: advance(1))
-    (half / LABEL).write_text(json.dumps({"shape": shape, "seed": seed}) + "\n")
-    half.rename(out)
+    with whole_folder(out) as half:
+        with (reporter or Reporter()).stage("simulating a scroll", shape[0], "slices") as advance:
+            write_phantom(half, shape, seed=seed, progress=lambda done, total: advance(1))
+        (half / LABEL).write_text(json.dumps({"shape": shape, "seed": seed}) + "\n")
 
 
 def demo(

@@ -13,6 +13,10 @@ class CheckpointError(ZarrmaskError):
     """A checkpoint or its model config cannot be used."""
 
 
+class AnnotationError(ZarrmaskError):
+    """COCO annotations, or their images, cannot be used."""
+
+
 class SettingsError(ZarrmaskError):
     """A setting is missing, unknown or out of range."""
 

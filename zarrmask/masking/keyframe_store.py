@@ -122,6 +122,10 @@ class KeyframeStore:
         """Pixels in each keyframe's mask, not dilated: (k,)."""
         return np.asarray(self._array("area", "r")[:])
 
+    def best_scores(self) -> NDArray[np.float32]:
+        """Each keyframe's best score, NaN where nothing was found: (k,)."""
+        return np.asarray(self._array("best_score", "r")[:])
+
     def without_detection(self) -> list[int]:
         """Numbers of the keyframes on which nothing was found."""
         counts = np.asarray(self._array("count", "r")[:])

@@ -11,7 +11,8 @@ import numpy as np
 import tifffile
 from numpy.typing import DTypeLike, NDArray
 
-from zarrmask.errors import OutputError, SettingsError
+from zarrmask.atomic import refuse_full
+from zarrmask.errors import SettingsError
 from zarrmask.phantom.noise import Field
 from zarrmask.phantom.render import compose
 from zarrmask.phantom.scanner import Scanner
@@ -166,8 +167,7 @@ def write_phantom(
     if kind not in (np.uint8, np.uint16):
         raise SettingsError(f"A phantom's slices are uint8 or uint16, not {kind}.")
     phantom = Phantom(shape, seed)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not an empty folder: name another one for the phantom.")
+    refuse_full(out)
     truth = out / "truth"
     truth.mkdir(parents=True, exist_ok=True)
     digits = max(5, len(str(shape[0] - 1)))

@@ -1,0 +1,130 @@
+"""A checkpoint judged: figures, pictures, and nothing written in vain."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from zarrmask.coco.evaluation import as_table, evaluate
+from zarrmask.coco.pictures import FOUND, STRIP, TRUE, picture
+from zarrmask.coco.polygons import polygons_of
+from zarrmask.errors import AnnotationError, CheckpointError, OutputError, SettingsError
+from zarrmask.phantom import simulate
+
+
+@pytest.fixture
+def simulated(files):
+    """Three simulated slices with their true masks, and one without papyrus."""
+    files.content["annotations"].clear()
+    files.content["images"].clear()
+    files.pixels.clear()
+    for number in range(4):
+        seed = np.random.default_rng([1, number])
+        pixels, pieces = simulate(seed, 240, empty=float(number == 3))
+        height, width = pixels.shape
+        name = f"{number}.png"
+        files.pixels[name] = pixels
+        files.content["images"].append(
+            {"id": number, "file_name": name, "height": height, "width": width}
+        )
+        for piece in pieces:
+            for polygon in polygons_of(piece):
+                files.mark(image_id=number, segmentation=[polygon])
+    return files.write()
+
+
+def test_a_detector_that_finds_most(simulated, tmp_path):
+    record = evaluate(*simulated, out=tmp_path / "judged", worst=2)
+    assert record == json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    assert record["images"] == len(record["by_image"]) == 4
+    assert record["detected"]["iou"] > 0.8
+    assert record["masks"]["AP50"] > 0.5
+    assert record["boxes"]["AP50"] > 0.5
+    detected, dilated = record["detected"], record["dilated"]
+    assert dilated["lost"] < detected["lost"]
+    assert dilated["surplus"] > detected["surplus"]
+    worst = [image["detected"]["iou"] for image in record["by_image"]]
+    assert worst == sorted(worst)
+    assert record["mean_iou"] == pytest.approx(np.mean(worst))
+    pictures = sorted(path.name for path in (tmp_path / "judged").glob("*.png"))
+    files = [image["file"] for image in record["by_image"]]
+    assert pictures == [f"worst_0{place}_{files[place - 1]}" for place in (1, 2)]
+
+
+def test_the_overlap_of_all_is_that_of_their_pixels(simulated):
+    record = evaluate(*simulated, dilate=0)
+    assert record["detected"] == record["dilated"]
+    for key in ("true", "found", "both"):
+        parts = [image["detected"][key] for image in record["by_image"]]
+        assert record["detected"][key] == sum(parts)
+
+
+def test_a_higher_score_finds_less_and_leaves_the_precision(simulated):
+    low, high = (evaluate(*simulated, score=score) for score in (0.1, 1.0))
+    assert high["detected"]["found"] == 0
+    assert high["detected"]["lost"] == 1
+    assert high["masks"] == low["masks"]
+    assert high["boxes"] == low["boxes"]
+
+
+def test_classes_that_differ_are_not_told_apart(simulated):
+    annotations, images = simulated
+    content = json.loads(annotations.read_text())
+    content["categories"].append({"id": 5, "name": "case"})
+    before = evaluate(annotations, images)
+    annotations.write_text(json.dumps(content))
+    after = evaluate(annotations, images)
+    assert (before["by_category"], after["by_category"]) == (True, False)
+    assert before["masks"] == after["masks"]
+
+
+def test_nothing_is_written_where_something_is_wrong(simulated, tmp_path):
+    annotations, images = simulated
+    out = tmp_path / "judged"
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError):
+        evaluate(annotations, images, checkpoint=tmp_path / "gone.pth", out=out)
+    with pytest.raises(SettingsError, match="score"):
+        evaluate(annotations, images, score=2, out=out)
+    (images / "1.png").rename(images / "one.png")
+    with pytest.raises(AnnotationError, match=r"1\.png: is missing"):
+        evaluate(annotations, images, out=out)
+    (images / "one.png").rename(images / "1.png")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        evaluate(annotations, images, out=images)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_prints_a_table_or_json(simulated, zarrmask, tmp_path):
+    annotations, images = simulated
+    arguments = ("evaluate", "--coco", annotations, "--images", images)
+    code, printed, told = zarrmask(*arguments, "--out", tmp_path / "judged")
+    assert code == 0, told
+    record = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    assert printed == as_table(record) + "\n"
+    assert max(map(len, printed.splitlines())) <= 80
+    assert f"{record['detected']['iou']:.4f}" in printed
+    code, printed, _ = zarrmask(*arguments, "--json", "--score", 0.1)
+    assert json.loads(printed) == record
+    (images / "0.png").unlink()
+    code, printed, told = zarrmask(*arguments)
+    assert (code, printed) == (1, "")
+    assert told.startswith("error: ")
+    assert "0.png: is missing" in told
+
+
+@pytest.mark.parametrize("shape", [(90, 60), (1700, 2100)])
+def test_a_picture_shows_both_outlines(shape):
+    true, found = np.zeros((2, *shape), bool)
+    height, width = shape
+    true[height // 4 : height // 2, width // 4 : width // 2] = True
+    found[height // 2 + 5 : height - 9, width // 2 + 5 : width - 9] = True
+    png = picture(np.full(shape, 40, np.uint8), true, found, "words")
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[STRIP:]
+    assert 800 <= max(image.shape) <= 1600
+    for mask, colour in ((true, TRUE), (found, FOUND)):
+        rows, columns = np.nonzero((image == colour).all(-1))
+        there = np.argwhere(mask) * (image.shape[0] / height)
+        assert abs(rows.min() - there.min(0)[0]) < 5
+        assert abs(columns.max() - there.max(0)[1]) < 25

@@ -1,0 +1,145 @@
+"""Keyframes for a person to correct, and back."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+import zarrmask as package
+from zarrmask.coco import read_coco
+from zarrmask.coco.evaluation import evaluate
+from zarrmask.coco.export import annotate, suspicions
+from zarrmask.errors import OutputError
+from zarrmask.masking import KeyframeStore
+
+
+def copied(run, tmp_path, name="copy"):
+    return shutil.copytree(run[0], tmp_path / name)
+
+
+def test_a_run_comes_back(run, stack, tmp_path):
+    """Run, export, read, detect again: the same masks, but for what polygons simplify."""
+    out, _ = run
+    store = KeyframeStore(out / "keyframes.zarr")
+    numbers = annotate(out, tmp_path / "export", worst=None, png=True)
+    assert sorted(numbers) == store.numbers()
+    files = tmp_path / "export" / "annotations.json", tmp_path / "export" / "images"
+    dataset = read_coco(*files)
+    assert dataset.names == ("scroll",)
+    for number, image in zip(numbers, dataset.images, strict=True):
+        assert image.path.name == f"{number:05d}.png"
+        seen = tifffile.imread(stack / f"{number:05d}.tif") >> 8
+        np.testing.assert_array_equal(image.grey(), seen)
+        mask = np.asarray(store.masks()[store.numbers().index(number)]) > 0
+        np.testing.assert_array_equal(image.true().mask(), mask)
+    judged = evaluate(*files)
+    assert judged["detected"]["true"] > 0
+    assert judged["detected"]["iou"] == 1
+
+
+def test_the_file_is_what_annotation_tools_read(run, tmp_path):
+    annotate(run[0], tmp_path / "export", worst=2)
+    content = json.loads((tmp_path / "export" / "annotations.json").read_text())
+    assert content["categories"][0]["id"] == 1
+    images = {image["id"]: image for image in content["images"]}
+    assert sorted(images) == [1, 2]
+    names = {path.name for path in (tmp_path / "export" / "images").iterdir()}
+    assert names == {image["file_name"] for image in images.values()}
+    assert all(name.endswith(".jpg") for name in names)
+    assert content["annotations"]
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        (polygon,) = annotation["segmentation"]
+        image = images[annotation["image_id"]]
+        assert 0 <= x < x + width <= image["width"]
+        assert 0 <= y < y + height <= image["height"]
+        assert all(isinstance(value, float) for value in polygon)
+        assert annotation["area"] > 0
+
+
+def test_the_worst_come_first(run, tmp_path):
+    """A mask that is like neither of its neighbours."""
+    out = copied(run, tmp_path)
+    store = KeyframeStore(out / "keyframes.zarr")
+    mask = np.asarray(store.masks()[2])
+    mask[:, mask.shape[1] // 2 :] = 0
+    store.write_mask(2, mask)
+    assert annotate(out, tmp_path / "export", worst=1) == [store.numbers()[2]]
+
+
+def test_suspicion():
+    fine = np.ones(5)
+    outlier = suspicions(fine, [0.9, 0.2, 0.2, 0.9])
+    assert outlier.argmax() == 2
+    np.testing.assert_allclose(np.delete(outlier, 2), 0.1)
+    doubtful = suspicions(np.array([1, 1, 0.4, 1, 1]), [0.9] * 4)
+    assert doubtful.argmax() == 2
+    beyond = suspicions(np.array([np.nan, np.nan, 0.9, 0.9, 0.9]), [1, 0, 0.9, 0.9])
+    assert beyond[:2].tolist() == [0, 0]
+    assert suspicions(np.array([0.75]), []).tolist() == [0.25]
+
+
+def test_without_the_stack_the_volume_serves(run, stack, cluster, tmp_path):
+    slices = shutil.copytree(stack, tmp_path / "slices")
+    out = tmp_path / "out"
+    package.run(slices, out, every=12, scheduler=cluster)
+    annotate(out, tmp_path / "before", png=True)
+    slices.rename(tmp_path / "elsewhere")
+    annotate(out, tmp_path / "after", png=True)
+    before, after = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "images").iterdir()}
+        for name in ("before", "after")
+    )
+    assert before == after
+    shutil.rmtree(out / "volume.zarr")
+    with pytest.raises(OutputError, match=r"slices of .* are gone.*does not exist"):
+        annotate(out, tmp_path / "gone")
+    (tmp_path / "elsewhere").rename(slices)
+    tifffile.imwrite(slices / "00100.tif", np.zeros((150, 170), np.uint16))
+    with pytest.raises(OutputError, match="has changed since"):
+        annotate(out, tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_the_window_of_the_run_is_taken(run, stack, cluster, tmp_path):
+    out = tmp_path / "out"
+    package.run(stack, out, every=12, detect_window=(0, 30_000), scheduler=cluster)
+    annotate(out, tmp_path / "export", png=True, worst=1)
+    (path,) = (tmp_path / "export" / "images").iterdir()
+    slice_ = tifffile.imread(stack / f"{path.stem}.tif").astype(float)
+    seen = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(seen, np.rint(slice_ * (255 / 30_000)).clip(0, 255))
+
+
+def test_the_command(run, zarrmask, tmp_path):
+    out, _ = run
+    code, printed, told = zarrmask("annotate", out, tmp_path / "export", "--worst", 3)
+    assert code == 0, told
+    assert "annotations.json and 3 images" in printed
+    code, _, told = zarrmask("annotate", out, tmp_path / "export")
+    assert code == 1
+    assert "not an empty folder" in told
+    code, _, told = zarrmask("annotate", out, "b", "--worst", 3, "--every-keyframe")
+    assert code == 2
+    assert "exclude each other" in told
+
+
+def test_what_is_no_finished_run(run, zarrmask, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in ("mine", "nowhere"):
+        code, _, told = zarrmask("annotate", folder, "export")
+        assert code == 1
+        assert "holds no finished run" in told
+    out = copied(run, tmp_path)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "state": "unfinished"}))
+    with pytest.raises(OutputError, match="no finished run"):
+        annotate(out, tmp_path / "export")
+    (out / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(out / "keyframes.zarr")
+    with pytest.raises(OutputError, match=r"lost its keyframes\.zarr"):
+        annotate(out, tmp_path / "export")
+    assert not (tmp_path / "export").exists()

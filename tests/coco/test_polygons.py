@@ -1,0 +1,52 @@
+"""Polygons around masks, rasterised again."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+
+from zarrmask.coco import Region
+from zarrmask.coco.polygons import polygons_of
+
+
+def drawn(polygons, shape):
+    return Region.of_union([Region.of_polygon(p, *shape) for p in polygons], *shape).mask()
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24)))
+def test_small_masks_come_back_to_the_pixel(mask):
+    """Lone pixels, corners that touch, holes, holes within holes: whatever it is."""
+    polygons = polygons_of(mask)
+    pieces, _ = cv2.connectedComponents(mask.astype(np.uint8))
+    assert len(polygons) == pieces - 1
+    np.testing.assert_array_equal(drawn(polygons, mask.shape), mask)
+
+
+@pytest.fixture
+def large():
+    """A rough ring of 2,000 pixels with a piece of its own within, and specks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:2000, :2000] / 1000 - 1
+    radius = np.hypot(y, x) + 0.02 * np.sin(9 * np.arctan2(y, x))
+    mask = (radius < 0.9) & (radius > 0.5) | (radius < 0.2)
+    mask[tuple(rng.integers(0, 2000, (2, 50)))] = True
+    return mask
+
+
+def test_large_masks_come_back_by_few_points(large):
+    polygons = polygons_of(large)
+    back = drawn(polygons, large.shape)
+    assert (back & large).sum() / (back | large).sum() > 0.99
+    longest = max(polygons, key=len)
+    assert 20 < len(longest) / 2 < 200
+
+
+def test_a_hole_is_joined_by_a_slit(large):
+    """One polygon a piece: tools that read one list of points show the hole."""
+    (ring,) = [p for p in polygons_of(large) if len(p) > 100 and drawn([p], large.shape)[200, 1000]]
+    assert not drawn([ring], large.shape)[1000, 1000]
+
+
+def test_nothing_has_no_polygon():
+    assert polygons_of(np.zeros((5, 5), bool)) == []

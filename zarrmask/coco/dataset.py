@@ -1,0 +1,117 @@
+"""Annotated images: what is on each of them, by a person's word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zarrmask.coco.region import Region
+from zarrmask.detection.inputs import Window, to_8bit
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One thing on an image, or a crowd of them.
+
+    Attributes
+    ----------
+    category : int
+        Index of its category in the dataset's, counted from 0.
+    region : Region
+        Its pixels: a mask by `region.mask()`, a box by `region.box`.
+    """
+
+    category: int
+    region: Region
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image, and what is on it.
+
+    Attributes
+    ----------
+    id : int
+        Its number in the annotations.
+    path : Path
+        The file.
+    height, width : int
+        Pixels.
+    instances : tuple of Instance
+        What a detector is to find; none where the image is empty.
+    crowds : tuple of Instance
+        Where nobody said which pixels are whose: not trained on; what is found there is neither
+        right nor wrong.
+    """
+
+    id: int
+    path: Path
+    height: int
+    width: int
+    instances: tuple[Instance, ...] = ()
+    crowds: tuple[Instance, ...] = ()
+
+    def grey(self, window: Window = "seed") -> NDArray[np.uint8]:
+        """Read the image as a detector sees it, (y, x): see `to_8bit`."""
+        return to_8bit(read_grey(self.path), window)
+
+    def true(self) -> Region:
+        """Pixels of any instance."""
+        return self._union(self.instances)
+
+    def ignored(self) -> Region:
+        """Pixels of any crowd."""
+        return self._union(self.crowds)
+
+    def _union(self, instances: tuple[Instance, ...]) -> Region:
+        regions = [instance.region for instance in instances]
+        return Region.of_union(regions, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """Annotated images.
+
+    Attributes
+    ----------
+    path : Path
+        The annotations' file.
+    names : tuple of str
+        The categories', in the order of their ids.
+    images : tuple of CocoImage
+        In the order of the file.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    images: tuple[CocoImage, ...]
+
+    def __str__(self) -> str:
+        instances = sum(len(image.instances) for image in self.images)
+        crowds = sum(len(image.crowds) for image in self.images)
+        empty = sum(not image.instances for image in self.images)
+        return (
+            f"{len(self.images):,} images, {empty:,} of them empty, with {instances:,} "
+            f"instances of {', '.join(self.names)}"
+            + (f"; {crowds:,} crowds, ignored" if crowds else "")
+        )
+
+
+def read_grey(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Read an image as grey values of 8 or 16 bits, (y, x); colours become grey.
+
+    Raises
+    ------
+    OSError, ValueError, SyntaxError
+        If it is missing, damaged, of more bits or no image; others are possible.
+    """
+    with Image.open(path) as image:
+        if image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.uint16)
+        if image.mode in ("I", "F"):
+            raise ValueError("32 bits a pixel; expected 8 or 16")
+        return np.asarray(image if image.mode == "L" else image.convert("L"))

@@ -1,0 +1,202 @@
+"""A checkpoint judged by annotated images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmask import __version__, masking
+from zarrmask.atomic import refuse_full, whole_folder
+from zarrmask.coco.dataset import CocoDataset, CocoImage
+from zarrmask.coco.overlap import Overlap
+from zarrmask.coco.pictures import picture
+from zarrmask.coco.precision import Found, average_precision, found_in
+from zarrmask.coco.reading import read_coco
+from zarrmask.coco.region import Region
+from zarrmask.detection.detections import union_mask
+from zarrmask.digest import sha256
+from zarrmask.progress import Reporter
+from zarrmask.settings import Settings, read_settings
+from zarrmask.shipped import DEFAULT_CHECKPOINT
+
+LOWEST_SCORE = 0.05
+"""Detections for the average precision count above this, as detectron2's do."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An image, and how what was found on it compares with what is true.
+
+    Attributes
+    ----------
+    image : CocoImage
+    found : Region
+        What was found above the score, not dilated.
+    detections : int
+        How many these were.
+    detected, dilated : Overlap
+        Of this, and of it as it is after a run's dilation.
+    """
+
+    image: CocoImage
+    found: Region
+    detections: int
+    detected: Overlap
+    dilated: Overlap
+
+
+def evaluate(
+    annotations: Path,
+    images: Path,
+    *,
+    checkpoint: Path | None = None,
+    model: Path | None = None,
+    score: float | None = None,
+    dilate: float | None = None,
+    out: Path | None = None,
+    worst: int = 10,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Compare what a checkpoint finds on annotated images with what is on them.
+
+    Parameters
+    ----------
+    annotations, images : Path
+        See `read_coco`.
+    checkpoint, model, score, dilate : optional
+        As `checkpoint`, `config`, `score` and `dilate` of a run.
+    out : Path, optional
+        Folder to make, for `evaluation.json` and pictures.
+    worst : int
+        How many images are drawn, those of the lowest IoU first.
+    reporter : Reporter, optional
+        Where progress goes.
+
+    Returns
+    -------
+    dict
+        What `evaluation.json` holds: average precision of boxes and masks (of all detections above
+        0.05); overlap of the union of what was found above the score with what is true, for all
+        images together and for each, the worst first.
+
+    Raises
+    ------
+    ZarrmaskError
+        What was found, what was expected, and what to do; nothing is written then.
+    """
+    from zarrmask.detection.load import load_detector  # torch takes its time
+
+    reporter = reporter or Reporter()
+    settings = read_settings(model, checkpoint=checkpoint, score=score, dilate=dilate)
+    if out is not None:
+        refuse_full(out)
+    dataset = read_coco(annotations, images)
+    reporter.say(str(dataset))
+    weights = settings.checkpoint or DEFAULT_CHECKPOINT
+    lowest = min(settings.score, LOWEST_SCORE)
+    detector = load_detector(weights, settings.model, score_threshold=lowest)
+    by_category = detector.config.classes == len(dataset.names)
+    if not by_category:
+        reporter.warn(
+            f"the checkpoint tells {detector.config.classes} classes apart and the annotations "
+            f"{len(dataset.names)}: average precision is taken whatever the class"
+        )
+    judged: list[Judged] = []
+    found: dict[int, list[Found]] = {}
+    with reporter.stage("detecting", len(dataset.images), "images") as advance:
+        for image in dataset.images:
+            shape = (image.height, image.width)
+            prepared = detector.network_input.prepare(image.grey())
+            (detections,) = detector.detect([prepared], [shape])
+            found[image.id] = found_in(detections, shape)
+            sure = detections.above(settings.score)
+            judged.append(_judged(image, union_mask(sure, shape), len(sure), settings.dilate))
+            advance(1)
+    judged.sort(key=lambda one: one.detected.iou)
+    record = {
+        "zarrmask": __version__,
+        "checkpoint": {"path": str(weights), "sha256": sha256(weights)},
+        "by_category": by_category,
+        "boxes": average_precision(dataset, found, "bbox", by_category=by_category),
+        "masks": average_precision(dataset, found, "segm", by_category=by_category),
+        **_record(dataset, settings, judged),
+    }
+    if out is not None:
+        with whole_folder(out) as folder:
+            (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+            _draw(folder, judged[:worst])
+    return record
+
+
+def _judged(image: CocoImage, found: NDArray[np.uint8], detections: int, percent: float) -> Judged:
+    true, ignored = image.true().mask(), image.ignored().mask()
+    side = masking.kernel_side(image.height, image.width, percent)
+    grown = masking.dilate(found, side)
+    detected, dilated = (Overlap.of_masks(true, mask > 0, ignored) for mask in (found, grown))
+    return Judged(image, Region.of_mask(found), detections, detected, dilated)
+
+
+def _record(dataset: CocoDataset, settings: Settings, judged: Sequence[Judged]) -> dict[str, Any]:
+    nothing = Overlap(0, 0, 0)
+    return {
+        "annotations": str(dataset.path),
+        "categories": list(dataset.names),
+        "images": len(dataset.images),
+        "instances": sum(len(image.instances) for image in dataset.images),
+        "crowds": sum(len(image.crowds) for image in dataset.images),
+        "score": settings.score,
+        "dilate": settings.dilate,
+        "detected": sum((one.detected for one in judged), nothing).record(),
+        "dilated": sum((one.dilated for one in judged), nothing).record(),
+        "mean_iou": float(np.mean([one.detected.iou for one in judged])),
+        "by_image": [
+            {
+                "id": one.image.id,
+                "file": one.image.path.name,
+                "detections": one.detections,
+                "detected": one.detected.record(),
+                "dilated": one.dilated.record(),
+            }
+            for one in judged
+        ],
+    }
+
+
+def _draw(folder: Path, worst: Sequence[Judged]) -> None:
+    """Draw images, numbered in their order."""
+    for place, one in enumerate(worst, start=1):
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", one.image.path.stem)
+        words = f"{stem}  IoU {one.detected.iou:.3f}, {one.detections} detections"
+        drawn = picture(one.image.grey(), one.image.true().mask(), one.found.mask(), words)
+        (folder / f"worst_{place:02d}_{stem}.png").write_bytes(drawn)
+
+
+def as_table(record: Mapping[str, Any]) -> str:
+    """Set an evaluation's figures in a short table."""
+    rows = [f"{'average precision':<24}{'AP':>9}{'AP50':>9}{'AP75':>9}"]
+    rows += [
+        f"  {name:<22}" + "".join(map(_share, record[name].values())) for name in ("boxes", "masks")
+    ]
+    rows += ["", f"{'union of detections':<24}{'IoU':>9}{'lost':>9}{'surplus':>9}"]
+    names = {"detected": "as detected", "dilated": f"dilated by {record['dilate']:g} %"}
+    for key, name in names.items():
+        rows.append(f"  {name:<22}" + "".join(_share(record[key][k]) for k in _OVERLAP))
+    rows += ["", f"{'worst images':<24}{'IoU':>9}{'lost':>9}{'surplus':>9}"]
+    for image in record["by_image"][:5]:
+        figures = "".join(_share(image["detected"][key]) for key in _OVERLAP)
+        rows.append(f"  {image['file'][:21]:<22}{figures}")
+    return "\n".join(rows)
+
+
+_OVERLAP = ("iou", "lost", "surplus")
+
+
+def _share(value: float | None) -> str:
+    return f"{'-':>9}" if value is None else f"{value:>9.4f}"

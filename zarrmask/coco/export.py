@@ -1,0 +1,199 @@
+"""A run's keyframes as images and annotations, for a person to correct."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from zarrmask import __version__
+from zarrmask.atomic import refuse_full, whole_folder
+from zarrmask.coco.polygons import polygons_of
+from zarrmask.coco.region import Region
+from zarrmask.detection.inputs import Window, to_8bit
+from zarrmask.errors import OutputError, StackError
+from zarrmask.journal import Journal
+from zarrmask.masking import KeyframeStore
+from zarrmask.place import Place, place_of, reached
+from zarrmask.progress import Reporter
+from zarrmask.stack import open_source
+
+CATEGORY = {"id": 1, "name": "scroll", "supercategory": ""}
+JPEG_QUALITY = 95
+COMPARED_SIDE = 1024
+"""Pixels of a mask's longer side, at most, when it is compared with its neighbours'."""
+
+
+def annotate(
+    run: str | Place,
+    folder: Path,
+    *,
+    worst: int | None = 20,
+    png: bool = False,
+    reporter: Reporter | None = None,
+) -> list[int]:
+    """Write keyframes of a finished run as images and COCO annotations.
+
+    Parameters
+    ----------
+    run : path, URL or UPath
+        The run's folder.
+    folder : Path
+        Folder to make: `annotations.json` and `images/`, 8 bits as the detector saw them.
+    worst : int, optional
+        How many keyframes: those most under suspicion, see `suspicions`; None takes all of them.
+    png : bool
+        PNG, which loses nothing, instead of JPEG of quality 95.
+    reporter : Reporter, optional
+        Where progress goes.
+
+    Returns
+    -------
+    list of int
+        Slice numbers of what was written, the most suspicious first.
+
+    Raises
+    ------
+    OutputError
+        If there is no finished run, its slices are gone, or `folder` is not empty.
+    """
+    reporter = reporter or Reporter()
+    place = place_of(run)
+    with reached(place, to_be="read"):
+        record = Journal.of_run(place).read()
+        if record is None or record["state"] != "finished":
+            raise OutputError(f"{place} holds no finished run; expected what `zarrmask run` leaves")
+        if not (place / "keyframes.zarr").exists():
+            raise OutputError(f"{place} has lost its keyframes.zarr; run again with --overwrite")
+        refuse_full(folder)
+        store = KeyframeStore(place / "keyframes.zarr")
+        numbers, masks = store.numbers(), store.masks()
+        read = _reader(place, record, masks.shape[1:])
+        suspected = suspicions(store.best_scores(), _agreement(masks, reporter))
+        chosen = np.argsort(-suspected, kind="stable")[:worst].tolist()
+        with (
+            whole_folder(folder) as half,
+            reporter.stage("writing", len(chosen), "images") as advance,
+        ):
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            (half / "images").mkdir()
+            for id_, position in enumerate(chosen, start=1):
+                number, mask = numbers[position], np.asarray(masks[position])
+                name = f"{number:05d}.{'png' if png else 'jpg'}"
+                _write_image(half / "images" / name, read(number))
+                height, width = mask.shape
+                image = {"id": id_, "file_name": name, "height": height, "width": width}
+                images.append({**image, "z": number, "suspicion": float(suspected[position])})
+                annotations += [
+                    _annotation(id_, polygon, height, width) for polygon in polygons_of(mask)
+                ]
+                advance(1)
+            content = {
+                "info": {"description": f"keyframes of a run of zarrmask {__version__}"},
+                "categories": [CATEGORY],
+                "images": images,
+                "annotations": [{"id": n, **one} for n, one in enumerate(annotations, start=1)],
+            }
+            (half / "annotations.json").write_text(json.dumps(content) + "\n")
+        return [numbers[position] for position in chosen]
+
+
+def suspicions(scores: NDArray, agreement: Sequence[float]) -> NDArray[np.float64]:
+    """Tell how likely each keyframe's mask is wrong.
+
+    Parameters
+    ----------
+    scores : (k,) float
+        Best score on each keyframe; NaN where nothing was found, which alone is nothing suspicious:
+        a stack reaches beyond its scroll.
+    agreement : (k - 1,) float
+        IoU of the masks of each two neighbours; a jump of the area lowers it too.
+
+    Returns
+    -------
+    (k,) float64
+        What the score lacks to 1, and what the IoU with the more alike of two neighbours lacks to
+        1: a wrong mask is like neither, the right ones beside it are like their other neighbours.
+
+    Examples
+    --------
+    >>> suspicions(np.array([1.0, 1.0, 0.75, np.nan]), [0.5, 0.25, 0.0]).tolist()
+    [0.5, 0.5, 1.0, 1.0]
+    """
+    sides = np.array(agreement, np.float64)
+    lonely = 1.0 if len(scores) == 1 else 0.0
+    alike = np.maximum(np.append(sides, lonely), np.insert(sides, 0, lonely))
+    total: NDArray[np.float64] = 1 - alike + np.nan_to_num(1 - scores.astype(np.float64), nan=0.0)
+    return total
+
+
+def _agreement(masks: zarr.Array, reporter: Reporter) -> list[float]:
+    """IoU of the masks of each two neighbours, on every n-th pixel of large ones."""
+    count, *shape = masks.shape
+    step = -(-max(shape) // COMPARED_SIDE)
+    agreement: list[float] = []
+    before: NDArray[np.bool_] | None = None
+    with reporter.stage("comparing", count, "keyframes") as advance:
+        for position in range(count):
+            mask = np.asarray(masks[position])[::step, ::step] > 0
+            if before is not None:
+                either = np.count_nonzero(mask | before)
+                agreement.append(np.count_nonzero(mask & before) / either if either else 1.0)
+            before = mask
+            advance(1)
+    return agreement
+
+
+def _reader(
+    place: Place, record: dict[str, Any], shape: tuple[int, ...]
+) -> Callable[[int], NDArray[np.uint8]]:
+    """Give what reads a slice by its number, as the detector saw it.
+
+    From the stack, if it is still the one that the run read; else from the run's volume, if that
+    has whole slices and their own grey values.
+    """
+    given = record["input"]["path"]
+    detected = record["detect_window"]
+    window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
+    try:
+        source = open_source(given, allow_missing=True)
+        first = int(source.numbers[0])
+        lacks = "has changed since the run read it"
+        usable = source.fingerprint() == record["identity"]["input"]["fingerprint"]
+    except StackError as error:
+        lacks, usable = f"cannot be read: {error}", False
+    if not usable and (place / "volume.zarr").exists() and record["window"] is None:
+        source = open_source(place / "volume.zarr")
+        first = record["z"][0]
+        usable = source.shape[1:] == shape
+    if not usable:
+        raise OutputError(
+            f"the slices of {place} are gone: its stack {given} {lacks}; and it has no volume.zarr "
+            "of whole slices with their own grey values. Put the stack back, or run anew"
+        )
+    return lambda number: to_8bit(source[number - first], window)
+
+
+def _write_image(path: Path, grey: NDArray[np.uint8]) -> None:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
+    path.write_bytes(bytes(cv2.imencode(path.suffix, grey, options)[1]))
+
+
+def _annotation(image: int, polygon: list[float], height: int, width: int) -> dict[str, Any]:
+    region = Region.of_polygon(polygon, height, width)
+    x0, y0, x1, y1 = region.box
+    return {
+        "image_id": image,
+        "category_id": CATEGORY["id"],
+        "segmentation": [polygon],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": region.area,
+        "iscrowd": 0,
+    }

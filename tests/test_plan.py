@@ -27,6 +27,7 @@ from zarrmask.detection.inputs import NetworkInput
 from zarrmask.errors import RoomError, SettingsError
 from zarrmask.forecast import Forecast, Network, covered
 from zarrmask.journal import Journal
+from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.phantom import Phantom
 from zarrmask.pipeline import _converted, _pyramids, foresee
 from zarrmask.plan import make_plan
@@ -107,7 +108,8 @@ def test_files_and_bytes_are_those_of_every_chunk(shape, ngff, chunk, levels, ma
     if masked:
         assert foreseen.files["mask"] == foreseen.files["masked"] == files
         assert foreseen.bytes_written["mask"] == voxels + files * index
-        assert foreseen.files["keyframes"] == foreseen.keyframes == ceil(shape[0] / 7)
+        assert foreseen.keyframes == ceil(shape[0] / 7)
+        assert foreseen.files["keyframes"] == foreseen.keyframes * ceil(shape[1] / ROWS_A_CHUNK)
 
 
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
@@ -374,3 +376,12 @@ def test_a_conversion_takes_what_was_predicted(tmp_path, block):
     sizes = re.findall(r"([0-9.]+) (MB|GB)", message.partition("peak memory")[2])
     measured, predicted = (float(size) * {"MB": 1, "GB": 1000}[unit] for size, unit in sizes)
     assert 0.5 * predicted <= measured <= predicted
+
+
+@pytest.mark.parametrize("hands", [1, 2, 8])
+@pytest.mark.parametrize("rows", [1, 2048])
+def test_all_hands_get_bricks(tmp_path, rows, hands):
+    source = stack_of((128, 2048, 2048), (rows, 2048))
+    foreseen = forecast_of(source, tmp_path, Crew(hands, 1, 64 * GB, local=True), masked=False)
+    assert len(foreseen.plan.grid) >= hands
+    assert foreseen.decodes_ahead == (rows > 1 and hands > 1)  # slices whole, by one alone

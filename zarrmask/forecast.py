@@ -290,6 +290,9 @@ class Forecast:
         """
         form = next(iter(self.pyramids.values())).format
         shape, itemsize = self.plan.shape, self.source.dtype.itemsize
+        # Everybody is to have one at least, though slices may have to be decoded ahead for it.
+        share = prod(shape) * itemsize // (self.crew.workers * self.crew.threads)
+        largest = max(SMALLEST_BRICK, min(share, LARGEST_BRICK))
 
         def cut(budget: int) -> Forecast:
             grid = brick_grid(shape, itemsize, self.source.block, budget, form.step)
@@ -297,11 +300,11 @@ class Forecast:
 
         fewer = self
         if self.crew.memory is None:
-            return cut(USUAL_BRICK)
+            return cut(min(USUAL_BRICK, largest))
         while not self.crew.fixed and fewer.crew.workers > 1 and not cut(SMALLEST_BRICK).fits:
             crew = replace(fewer.crew, workers=fewer.crew.workers - 1)
             fewer = replace(fewer, crew=crew)
-        budget = LARGEST_BRICK
+        budget = largest
         while budget > SMALLEST_BRICK and not cut(budget).fits:
             budget //= 2
         return cut(budget)

@@ -23,7 +23,7 @@ CLIENT = 250_000_000
 """Client with the scheduler."""
 A_TASK = 12_000
 """What they keep of a task."""
-WORKER = 150_000_000
+WORKER = 165_000_000
 """A worker that writes."""
 TORCH = 400_000_000
 """What torch adds to a worker."""

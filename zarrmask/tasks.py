@@ -170,11 +170,12 @@ def _write_inside(
         voxels = read((z, y, slice(x.start + first, x.start + runs[-1][0].stop)))
     kept = 0
     # What shares the volume's files comes last: it waits for them.
-    for n, (columns, full) in enumerate(sorted(runs, key=itemgetter(1))):
+    for columns, full in sorted(runs, key=itemgetter(1)):
         piece = (z, y, slice(x.start + columns.start, x.start + columns.stop))
         seen = voxels[:, :, columns.start - first : columns.stop - first]
-        inside = buffer(f"inside-{n % 2}", sides(piece), np.uint8)
-        mask.settle(inside)
+        mask.settle()
+        masked.settle()
+        inside = buffer("inside", sides(piece), np.uint8)
         if full:
             inside.fill(255)
             mask.write(piece, inside, halved=255)
@@ -187,9 +188,7 @@ def _write_inside(
             held.fill(inside, columns)
             kept += int(np.count_nonzero(inside))
             mask.write(piece, inside)
-            cut = buffer(f"cut-{n % 2}", sides(piece), seen.dtype)
-            masked.settle(cut)
-            masked.write(piece, cut_out(seen, inside, cut))
+            masked.write(piece, cut_out(seen, inside, buffer("cut", sides(piece), seen.dtype)))
     return kept
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from zarrmask.place import Place, zarr_store
 
-ROWS_A_CHUNK = 2048
+ROWS_A_CHUNK = 512
+"""A brick reads 256 rows and those by which its mask is dilated; whole chunks are decoded."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ class Step:
         self._pyramid, self._level = pyramid, level
         self._region = halved_region(region)
         self._empty = True
-        self._behind: list[tuple[NDArray, Future[list[Path]]]] = []
+        self._behind: list[Future[list[Path]]] = []
 
     def __enter__(self) -> Step:
         return self
@@ -245,28 +245,21 @@ class Step:
             beyond = halve(coarse, pyramid.reduce)
             self._begin(array, place, halved_region(self._region), beyond)
 
-    def settle(self, memory: NDArray | None = None) -> None:
-        """Wait for what has been begun; if memory is given, for what is written from there.
+    def settle(self) -> None:
+        """Wait for what has been begun.
 
         Raises
         ------
         OSError
             Where it could not be written.
         """
-        begun: list[Future[list[Path]]] = []
-        left = []
-        for block, written in self._behind:
-            if memory is None or np.may_share_memory(block, memory):
-                begun.append(written)
-            else:
-                left.append((block, written))
-        self._behind = left
+        begun, self._behind = self._behind, []
         wait(begun)
         for written in begun:
             _flush(written.result())
 
     def _begin(self, array: zarr.Array, place: Place, region: Region, block: NDArray) -> None:
-        self._behind.append((block, _threads.submit(_write, array, place, region, block)))
+        self._behind.append(_threads.submit(_write, array, place, region, block))
 
     def _link(self, region: Region, other: Step) -> bool:
         """Give this pyramid the other's files of a region; tell whether that could be done."""

@@ -1,5 +1,9 @@
 """A run on real slices: the scroll is kept, the case is gone."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -39,3 +43,20 @@ def test_every_slice_is_masked_exactly(real_run):
     for z in range(volume.shape[0]):
         expected = np.where(mask[z] == 255, volume[z], 0)
         np.testing.assert_array_equal(masked[z], expected)
+
+
+def test_simulated_slices_are_held_against_real_ones(tmp_path):
+    program = Path(__file__).parents[1] / "benchmarks" / "looks.py"
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, "--slices", "3"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 2 + 7
+    assert "nan" not in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "side_by_side.png",
+        "histograms.png",
+        "spectra.png",
+    }

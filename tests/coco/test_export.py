@@ -34,10 +34,11 @@ def test_a_run_comes_back(run, stack, tmp_path):
         seen = tifffile.imread(stack / f"{number:05d}.tif") >> 8
         np.testing.assert_array_equal(image.grey(), seen)
         mask = np.asarray(store.masks()[store.numbers().index(number)]) > 0
-        np.testing.assert_array_equal(image.true().mask(), mask)
+        true = image.true().mask()
+        assert (true & mask).sum() >= 0.99 * (true | mask).sum()
     judged = evaluate(*files)
     assert judged["detected"]["true"] > 0
-    assert judged["detected"]["iou"] == 1
+    assert judged["detected"]["iou"] > 0.99
 
 
 def test_the_file_is_what_annotation_tools_read(run, tmp_path):
@@ -112,6 +113,16 @@ def test_the_window_of_the_run_is_taken(run, stack, cluster, tmp_path):
     slice_ = tifffile.imread(stack / f"{path.stem}.tif").astype(float)
     seen = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(seen, np.rint(slice_ * (255 / 30_000)).clip(0, 255))
+
+
+def test_a_run_at_a_url(run, s3, tmp_path):
+    s3.files.put(str(run[0]), f"{s3.bucket}/annotated", recursive=True)
+    annotate(s3.place("annotated"), tmp_path / "there", worst=2)
+    annotate(run[0], tmp_path / "here", worst=2)
+    here, there = (
+        (tmp_path / name / "annotations.json").read_bytes() for name in ("here", "there")
+    )
+    assert here == there
 
 
 def test_the_command(run, zarrmask, tmp_path):

@@ -173,7 +173,7 @@ def _draw(folder: Path, worst: Sequence[Judged]) -> None:
     """Draw images, numbered in their order."""
     for place, one in enumerate(worst, start=1):
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", one.image.path.stem)
-        words = f"{stem}  IoU {one.detected.iou:.3f}, {one.detections} detections"
+        words = f"{stem}  IoU {one.detected.iou:.3f}, detections: {one.detections}"
         drawn = picture(one.image.grey(), one.image.true().mask(), one.found.mask(), words)
         (folder / f"worst_{place:02d}_{stem}.png").write_bytes(drawn)
 

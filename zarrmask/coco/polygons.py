@@ -11,7 +11,7 @@ from zarrmask.coco.region import Region
 AGREEMENT = 0.995
 """Least IoU of a simplified polygon, rasterised, with what it was drawn around."""
 SIMPLER = 500
-"""A polygon is first simplified by a part of its longer side, one of so many."""
+"""A polygon is first simplified by a pixel, or a part of its longer side, one of so many."""
 
 
 def polygons_of(mask: NDArray) -> list[list[float]]:
@@ -52,7 +52,7 @@ def _polygon(piece: NDArray[np.bool_]) -> NDArray[np.float64]:
     outside = int(np.flatnonzero(tree[0, :, 3] < 0)[0])
     lines = [lines[outside], *lines[:outside], *lines[outside + 1 :]]
     whole = Region.of_mask(piece)
-    tolerance = 2 * max(piece.shape) / SIMPLER
+    tolerance = 2 * max(1, max(piece.shape) / SIMPLER)  # of the doubled pixels
     while tolerance >= 1:
         polygon = _simplified(lines, tolerance)
         if polygon is not None and _agree(whole, polygon):

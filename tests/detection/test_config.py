@@ -243,14 +243,183 @@ def test_every_unsupported_key_is_named(write):
         assert key in str(error.value)
 
 
-def test_training_keys_and_other_sections_do_not_matter(write, standard):
-    content = {
-        "SOLVER": {"MAX_ITER": 1},
-        "DATASETS": {},
-        "SEED": 3,
-        "MODEL": {**STANDARD_FPN["MODEL"], "SEM_SEG_HEAD": {"NAME": "Unknown"}, "DEVICE": "tpu"},
-    }
-    path = write(yaml.dump(content, Dumper=yaml.Dumper))  # tuples get their Python tag
+def nested(path: str, value):
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+# detectron2 0.6's keys, as far as they concern a Mask R-CNN, each with a value that is not its
+# default there nor that of mask_rcnn_R_50_FPN.
+HONOURED = {
+    "MODEL.PIXEL_MEAN": (1.0, 2.0, 3.0),
+    "MODEL.PIXEL_STD": (57.0, 57.0, 58.0),
+    "MODEL.RESNETS.DEPTH": 101,
+    "MODEL.RESNETS.NORM": "GN",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 128,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 32,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.FPN.OUT_CHANNELS": 128,
+    "MODEL.FPN.NORM": "GN",
+    "MODEL.ANCHOR_GENERATOR.SIZES": ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,)),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ((1.0,),),
+    "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p6", "p5"),
+    "MODEL.RPN.BBOX_REG_WEIGHTS": (2.0, 2.0, 1.0, 1.0),
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 500,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 300,
+    "MODEL.RPN.NMS_THRESH": 0.6,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+    "MODEL.ROI_HEADS.IN_FEATURES": ("p3", "p4"),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.2,
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.4,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 512,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (20.0, 20.0, 10.0, 10.0),
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 2,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 128,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 28,
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlign",
+    "INPUT.MIN_SIZE_TEST": 512,
+    "INPUT.MAX_SIZE_TEST": 2000,
+    "INPUT.FORMAT": "RGB",
+    "TEST.DETECTIONS_PER_IMAGE": 50,
+}
+REFUSED = {
+    "VERSION": 1,
+    "MODEL.META_ARCHITECTURE": "PanopticFPN",
+    "MODEL.MASK_ON": False,
+    "MODEL.KEYPOINT_ON": True,
+    "MODEL.LOAD_PROPOSALS": True,
+    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+    "MODEL.RESNETS.DEPTH": 152,
+    "MODEL.RESNETS.OUT_FEATURES": ("res3", "res4", "res5"),
+    "MODEL.RESNETS.NUM_GROUPS": 32,
+    "MODEL.RESNETS.RES5_DILATION": 2,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, True, True, True),
+    "MODEL.RESNETS.NORM": "LN",
+    "MODEL.FPN.IN_FEATURES": ("res3", "res4", "res5"),
+    "MODEL.FPN.FUSE_TYPE": "avg",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals",
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 8,
+    "MODEL.ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+    "MODEL.RPN.HEAD_NAME": "MyHead",
+    "MODEL.RPN.CONV_DIMS": (256, 256),
+    "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+    "MODEL.ROI_BOX_HEAD.NAME": "MyHead",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": True,
+    "MODEL.ROI_MASK_HEAD.NAME": "PointRendMaskHead",
+    "MODEL.ROI_MASK_HEAD.NORM": "GN",
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIPool",
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True,
+    "INPUT.FORMAT": "L",
+    "TEST.AUG.ENABLED": True,
+    # Not detectron2's: it would refuse them too.
+    "MODEL.ROI_HEADS.USE_TRAIN_FOR_EVAL_BOXES": True,
+    "MODEL.MASK_THRESHOLD": 0.4,
+    "MODEL.ROI_HEAD.NUM_CLASSES": 3,
+    "MODEL.BACKBONE.DEPTH": 50,
+    "INPUT.MIN_SIZE_TSET": 512,
+    "INPUTS.MIN_SIZE_TEST": 512,
+    "TEST.SCORE_THRESH": 0.3,
+    "TEST.AUG.ENABLE": True,
+}
+HARMLESS = {
+    "CUDNN_BENCHMARK": True,
+    "DATALOADER.NUM_WORKERS": 9,
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 5,
+    "FLOAT32_PRECISION": "high",
+    "GLOBAL.HACK": 2.0,
+    "OUTPUT_DIR": "elsewhere",
+    "SEED": 3,
+    "SOLVER.MAX_ITER": 1,
+    "VIS_PERIOD": 7,
+    "MODEL.DEVICE": "tpu",
+    "MODEL.WEIGHTS": "somewhere.pkl",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.DEFORM_MODULATED": True,
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": 2,
+    "MODEL.ANCHOR_GENERATOR.ANGLES": ((0,),),
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 64,
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "giou",
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 2.0,
+    "MODEL.RPN.BOUNDARY_THRESH": 10,
+    "MODEL.RPN.IOU_LABELS": (0, 1),
+    "MODEL.RPN.IOU_THRESHOLDS": (0.4,),
+    "MODEL.RPN.LOSS_WEIGHT": 2.0,
+    "MODEL.RPN.POSITIVE_FRACTION": 0.2,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 7,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 7,
+    "MODEL.RPN.SMOOTH_L1_BETA": 1.0,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
+    "MODEL.ROI_HEADS.IOU_LABELS": (0, 1),
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": (0.6,),
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5,
+    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "giou",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 2.0,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": 7,  # of convolutions, of which there are none
+    "MODEL.ROI_BOX_HEAD.NORM": "GN",
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": True,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True,
+    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5,),
+    "MODEL.ROI_KEYPOINT_HEAD.NAME": "Unknown",
+    "MODEL.SEM_SEG_HEAD.NAME": "Unknown",
+    "MODEL.PANOPTIC_FPN.COMBINE.ENABLED": False,
+    "MODEL.RETINANET.NUM_CLASSES": 7,
+    "INPUT.CROP.ENABLED": True,
+    "INPUT.MASK_FORMAT": "bitmask",
+    "INPUT.MAX_SIZE_TRAIN": 600,
+    "INPUT.MIN_SIZE_TRAIN": (300,),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+    "INPUT.RANDOM_FLIP": "none",
+    "TEST.AUG.FLIP": False,
+    "TEST.AUG.MAX_SIZE": 100,
+    "TEST.AUG.MIN_SIZES": (100,),
+    "TEST.EVAL_PERIOD": 5,
+    "TEST.EXPECTED_RESULTS": (),
+    "TEST.KEYPOINT_OKS_SIGMAS": (),
+    "TEST.PRECISE_BN.ENABLED": True,
+}
+
+
+@pytest.mark.parametrize("path", HONOURED)
+def test_a_key_that_is_honoured(standard, path):
+    config = interpret([nested(path, HONOURED[path]), STANDARD_FPN], "config")
+    (name,) = (field.name for field in fields(config) if field.metadata["path"] == path)
+    assert config == replace(standard, **{name: HONOURED[path]}) != standard
+
+
+def test_every_field_is_among_the_honoured_keys(standard):
+    assert {field.metadata["path"] for field in fields(standard)} == set(HONOURED)
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_a_key_that_is_refused_by_name(path):
+    with pytest.raises(CheckpointError) as error:
+        interpret([nested(path, REFUSED[path]), STANDARD_FPN], "config")
+    (problem,) = str(error.value).splitlines()[1:]
+    named = problem.split()[0]
+    assert path == named or path.startswith(f"{named}.")
+
+
+@pytest.mark.parametrize("path", HARMLESS)
+def test_a_key_that_changes_nothing(standard, path):
+    assert interpret([nested(path, HARMLESS[path]), STANDARD_FPN], "config") == standard
+
+
+def test_tuples_with_their_python_tag(write, standard):
+    path = write(yaml.dump(STANDARD_FPN, Dumper=yaml.Dumper))
+    assert "!!python/tuple" in path.read_text()
     assert read_config(path) == standard
 
 

@@ -1,7 +1,8 @@
 """What a detectron2 config says about a Mask R-CNN, as far as it changes what the network predicts.
 
 Only the standard FPN architecture is understood. A key that would change the result and is not
-supported is refused by name; keys that only concern training or data are passed over.
+supported is refused by name, and so is one that detectron2 does not have; keys that only concern
+training or data are passed over.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from reprlib import repr as short
 from typing import Any
 
 from zarrmask.detection.config_file import Document, read_documents
-from zarrmask.errors import CheckpointError
+from zarrmask.errors import CheckpointError, SettingsError
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 """Pixels of the network's input for each step in a feature map."""
@@ -170,6 +171,21 @@ class ModelConfig:
         """Anchors at each place of a feature map."""
         return len(self.anchor_sizes[0]) * len(self.anchor_ratios[0])
 
+    def require_classes(self, chosen: Iterable[int], source: str) -> None:
+        """Refuse classes that the network does not tell apart; they count from 0.
+
+        Raises
+        ------
+        SettingsError
+            Naming them.
+        """
+        if unknown := [number for number in chosen if number not in range(self.classes)]:
+            names = ", ".join(map(str, unknown))
+            raise SettingsError(
+                f"classes {names} are asked for, but {source} knows no more than {self.classes}, "
+                f"counted from 0; choose out of 0 to {self.classes - 1}"
+            )
+
 
 RESNET_LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -204,8 +220,18 @@ _FIXED: dict[str, tuple[Any, Any]] = {
     "TEST.AUG.ENABLED": (False, False),
 }
 
-# Keys of the sections above that change nothing at inference.
-_TRAINING_KEYS = {
+# What else detectron2's own configs hold, by section: it changes nothing at inference, or nothing
+# while the keys above stand as they must. "" is the file itself.
+_HARMLESS = {
+    "": {
+        *("_BASE_", "DATASETS", "DATALOADER", "SOLVER", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK"),
+        *("FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL"),
+    },
+    "MODEL": {
+        *("DEVICE", "WEIGHTS", "RETINANET", "SEM_SEG_HEAD", "PANOPTIC_FPN", "ROI_KEYPOINT_HEAD"),
+        "ROI_BOX_CASCADE_HEAD",
+    },
+    "MODEL.BACKBONE": {"FREEZE_AT"},
     "MODEL.RESNETS": {"DEFORM_MODULATED", "DEFORM_NUM_GROUPS"},
     "MODEL.FPN": set[str](),
     "MODEL.PROPOSAL_GENERATOR": set[str](),
@@ -225,7 +251,19 @@ _TRAINING_KEYS = {
         "FED_LOSS_NUM_CLASSES",
     },
     "MODEL.ROI_MASK_HEAD": set[str](),
+    "INPUT": {
+        *("MIN_SIZE_TRAIN", "MIN_SIZE_TRAIN_SAMPLING", "MAX_SIZE_TRAIN", "RANDOM_FLIP", "CROP"),
+        "MASK_FORMAT",
+    },
+    "TEST": {"EXPECTED_RESULTS", "EVAL_PERIOD", "KEYPOINT_OKS_SIGMAS", "PRECISE_BN"},
+    "TEST.AUG": {"MIN_SIZES", "MAX_SIZE", "FLIP"},
 }
+
+
+def config_file(checkpoint: Path, given: Path | None = None) -> Path | None:
+    """Where the config of a checkpoint is: as given, else beside it; None where there is none."""
+    beside = checkpoint.with_suffix(".yaml")
+    return given or (beside if beside.is_file() else None)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -300,16 +338,17 @@ def _contradictions(config: ModelConfig) -> Iterable[str]:
 
 def _unknown_keys(documents: Sequence[Document]) -> Iterable[str]:
     """Keys that detectron2 does not know either, so that a slip of the pen is not passed over."""
-    known = {declared.metadata["path"] for declared in fields(ModelConfig)} | set(_FIXED)
-    for section, training in _TRAINING_KEYS.items():
+    known = {declared.metadata["path"] for declared in fields(ModelConfig)} | {*_FIXED, *_HARMLESS}
+    for section, harmless in _HARMLESS.items():
         for document in documents:
-            content = _lookup([document], section, {})
+            content = _lookup([document], section, {}) if section else document
             if not isinstance(content, Mapping):
                 yield f"{section} is {short(content)}, must be a section with keys"
                 continue
             for key in content:
-                if f"{section}.{key}" not in known and key not in training:
-                    yield f"{section}.{key} is not a key that zarrmask knows; correct or remove it"
+                path = f"{section}.{key}" if section else key
+                if path not in known and key not in harmless:
+                    yield f"{path} is not a key that zarrmask knows; correct or remove it"
 
 
 def _lookup(documents: Sequence[Document], path: str, default: Any) -> Any:

@@ -1,13 +1,15 @@
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import yaml
 
-from zarrmask.detection.config import ModelConfig, interpret
+from zarrmask.detection.config import _FIXED, ModelConfig, interpret
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.detection.weights import model_weights
@@ -50,6 +52,35 @@ def tiny_weights(tiny) -> dict[str, torch.Tensor]:
                 torch.nn.init.normal_(weights[key], std=1 / weights[key][0].numel() ** 0.5)
     weights["backbone.bottom_up.stem.conv1.weight"] /= 64
     return weights
+
+
+@pytest.fixture(scope="session")
+def as_yaml():
+    """Give a function that writes a config out in detectron2's keys."""
+
+    def write(config: ModelConfig) -> str:
+        document: dict = {}
+        values = {path: value for path, (_, value) in _FIXED.items()}
+        values |= {field.metadata["path"]: getattr(config, field.name) for field in fields(config)}
+        for path, value in values.items():
+            *sections, key = path.split(".")
+            place = document
+            for section in sections:
+                place = place.setdefault(section, {})
+            if value is not None:
+                place[key] = value
+        return yaml.dump(document)
+
+    return write
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny, tiny_weights, as_yaml) -> Path:
+    """The tiny network's weights, with its config beside them."""
+    path = tmp_path / "tiny.safetensors"
+    safetensors.torch.save_file(tiny_weights, path)
+    (tmp_path / "tiny.yaml").write_text(as_yaml(tiny))
+    return path
 
 
 @pytest.fixture(scope="session", params=["r18", "r101"])

@@ -2,36 +2,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
-import yaml
+from PIL import Image
 
-from zarrmask.detection.config import _FIXED, fields
+from zarrmask.detection.detections import union_mask
 from zarrmask.detection.load import MaskRCNNDetector, load_detector
+from zarrmask.detection.network import build_model
+from zarrmask.detection.weights import model_weights
 from zarrmask.errors import CheckpointError
-
-
-def as_yaml(config) -> str:
-    """Write a config out in detectron2's keys."""
-    document: dict = {}
-    values = {path: value for path, (_, value) in _FIXED.items()}
-    values |= {field.metadata["path"]: getattr(config, field.name) for field in fields(config)}
-    for path, value in values.items():
-        *sections, key = path.split(".")
-        place = document
-        for section in sections:
-            place = place.setdefault(section, {})
-        if value is not None:
-            place[key] = value
-    return yaml.dump(document)
-
-
-@pytest.fixture
-def checkpoint(tmp_path, tiny, tiny_weights):
-    path = tmp_path / "tiny.safetensors"
-    safetensors.torch.save_file(tiny_weights, path)
-    (tmp_path / "tiny.yaml").write_text(as_yaml(tiny))
-    return path
 
 
 @pytest.fixture
@@ -61,7 +39,7 @@ def test_the_config_beside_the_checkpoint_is_taken(checkpoint, tiny):
     assert load_detector(checkpoint, score_threshold=0.4).config.score_threshold == 0.4
 
 
-def test_a_given_config_goes_first(checkpoint, tiny, tmp_path):
+def test_a_given_config_goes_first(checkpoint, tiny, tmp_path, as_yaml):
     given = tmp_path / "given.yaml"
     given.write_text(as_yaml(replace(tiny, min_size=80, score_threshold=0.2)))
     config = load_detector(checkpoint, given).config
@@ -75,7 +53,7 @@ def test_without_a_config_the_shapes_tell(checkpoint):
     assert (config.depth, config.classes, config.min_size) == (18, 2, 800)
 
 
-def test_a_config_that_does_not_fit(checkpoint, tiny):
+def test_a_config_that_does_not_fit(checkpoint, tiny, as_yaml):
     checkpoint.with_suffix(".yaml").write_text(as_yaml(replace(tiny, classes=1)))
     with pytest.raises(CheckpointError, match=r"cls_score\.weight \(3, 16\), expected \(2, 16\)"):
         load_detector(checkpoint)
@@ -117,11 +95,75 @@ def test_a_batch_gives_what_each_slice_gives_alone(detector, slices):
     same(together[1], *detect(detector, second))
 
 
-def test_slices_of_different_shape_in_a_batch(detector, slices):
-    """All are padded to one size; the padding lies outside and is never found."""
-    tall, wide = detect(detector, slices(96, 64), slices(64, 96))
-    assert (tall.boxes[:, 2:] <= [64, 96]).all()
-    assert (wide.boxes[:, 2:] <= [96, 64]).all()
+def test_slices_of_different_shape_in_a_batch_are_found_as_alone(detector, slices):
+    """Padding all to one size would change what is found."""
+    shapes = [(96, 64), (64, 96), (64, 90), (20, 2000), (64, 64), (90, 64)]
+    batch = [slices(*shape) for shape in shapes]
+    for image, found in zip(batch, detect(detector, *batch), strict=True):
+        same(found, *detect(detector, image))
+    assert detector.detect([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        ((20, 2000), (6, 640)),
+        ((2000, 20), (640, 6)),
+        ((20, 40), (64, 128)),
+        ((30, 33), (64, 70)),
+        ((700, 500), (90, 64)),
+        ((3000, 2999), (64, 64)),
+    ],
+    ids=lambda shape: f"{shape[0]}x{shape[1]}",
+)
+def test_flat_tall_small_and_large_slices(tiny, tiny_weights, slices, shape, seen):
+    """What the network finds on the slice at its own size, times the ratio of the sizes."""
+    detector = MaskRCNNDetector(
+        replace(tiny, max_size=640, score_threshold=0.05), tiny_weights, "tiny"
+    )
+    image = slices(*shape)
+    assert detector.network_input.shape(*shape) == seen
+    small = Image.fromarray(image).resize(seen[::-1], Image.Resampling.BILINEAR)
+    with torch.inference_mode():
+        (expected,) = detector.model([torch.tensor(np.array(small))[None]])
+    (found,) = detect(detector, image)
+    ratio = np.array([shape[1] / seen[1], shape[0] / seen[0]] * 2)
+    assert len(found) == len(expected["boxes"]) > 0
+    assert np.allclose(found.boxes, expected["boxes"].numpy() * ratio, rtol=1e-4, atol=1e-3)
+    mask = union_mask(found, shape) > 0
+    rows, columns = np.nonzero(mask)
+    assert mask.any()
+    assert found.boxes[:, 0].min() <= columns.min() + 0.5
+    assert found.boxes[:, 1].min() <= rows.min() + 0.5
+    assert columns.max() + 0.5 <= found.boxes[:, 2].max()
+    assert rows.max() + 0.5 <= found.boxes[:, 3].max()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".yaml"])
+def test_depth_50_is_built_and_loaded(tiny, tmp_path, slices, as_yaml, suffix):
+    """From the shapes of its weights, and from its config, to the same detector."""
+    torch.manual_seed(1)
+    config = replace(
+        tiny, depth=50, res2_channels=16, bottleneck_channels=4, min_size=800, max_size=1333
+    )
+    weights = model_weights(build_model(config))
+    assert sum(name.endswith("conv3.weight") for name in weights) == 3 + 4 + 6 + 3
+    torch.save({"model": weights}, tmp_path / "r50.pth")
+    if suffix == ".yaml":
+        (tmp_path / "r50.yaml").write_text(as_yaml(config))
+    loaded = load_detector(tmp_path / "r50.pth", score_threshold=0.3)
+    assert loaded.config == replace(config, score_threshold=0.3)
+    small = replace(config, score_threshold=0.0, min_size=64, max_size=96)
+    (found,) = detect(MaskRCNNDetector(small, weights, "r50"), slices(64, 70))
+    assert len(found) > 0
+
+
+@pytest.mark.parametrize("in_1x1", [True, False])
+def test_the_stride_of_a_bottleneck_is_where_the_config_says(tiny, in_1x1):
+    widths = {"res2_channels": 16, "bottleneck_channels": 4}
+    config = replace(tiny, depth=50, stride_in_1x1=in_1x1, **widths)
+    block = build_model(config).backbone.body.res3[0]
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))[:: 1 if in_1x1 else -1]
 
 
 def test_grey_is_as_three_equal_channels(detector, slices):

@@ -30,10 +30,24 @@ class Checkpoint:
         By detectron2's names.
     metadata : mapping of str to object
         The numbers and texts beside them, such as `iteration`.
+    format : str
+        What kind of file they stood in.
     """
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
+    format: str
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    @property
+    def iteration(self) -> int | None:
+        """How far the training had come, where the file says so (safetensors does as text)."""
+        said = str(self.metadata.get("iteration"))
+        return int(said) if re.fullmatch(r"[0-9]{1,18}", said) else None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -56,13 +70,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
     if zipfile.is_zipfile(path):
-        return _from_content(_load_torch(path, mmap=True), path)
+        return _from_content(_load_torch(path, mmap=True), path, "torch")
     if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
         return _load_safetensors(path)
     if start[:1] == b"\x80" or path.suffix == ".pkl":
-        is_legacy_torch = path.suffix != ".pkl"  # before torch 1.6: pickles one after another
-        content = _load_torch(path, mmap=False) if is_legacy_torch else _load_pickle(path)
-        return _from_content(content, path)
+        if path.suffix == ".pkl":
+            return _from_content(_load_pickle(path), path, "pickle of arrays")
+        return _from_content(_load_torch(path, mmap=False), path, "torch, as before 1.6")
     raise CheckpointError(
         f"{path} is no checkpoint: it starts with {start!r}. Expected a detectron2 .pth or .pkl, "
         "or a .safetensors file."
@@ -86,7 +100,8 @@ def _load_safetensors(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Checkpoint(tensors, metadata, "safetensors")
     except safetensors.SafetensorError as error:
         raise _damaged(path, error) from None
 
@@ -144,7 +159,7 @@ def _latin1(text: str, _encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _from_content(content: Any, path: Path) -> Checkpoint:
+def _from_content(content: Any, path: Path, kind: str) -> Checkpoint:
     """Find the named tensors in what a file holds; `model` holds them, or the top level does."""
     if not isinstance(content, Mapping):
         raise _no_weights(path, f"it holds a {type(content).__name__}")
@@ -154,17 +169,18 @@ def _from_content(content: Any, path: Path) -> Checkpoint:
     tensors = {
         str(name): value if isinstance(value, Tensor) else _tensor(value)
         for name, value in model.items()
-        if isinstance(value, Tensor) or _is_numeric(value)
+        if isinstance(value, Tensor) or is_numeric(value)
     }
     if not tensors:
         raise _no_weights(path, f"it holds {', '.join(map(repr, list(model)[:5])) or 'nothing'}")
     if all(name.startswith("module.") for name in tensors):  # as saved from several GPUs
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     plain = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
-    return Checkpoint(tensors, plain)
+    return Checkpoint(tensors, plain, kind)
 
 
-def _is_numeric(value: Any) -> bool:
+def is_numeric(value: Any) -> bool:
+    """Whether something is an array of numbers that torch has too."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.itemsize <= 8
 
 

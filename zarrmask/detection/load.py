@@ -1,6 +1,6 @@
 """From a checkpoint file to a detector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, read_config
+from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import Detections
 from zarrmask.detection.inputs import NetworkInput
-from zarrmask.detection.network import build_model
-from zarrmask.detection.shapes import infer_config
+from zarrmask.detection.network import PADDED_TO, build_model
+from zarrmask.detection.shapes import config_of
 from zarrmask.detection.weights import load_weights
 
 _LOWEST_SCORE = 0.05  # detectron2's own SCORE_THRESH_TEST
@@ -47,14 +47,7 @@ def load_detector(
         If checkpoint or config cannot be used, or do not fit each other.
     """
     weights = read_checkpoint(checkpoint)
-    beside = checkpoint.with_suffix(".yaml")
-    if config is None and beside.is_file():
-        config = beside
-    if config is None:
-        shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-        model_config = infer_config(shapes, str(checkpoint))
-    else:
-        model_config = read_config(config)
+    model_config = config_of(checkpoint, weights.shapes, config)
     if score_threshold is None:
         score_threshold = model_config.score_threshold
     model_config = replace(
@@ -96,16 +89,26 @@ class MaskRCNNDetector:
         self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         """See `Detector.detect`."""
-        found = self.model([self._tensor(image) for image in images])
-        return [
-            _detections(result, image.shape[:2], size)
-            for result, image, size in zip(found, images, sizes, strict=True)
-        ]
+        found: dict[int, Detections] = {}
+        for batch in _padded_alike(images):
+            results = self.model([self._tensor(images[n]) for n in batch])
+            for n, result in zip(batch, results, strict=True):
+                found[n] = _detections(result, images[n].shape[:2], sizes[n])
+        return [found[n] for n in range(len(images))]
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """Give (1, h, w) or (3, h, w); the network makes three channels of one."""
         channels_last = image.reshape(*image.shape[:2], -1)
         return torch.tensor(channels_last, device=self.device).permute(2, 0, 1)
+
+
+def _padded_alike(images: Sequence[NDArray[np.uint8]]) -> Iterable[list[int]]:
+    """Numbers of the images that may go together: padding beyond its own changes what is found."""
+    batches: dict[tuple[int, ...], list[int]] = {}
+    for n, image in enumerate(images):
+        padded = tuple(-(-side // PADDED_TO) for side in image.shape[:2])
+        batches.setdefault(padded, []).append(n)
+    return batches.values()
 
 
 def _detections(

@@ -17,6 +17,9 @@ from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.heads import Heads
 from zarrmask.detection.proposals import Proposals
 
+PADDED_TO = 32
+"""Images are padded to multiples of this, pixels; a batch, to its largest."""
+
 
 def build_model(config: ModelConfig) -> nn.Module:
     """Build the network that a config describes, with fresh weights, in training mode.
@@ -38,7 +41,7 @@ class _Input(GeneralizedRCNNTransform):
     """Takes grey values 0 to 255 of the network's size: the resizing was done before."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(0, 0, config.pixel_mean, config.pixel_std, size_divisible=32)
+        super().__init__(0, 0, config.pixel_mean, config.pixel_std, size_divisible=PADDED_TO)
         self.is_rgb = config.channel_order == "RGB"
 
     def normalize(self, image: Tensor) -> Tensor:

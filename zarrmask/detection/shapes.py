@@ -1,8 +1,16 @@
 """A model's config told from the shapes of its weights, for checkpoints that come alone."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from zarrmask.detection.config import RESNET_LEVELS, STRIDES, ModelConfig, interpret
+from zarrmask.detection.config import (
+    RESNET_LEVELS,
+    STRIDES,
+    ModelConfig,
+    config_file,
+    interpret,
+    read_config,
+)
 from zarrmask.detection.config_file import Document
 from zarrmask.errors import CheckpointError
 
@@ -20,6 +28,20 @@ STANDARD_FPN: Document = {
         "ROI_MASK_HEAD": {"NUM_CONV": 4},
     }
 }
+
+
+def config_of(
+    checkpoint: Path, shapes: Mapping[str, Sequence[int]], given: Path | None = None
+) -> ModelConfig:
+    """Give a checkpoint's config: what its file says (see `config_file`), else what shapes tell.
+
+    Raises
+    ------
+    CheckpointError
+        If that file cannot be used, or the shapes are not those of a Mask R-CNN with FPN.
+    """
+    file = config_file(checkpoint, given)
+    return infer_config(shapes, str(checkpoint)) if file is None else read_config(file)
 
 
 def infer_config(shapes: Mapping[str, Sequence[int]], source: str) -> ModelConfig:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +33,72 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 _NO_WEIGHT = re.compile(r"(^|\.)(pixel_mean|pixel_std|num_batches_tracked)$|cell_anchors")
 _LISTED = 10
 
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How a checkpoint's tensors differ from those that a network has; false where they do not.
+
+    Parameters
+    ----------
+    missing, unexpected : tuple of str
+        Names.
+    reshaped : mapping of str to (shape, shape)
+        The shape that a tensor has, and the one that the network's has.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: Mapping[str, tuple[Shape, Shape]]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Shape], expected: Mapping[str, Shape]) -> "Misfit":
+        """Compare shapes by name; what old files carry besides weights is passed over."""
+        given = {name: shape for name, shape in given.items() if is_weight(name)}
+        return cls(
+            tuple(name for name in expected if name not in given),
+            tuple(name for name in given if name not in expected),
+            {
+                name: (given[name], shape)
+                for name, shape in expected.items()
+                if given.get(name, shape) != shape
+            },
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    def lines(self) -> list[str]:
+        """Say it to a person, at no great length."""
+        reshaped = (
+            f"{name} {found}, expected {expected}"
+            for name, (found, expected) in self.reshaped.items()
+        )
+        return [
+            *_listed("missing", self.missing),
+            *_listed("unexpected", self.unexpected),
+            *_listed("of another shape", reshaped),
+        ]
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor of a checkpoint is a network's own, and not what its config says as well."""
+    return not _NO_WEIGHT.search(name)
+
 
 def model_weights(model: nn.Module) -> dict[str, Tensor]:
     """Give the network's own tensors (no copies) under detectron2's names."""
     return {
         _detectron2_name(name): tensor
         for name, tensor in model.state_dict().items()
-        if not _NO_WEIGHT.search(name)
+        if is_weight(name)
     }
+
+
+def weight_shapes(model: nn.Module) -> dict[str, Shape]:
+    """Give the shapes of `model_weights`."""
+    return {name: tuple(tensor.shape) for name, tensor in model_weights(model).items()}
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -58,26 +118,15 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     CheckpointError
         Naming the tensors that are missing, unexpected or of another shape.
     """
-    own = model_weights(model)
-    given = {name: tensor for name, tensor in tensors.items() if not _NO_WEIGHT.search(name)}
-    differing = [
-        f"{name} {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    problems = [
-        *_listed("missing", (name for name in own if name not in given)),
-        *_listed("unexpected", (name for name in given if name not in own)),
-        *_listed("of another shape", differing),
-    ]
-    if problems:
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if misfit := Misfit.of(given, weight_shapes(model)):
         raise CheckpointError(
             f"{source} does not fit its model config. Give the config that it was trained with "
-            "(--config), or another checkpoint.\n" + "\n".join(problems)
+            "(--config), or another checkpoint.\n" + "\n".join(misfit.lines())
         )
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
+        for name, tensor in model_weights(model).items():
+            tensor.copy_(tensors[name])
 
 
 def _detectron2_name(name: str) -> str:

@@ -30,6 +30,18 @@ def test_windows(text):
     assert read_settings(detect_window=text).detect_window == (100, 5000)
 
 
+@pytest.mark.parametrize("given_", ["2 0", "0,2", "0 2 2", (2, 0), ["0", "2"]])
+def test_classes(given_):
+    assert read_settings(classes=given_).classes == (0, 2)
+
+
+def test_one_class_alone(tmp_path):
+    assert read_settings(classes=1).classes == read_settings(classes="1").classes == (1,)
+    for text in ("classes: 1", "classes: [1]"):
+        (tmp_path / "run.yaml").write_text(text)
+        assert read_settings(tmp_path / "run.yaml").classes == (1,)
+
+
 def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(SettingsError) as error:
         read_settings(every=0, score=2, dilate=-1, voxel_size=0, z="9:3", speed="fast")
@@ -43,6 +55,10 @@ def test_all_that_is_wrong_is_said_at_once():
         {"z": "9:3"},
         {"z": "a:b"},
         {"z": "7"},
+        {"classes": "scroll"},
+        {"classes": "-1"},
+        {"classes": ()},
+        {"classes": ""},
         {"detect_window": "5 1"},
         {"detect_window": "dark"},
         {"detect_window": "nan 5"},

@@ -8,8 +8,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
@@ -96,15 +97,16 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-class _WindowCommand(click.Command):
-    """Takes `--window LO HI` beside `--window auto`, and `--detect-window` likewise."""
+class _NumbersCommand(click.Command):
+    """Takes `--window LO HI` beside `--window auto`, `--detect-window` and `--classes` likewise."""
+
+    most: ClassVar[dict[str, int | None]] = {"--window": 2, "--detect-window": 2, "--classes": None}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        windows = ("--window", "--detect-window")
-        for place in reversed([n for n, arg in enumerate(args) if arg in windows]):
-            pair = args[place + 1 : place + 3]
-            if len(pair) == 2 and all(_is_number(value) for value in pair):
-                args[place + 1 : place + 3] = [" ".join(pair)]
+        for place in reversed([n for n, arg in enumerate(args) if arg in self.most]):
+            numbers = list(takewhile(_is_number, args[place + 1 :]))[: self.most[args[place]]]
+            if len(numbers) > 1:
+                args[place + 1 : place + 1 + len(numbers)] = [" ".join(numbers)]
         return super().parse_args(ctx, args)
 
 
@@ -123,7 +125,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     """Cut the scroll out of a micro-CT stack: slices in, masked OME-Zarr pyramids out."""
 
 
-@cli.command("run", cls=_WindowCommand)
+@cli.command("run", cls=_NumbersCommand)
 @STACK
 @OUT
 @click.option(
@@ -135,6 +137,9 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option("--every", type=int, metavar="N", help="A keyframe every N slices.  [default: 10]")
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
+)
+@click.option(
+    "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
 )
 @click.option(
     "--dilate",
@@ -168,7 +173,7 @@ def run_command(stack: str, out: str, **options: Any) -> None:
     _summarise(out, run(stack, out, **options))
 
 
-@cli.command("convert", cls=_WindowCommand)
+@cli.command("convert", cls=_NumbersCommand)
 @STACK
 @click.argument("out", metavar="OUT.zarr", type=click.Path())
 @_output_options
@@ -182,7 +187,7 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
 
 @cli.command(
     "plan",
-    cls=_WindowCommand,
+    cls=_NumbersCommand,
     params=[option for option in run_command.params if option.name != "overwrite"],
 )
 @click.option("--convert", "conversion", is_flag=True, help="Plan a conversion to OUT, not a run.")
@@ -316,6 +321,40 @@ def annotate_command(
     numbers = annotate(out, folder, worst=None if every_keyframe else worst or 20, png=png)
     click.echo(f"wrote {folder / 'annotations.json'} and {len(numbers)} images; look first at z:")
     click.echo(listed(numbers))
+
+
+@cli.group("checkpoint")
+def checkpoint_group() -> None:
+    """Look into a detector's weights, or write them as another kind of file."""
+
+
+@checkpoint_group.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Its detectron2 config.  [default: the .yaml beside it, or what its shapes tell]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
+    """Say what FILE is, and whether its weights fit the network that its config describes."""
+    from zarrmask.detection.inspection import inspect_checkpoint
+    from zarrmask.outlook import in_columns
+
+    found = inspect_checkpoint(file, model)
+    click.echo(json.dumps(found.record(), indent=2) if as_json else in_columns(found.lines()))
+
+
+@checkpoint_group.command("convert")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+def convert_checkpoint_command(source: Path, target: Path, overwrite: bool) -> None:
+    """Write the weights of IN as OUT: .pth or .pkl, as detectron2 loads them, or .safetensors."""
+    from zarrmask.detection.conversion import convert_checkpoint
+
+    written = convert_checkpoint(source, target, overwrite=overwrite)
+    click.echo(f"wrote {len(written.tensors):,} tensors to {target}")
 
 
 @cli.command("info")

@@ -23,8 +23,9 @@ from zarrmask import __version__
 from zarrmask.cluster import Crew, connect, find_crew
 from zarrmask.contrast import Contrast, choose_contrast, needs_sample, output_dtype, rescaling
 from zarrmask.detection.actors import start_detectors
-from zarrmask.detection.config import ModelConfig, read_config
+from zarrmask.detection.config import ModelConfig, config_file, read_config
 from zarrmask.detection.inputs import NetworkInput
+from zarrmask.detection.shapes import infer_config
 from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
 from zarrmask.forecast import Forecast, Network
@@ -136,7 +137,8 @@ def run(
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(place / "keyframes.zarr")
             detecting = journal.ledger.stage("detecting")
-            load = partial(start_detectors, client, checkpoint, settings.model, settings.score)
+            weights = checkpoint, settings.model, settings.score, settings.classes
+            load = partial(start_detectors, client, *weights)
             detectors: Sequence[Any] = []
             if state == "new" or detecting.missing(range(len(plan.keyframes))):
                 with reporter.stage("loading detectors", 1, "checkpoint") as advance:
@@ -469,6 +471,13 @@ def _checkpoint(settings: Settings) -> Path:
     checkpoint = settings.checkpoint or DEFAULT_CHECKPOINT
     if not checkpoint.is_file():
         raise CheckpointError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
+    if settings.classes is not None:
+        config = _model_config(settings, checkpoint)
+        if config is None:
+            from zarrmask.detection.checkpoint import read_checkpoint  # it takes torch
+
+            config = infer_config(read_checkpoint(checkpoint).shapes, str(checkpoint))
+        config.require_classes(settings.classes, str(checkpoint))
     return checkpoint
 
 
@@ -491,8 +500,8 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
 
 def _model_config(settings: Settings, checkpoint: Path) -> ModelConfig | None:
     """The config that goes with a checkpoint; None where its weights tell what it is."""
-    model = settings.model or checkpoint.with_suffix(".yaml")
-    return read_config(model) if model.is_file() else None
+    file = config_file(checkpoint, settings.model)
+    return None if file is None else read_config(file)
 
 
 def _digest(content: bytes) -> str:

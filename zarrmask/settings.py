@@ -29,6 +29,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
 Window = Literal["auto"] | tuple[Finite, Finite]
 Range = tuple[int | None, int | None]
+Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 def _range(value: object) -> object:
@@ -50,6 +51,17 @@ def _window(value: object, info: ValidationInfo) -> object:
             raise ValueError(f"write a window as {', '.join(words)} or two numbers LO HI")
         return tuple(parts)
     return value
+
+
+def _numbers(value: object) -> object:
+    """Read "0 2"; a number may stand alone."""
+    if isinstance(value, str):
+        return tuple(value.replace(",", " ").split())
+    return (value,) if isinstance(value, int) else value
+
+
+def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(sorted(set(numbers)))
 
 
 def _compressor(value: object) -> object:
@@ -89,6 +101,8 @@ class Settings(BaseModel):
         A keyframe every so many slices.
     score : float
         A detection counts above this score.
+    classes : tuple of int, or None
+        Classes of the detector, counted from 0, whose detections count; None is all.
     dilate : float
         Side of the square kernel that grows a mask, in percent of the slice's longer side.
     detect_window : "seed", "auto" or (lo, hi)
@@ -130,6 +144,7 @@ class Settings(BaseModel):
     x: Annotated[Range, BeforeValidator(_range)] = (None, None)
     every: int = Field(10, ge=1)
     score: float = Field(0.1, ge=0, le=1)
+    classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None
     dilate: float = Field(3.0, ge=0, le=100)
     detect_window: Annotated[DetectWindow, BeforeValidator(_window)] = "seed"
     dtype: Literal["uint8", "uint16"] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,18 @@ class DetectorActor:
         See `load_detector`.
     device : str
         As torch names it: "cpu", "cuda:0".
+    classes : collection of int, or None
+        Only what is of these classes is found; None is all.
     """
 
-    def __init__(self, checkpoint: Path, config: Path | None, score: float, device: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        config: Path | None,
+        score: float,
+        device: str,
+        classes: Collection[int] | None,
+    ) -> None:
         import torch
 
         from zarrmask.detection.load import load_detector
@@ -46,6 +55,7 @@ class DetectorActor:
         self._detector: Detector = load_detector(
             checkpoint, config, device=device, score_threshold=score
         )
+        self._classes = classes
 
     def input(self) -> NetworkInput:
         """How a slice becomes what the network sees."""
@@ -55,7 +65,10 @@ class DetectorActor:
         self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         """See `Detector.detect`."""
-        return self._detector.detect(images, sizes)
+        found = self._detector.detect(images, sizes)
+        if self._classes is None:
+            return found
+        return [every.of_classes(self._classes) for every in found]
 
 
 def gpus_here() -> list[str]:
@@ -101,9 +114,13 @@ def placement(gpus: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
 
 
 def start_detectors(
-    client: Client, checkpoint: Path, config: Path | None, score: float
+    client: Client,
+    checkpoint: Path,
+    config: Path | None,
+    score: float,
+    classes: Collection[int] | None = None,
 ) -> list[Any]:
-    """Start the detectors and wait until their weights are loaded.
+    """Start the detectors and wait until their weights are loaded; see `DetectorActor`.
 
     Returns
     -------
@@ -125,7 +142,7 @@ def start_detectors(
             continue
         futures = [
             client.submit(
-                *(DetectorActor, checkpoint, config, score, device),
+                *(DetectorActor, checkpoint, config, score, device, classes),
                 actor=True,
                 workers=[worker],
                 pure=False,

@@ -1,5 +1,6 @@
 """What a detector found in one slice, and the masks that follow from it (NumPy only)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,7 +40,13 @@ class Detections:
         Detecting with that threshold gives the same: suppression and the limit on their number go
         from the highest score down.
         """
-        keep = self.scores > score
+        return self._kept(self.scores > score)
+
+    def of_classes(self, chosen: Collection[int]) -> Self:
+        """Keep what is of one of these classes."""
+        return self._kept(np.isin(self.classes, list(chosen)))
+
+    def _kept(self, keep: NDArray[np.bool_]) -> Self:
         return type(self)(
             self.boxes[keep], self.scores[keep], self.classes[keep], self.patches[keep]
         )

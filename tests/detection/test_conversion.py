@@ -82,6 +82,17 @@ def test_what_is_left_out(tmp_path, tiny_weights):
     assert loaded["iteration"] == 7
 
 
+def test_batch_norms_do_not_miss_their_counters(tmp_path):
+    """In a plain mapping, as detectron2 gets it, torch takes them for those of an old file."""
+    norm = torch.nn.BatchNorm2d(3)
+    torch.save({"model": norm.state_dict()}, tmp_path / "a.pth")
+    convert_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth")
+    model = as_detectron2_loads(tmp_path / "b.pth")["model"]
+    assert "num_batches_tracked" not in model
+    incompatible = torch.nn.BatchNorm2d(3).load_state_dict(model, strict=False)
+    assert incompatible.missing_keys == incompatible.unexpected_keys == []
+
+
 def as_detectron2_loads(path) -> dict:
     """What detectron2's checkpointer makes of a file: {"model": {name: tensor}, ...}."""
     if path.suffix == ".pkl":

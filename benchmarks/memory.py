@@ -25,7 +25,7 @@ import zarr
 from distributed import Client
 
 from zarrmask.cluster import connect
-from zarrmask.detection.actors import start_detectors
+from zarrmask.detection.actors import Recipe, start_detectors
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 
@@ -58,7 +58,7 @@ def at_rest(workers: int) -> dict[str, float]:
 
     with connect(workers=workers) as client:
         before = workers_hold(client)
-        detectors = start_detectors(client, DEFAULT_CHECKPOINT, None, 0.1)
+        detectors = start_detectors(client, Recipe(DEFAULT_CHECKPOINT))
         after = workers_hold(client)
         me = psutil.Process()
         others = [p for p in me.children(recursive=True) if p.pid not in set(_pids(client))]

@@ -14,6 +14,7 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -38,6 +39,9 @@ def pytest_collection_modifyitems(items):
         marks = {mark.name for mark in item.iter_markers()}
         if marks & {"real", "reference"} and "ZARRMASK_SHARED" not in os.environ:
             reason = "ZARRMASK_SHARED does not name the folder of real slices and references"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        if "detectron2" in marks and find_spec("detectron2") is None:
+            reason = "detectron2 is not installed (docs/detector.md says how); zarrmask needs none"
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

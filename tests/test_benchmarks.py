@@ -1,4 +1,4 @@
-"""The benchmark of conversions, on stacks so small that its figures say nothing."""
+"""The benchmarks of conversions and detection, so small that their figures say nothing."""
 
 import json
 import subprocess
@@ -6,8 +6,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import detect
 import numpy as np
 import pytest
+import torch
 from conversion import parts
 from conversion.contest import Contestant, Figures, contest, doubts, ratio
 from conversion.contestants import check_pyramid, cp
@@ -19,6 +21,8 @@ from conversion.staged import WritingReporter
 from conversion.watched import counted
 
 import zarrmask
+from zarrmask.detection.devices import has_bfloat16
+from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 CONVERT = Path(parts.__file__).parents[1] / "convert.py"
 
@@ -139,3 +143,35 @@ def test_ratios_and_doubts():
     shaky = doubts({"other": Figures(whole=[8, 7, 12], start=[2, 2, 2]), "nothing": nothing})
     assert "nothing: no longer than the start" in shaky[0]
     assert "other" in shaky[1]
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path):
+    """The checkpoint that ships, made to look at slices of 64 pixels."""
+    path = tmp_path / "tiny.safetensors"
+    path.symlink_to(DEFAULT_CHECKPOINT)
+    config = DEFAULT_CHECKPOINT.with_suffix(".yaml").read_text()
+    path.with_suffix(".yaml").write_text(config.replace("SIZE_TEST: 320", "SIZE_TEST: 64"))
+    return path
+
+
+def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(detect, "ways", lambda: (detect.NETWORK[0], detect.WHOLE[0]))
+    stack = detect.make_stack(tmp_path / "stack", 2, 100)
+    teams = detect.contest(tiny_checkpoint, stack, 2)
+    assert [len(one.seconds) for one in teams] == [2, 2]
+    assert [one.masks[0].shape for one in teams] == [(64, 64), (100, 100)]
+    assert all(one.peak > 50e6 for one in teams)
+    found = detect.told(teams)
+    assert found.figures["teams"]["whole path, full, 1 x 1"]["seconds"] == teams[1].seconds
+    assert " 1.0000 |" in "\n".join(found.lines)
+    whole = next(goal for goal in found.goals if goal.what.startswith("whole path, full"))
+    assert float(whole.measured) > 0
+
+
+def test_fast_is_compared_with_full():
+    if not has_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor does not compute in bfloat16")
+    found = detect.agreement(2)
+    assert len(found.figures["simulated"]) == 2
+    assert min(found.figures["simulated"]) > 0.9

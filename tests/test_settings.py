@@ -167,3 +167,16 @@ def test_a_compressor_and_its_level(text, meant):
 def test_formats_that_are_none_are_refused(given_):
     with pytest.raises(SettingsError, match=next(iter(given_))):
         read_settings(**given_)
+
+
+def test_detectron2_has_no_fast_precision():
+    assert read_settings(backend="detectron2").precision == "full"
+    assert read_settings(precision="fast").backend == "torchvision"
+    with pytest.raises(SettingsError, match="precision fast is of the torchvision backend"):
+        read_settings(backend="detectron2", precision="fast")
+
+
+@pytest.mark.parametrize("name", ["backend", "precision", "device"])
+def test_words_that_are_none_of_the_choices(name):
+    with pytest.raises(SettingsError, match=name):
+        read_settings(**{name: "tpu"})

@@ -134,6 +134,21 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option(
     "--config", type=click.Path(path_type=Path), help="YAML of settings, or a detectron2 config."
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["torchvision", "detectron2"]),
+    help="What runs the weights; detectron2 has to be installed.  [default: torchvision]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["full", "fast"]),
+    help="float32, or bfloat16 where the hardware has it.  [default: full]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    help="Where the network runs.  [default: auto]",
+)
 @click.option("--every", type=int, metavar="N", help="A keyframe every N slices.  [default: 10]")
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"

@@ -8,10 +8,10 @@ import multiprocessing
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +22,11 @@ from distributed import Client
 from zarrmask import __version__
 from zarrmask.cluster import Crew, connect, find_crew
 from zarrmask.contrast import Contrast, choose_contrast, needs_sample, output_dtype, rescaling
-from zarrmask.detection.actors import start_detectors
-from zarrmask.detection.config import ModelConfig, config_file, read_config
+from zarrmask.detection.actors import Recipe, start_detectors
+from zarrmask.detection.config import ModelConfig, config_file, interpret, read_fields
+from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.inputs import NetworkInput
-from zarrmask.detection.shapes import infer_config
+from zarrmask.detection.shapes import infer_documents
 from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
 from zarrmask.forecast import Forecast, Network
@@ -137,8 +138,7 @@ def run(
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(place / "keyframes.zarr")
             detecting = journal.ledger.stage("detecting")
-            weights = checkpoint, settings.model, settings.score, settings.classes
-            load = partial(start_detectors, client, *weights)
+            load = partial(start_detectors, client, _recipe(settings, checkpoint), settings.device)
             detectors: Sequence[Any] = []
             if state == "new" or detecting.missing(range(len(plan.keyframes))):
                 with reporter.stage("loading detectors", 1, "checkpoint") as advance:
@@ -333,8 +333,8 @@ def _forecast(
 
 
 def _network(settings: Settings, checkpoint: Path) -> Network:
-    config = _model_config(settings, checkpoint) or ModelConfig()
-    return Network(checkpoint.stat().st_size, NetworkInput(config.min_size, config.max_size))
+    _, seen = _model(settings, checkpoint)
+    return Network(checkpoint.stat().st_size, seen)
 
 
 def _as_begun(journal: Journal, forecast: Forecast) -> Forecast:
@@ -447,8 +447,17 @@ def _record(
         "voxel_size_um": plan.voxel_size,
         "dilation_pixels": plan.side,
         "checkpoint": {"path": str(checkpoint), "sha256": identity["checkpoint"]},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": _versions(settings),
     }
+
+
+def _versions(settings: Settings) -> dict[str, str]:
+    packages = (*PACKAGES, "detectron2") if settings.backend == "detectron2" else PACKAGES
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):  # of a cluster's workers alone
+            versions[package] = version(package)
+    return versions
 
 
 def _voxels(plan: Plan, kept: int) -> dict[str, int]:
@@ -472,19 +481,21 @@ def _checkpoint(settings: Settings) -> Path:
     if not checkpoint.is_file():
         raise CheckpointError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
     if settings.classes is not None:
-        config = _model_config(settings, checkpoint)
-        if config is None:
+        if file := config_file(checkpoint, settings.model):
+            documents = read_documents(file)
+        else:
             from zarrmask.detection.checkpoint import read_checkpoint  # it takes torch
 
-            config = infer_config(read_checkpoint(checkpoint).shapes, str(checkpoint))
-        config.require_classes(settings.classes, str(checkpoint))
+            documents = infer_documents(read_checkpoint(checkpoint).shapes, str(checkpoint))
+        (count,) = read_fields(documents, str(file or checkpoint), "classes")
+        ModelConfig(classes=count).require_classes(settings.classes, str(checkpoint))
     return checkpoint
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:
     """What makes a run this one: settings, input, weights. No path: a moved stack is the same."""
-    config = _model_config(settings, checkpoint)
-    exclude = {"checkpoint", "model", "allow_missing"}
+    config, _ = _model(settings, checkpoint)
+    exclude = {"checkpoint", "model", "allow_missing", "device"}
     return {
         "settings": json.loads(settings.model_dump_json(exclude=exclude)),
         "input": {
@@ -494,14 +505,32 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
             "fingerprint": source.fingerprint(),
         },
         "checkpoint": sha256(checkpoint),
-        "model": None if config is None else _digest(repr(config).encode()),
+        "model": _digest(repr(config).encode()) if config else None,
     }
 
 
-def _model_config(settings: Settings, checkpoint: Path) -> ModelConfig | None:
-    """The config that goes with a checkpoint; None where its weights tell what it is."""
+def _model(settings: Settings, checkpoint: Path) -> tuple[object, NetworkInput]:
+    """The config that goes with a checkpoint, and what its network sees.
+
+    Of the config all that may change the result; nothing where the weights tell what they are.
+    """
     file = config_file(checkpoint, settings.model)
-    return None if file is None else read_config(file)
+    documents = read_documents(file) if file else []
+    config: object = documents
+    if documents and settings.backend == "torchvision":  # detectron2 understands more
+        config = interpret(documents, str(file))
+    return config, NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))
+
+
+def _recipe(settings: Settings, checkpoint: Path) -> Recipe:
+    return Recipe(
+        checkpoint,
+        settings.model,
+        settings.score,
+        settings.classes,
+        settings.backend,
+        settings.precision,
+    )
 
 
 def _digest(content: bytes) -> str:

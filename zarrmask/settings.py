@@ -93,6 +93,13 @@ class Settings(BaseModel):
     model : Path or None
         detectron2 config of those weights; None takes the YAML beside the checkpoint, or reads the
         architecture off the weights.
+    backend : "torchvision" or "detectron2"
+        What runs them: zarrmask's own network, or the detectron2 that is installed.
+    precision : "full" or "fast"
+        float32, which gives the same masks wherever it runs; or bfloat16 where most of the time
+        goes, on processors and accelerators that have it.
+    device : "auto", "cpu", "cuda" or "mps"
+        Where: "auto" takes GPUs if any worker sees one. It is no part of a run's identity.
     z : (int or None, int or None)
         Slice numbers, the second excluded; None is open.
     y, x : (int or None, int or None)
@@ -139,6 +146,9 @@ class Settings(BaseModel):
 
     checkpoint: AbsolutePath | None = None
     model: AbsolutePath | None = None
+    backend: Literal["torchvision", "detectron2"] = "torchvision"
+    precision: Literal["full", "fast"] = "full"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     z: Annotated[Range, BeforeValidator(_range)] = (None, None)
     y: Annotated[Range, BeforeValidator(_range)] = (None, None)
     x: Annotated[Range, BeforeValidator(_range)] = (None, None)
@@ -164,6 +174,8 @@ class Settings(BaseModel):
             first, stop = getattr(self, name)
             if first is not None and stop is not None and first >= stop:
                 raise ValueError(f"{name} {first}:{stop} is empty; the second is excluded")
+        if self.backend == "detectron2" and self.precision == "fast":
+            raise ValueError("precision fast is of the torchvision backend; detectron2 has full")
         if self.chunk & (self.chunk - 1):
             raise ValueError(f"chunk {self.chunk} is no power of two; take 64, 128 or 256")
         for name in ("detect_window", "window"):
@@ -247,7 +259,8 @@ def _is_detectron2(text: str) -> bool:
 
 
 def _from_detectron2(path: Path) -> dict[str, Any]:
-    from zarrmask.detection.config import read_config
+    from zarrmask.detection.config import read_fields
+    from zarrmask.detection.config_file import read_documents
 
-    threshold = read_config(path).score_threshold
+    (threshold,) = read_fields(read_documents(path), str(path), "score_threshold")
     return {"model": path} | ({} if threshold is None else {"score": threshold})

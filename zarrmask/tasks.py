@@ -78,7 +78,7 @@ def detect(
     for image, place in zip(keyframes, positions.ravel().tolist(), strict=True):
         prepared = network_input.prepare(to_8bit(image, window), shape)
         detector = nearest(detectors, place)
-        (found,) = detector.detect([prepared], [shape]).result()
+        found = detector.detect(prepared, shape).result()
         mask = union_mask(found, shape)
         store.write_mask(place, mask)
         sighting = Sighting(found.boxes, found.scores, int(np.count_nonzero(mask)))

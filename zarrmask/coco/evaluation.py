@@ -102,10 +102,10 @@ def evaluate(
     weights = settings.checkpoint or DEFAULT_CHECKPOINT
     lowest = min(settings.score, LOWEST_SCORE)
     detector = load_detector(weights, settings.model, score_threshold=lowest)
-    by_category = detector.config.classes == len(dataset.names)
+    by_category = detector.classes == len(dataset.names)
     if not by_category:
         reporter.warn(
-            f"the checkpoint tells {detector.config.classes} classes apart and the annotations "
+            f"the checkpoint tells {detector.classes} classes apart and the annotations "
             f"{len(dataset.names)}: average precision is taken whatever the class"
         )
     judged: list[Judged] = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from distributed import Client, get_worker
@@ -15,12 +18,44 @@ from zarrmask.errors import ZarrmaskError
 
 if TYPE_CHECKING:
     from zarrmask.detection.detections import Detections
+    from zarrmask.detection.devices import Kind
     from zarrmask.detection.inputs import NetworkInput
+    from zarrmask.detection.load import Backend
+    from zarrmask.detection.precision import Precision
     from zarrmask.detection.protocol import Detector
 
+BATCH = 8
+"""Slices that go through the network together on an accelerator; on a processor each goes alone."""
 ATTEMPTS = 5
 PATIENCE = 60
 """Seconds that a lost worker may take to come back."""
+
+_Slice: TypeAlias = tuple[NDArray[np.uint8], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a detector is made of, see `load_detector`; classes that are found, None is all."""
+
+    checkpoint: Path
+    config: Path | None = None
+    score: float = 0.1
+    classes: Collection[int] | None = None
+    backend: Backend = "torchvision"
+    precision: Precision = "full"
+
+    def load(self, device: str) -> Detector:
+        """Load it on a device."""
+        from zarrmask.detection.load import load_detector
+
+        return load_detector(
+            self.checkpoint,
+            self.config,
+            backend=self.backend,
+            precision=self.precision,
+            device=device,
+            score_threshold=self.score,
+        )
 
 
 class DetectorActor:
@@ -28,66 +63,81 @@ class DetectorActor:
 
     Parameters
     ----------
-    checkpoint : Path
-    config : Path or None
-    score : float
-        See `load_detector`.
+    recipe : Recipe
     device : str
         As torch names it: "cpu", "cuda:0".
-    classes : collection of int, or None
-        Only what is of these classes is found; None is all.
+    batch : int, optional
+        Slices that may go through the network together.
     """
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        config: Path | None,
-        score: float,
-        device: str,
-        classes: Collection[int] | None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, device: str, batch: int | None = None) -> None:
         import torch
 
-        from zarrmask.detection.load import load_detector
-
         if device == "cpu":
-            torch.set_num_threads(1)
-        self._detector: Detector = load_detector(
-            checkpoint, config, device=device, score_threshold=score
-        )
-        self._classes = classes
+            torch.set_num_threads(1)  # as many workers as cores are faster: benchmarks/detect.py
+        self._detector = recipe.load(device)
+        self._classes = recipe.classes
+        self._batch = batch or (1 if device == "cpu" else BATCH)
+        self._thread = ThreadPoolExecutor(1, "detector")
+        self._waiting: list[tuple[_Slice, asyncio.Future[Detections]]] = []
+        self._working: asyncio.Task[None] | None = None
 
     def input(self) -> NetworkInput:
         """How a slice becomes what the network sees."""
         return self._detector.network_input
 
-    def detect(
+    async def detect(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Detections:
+        """Detect in a slice; see `Detector.detect`.
+
+        Slices that come while others are in the network go through it together.
+        """
+        result: asyncio.Future[Detections] = asyncio.get_running_loop().create_future()
+        self._waiting.append(((image, size), result))
+        if self._working is None:
+            self._working = asyncio.create_task(self._work())
+        return await result
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            images, sizes = zip(*(slice_ for slice_, _ in batch), strict=True)
+            try:
+                found = await loop.run_in_executor(self._thread, self._find, images, sizes)
+            except Exception as error:  # each who waits is to know
+                for _, result in batch:
+                    if not result.cancelled():
+                        result.set_exception(error)
+            else:
+                for (_, result), detections in zip(batch, found, strict=True):
+                    if not result.cancelled():
+                        result.set_result(detections)
+        self._working = None
+
+    def _find(
         self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
-        """See `Detector.detect`."""
         found = self._detector.detect(images, sizes)
         if self._classes is None:
             return found
         return [every.of_classes(self._classes) for every in found]
 
 
-def gpus_here() -> list[str]:
-    """Identities of the GPUs that this process sees, in the order of their numbers."""
-    import torch
+def accelerators_here(kind: Kind) -> list[tuple[str, str]]:
+    """See `zarrmask.detection.devices.accelerators`."""
+    from zarrmask.detection.devices import accelerators
 
-    if not torch.cuda.is_available():
-        return []
-    return [str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())]
+    return accelerators(kind)
 
 
-def placement(gpus: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+def placement(seen: Mapping[str, Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
     """Where detectors go: one a GPU, on a worker that sees it; without GPUs one a worker.
 
     Parameters
     ----------
-    gpus : mapping
-        Worker's address to the identities of the GPUs it sees. Workers on one machine may see the
-        same ones.
+    seen : mapping
+        Worker's address to identity and device of the GPUs it sees (`accelerators`). Workers on
+        one machine may see the same ones.
 
     Returns
     -------
@@ -95,17 +145,18 @@ def placement(gpus: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
 
     Examples
     --------
-    >>> placement({"a": ["gpu0", "gpu1"], "b": ["gpu0", "gpu1"], "c": []})
+    >>> both = [("first", "cuda:0"), ("second", "cuda:1")]
+    >>> placement({"a": both, "b": both, "c": []})
     [('a', 'cuda:0'), ('b', 'cuda:1')]
     >>> placement({"a": [], "b": []})
     [('a', 'cpu'), ('b', 'cpu')]
     """
     seen_by: dict[str, list[tuple[str, str]]] = {}
-    for worker, identities in gpus.items():
-        for number, identity in enumerate(identities):
-            seen_by.setdefault(identity, []).append((worker, f"cuda:{number}"))
+    for worker, accelerators in seen.items():
+        for identity, device in accelerators:
+            seen_by.setdefault(identity, []).append((worker, device))
     if not seen_by:
-        return [(worker, "cpu") for worker in gpus]
+        return [(worker, "cpu") for worker in seen]
     places: list[tuple[str, str]] = []
     for candidates in seen_by.values():
         taken = [worker for worker, _ in places]
@@ -113,14 +164,15 @@ def placement(gpus: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     return places
 
 
-def start_detectors(
-    client: Client,
-    checkpoint: Path,
-    config: Path | None,
-    score: float,
-    classes: Collection[int] | None = None,
-) -> list[Any]:
-    """Start the detectors and wait until their weights are loaded; see `DetectorActor`.
+def start_detectors(client: Client, recipe: Recipe, device: Kind = "auto") -> list[Any]:
+    """Start the detectors and wait until their weights are loaded.
+
+    Parameters
+    ----------
+    client : Client
+    recipe : Recipe
+    device : "auto", "cpu", "cuda" or "mps"
+        "auto" takes GPUs if any worker sees one.
 
     Returns
     -------
@@ -131,23 +183,25 @@ def start_detectors(
     ------
     CheckpointError
         From the workers, where the checkpoint cannot be loaded.
+    SettingsError
+        Where no worker has the device, the precision or the backend.
     ZarrmaskError
         Where workers die of it.
     """
     for _ in range(ATTEMPTS):
         try:
             client.wait_for_workers(1, timeout=PATIENCE)  # a lost one may be on its way back
-            places = placement(client.run(gpus_here))
+            seen = client.run(accelerators_here, device)
         except (OSError, TimeoutError):
             continue
+        places = placement(seen)
+        if device in ("cuda", "mps") and not any(seen.values()):
+            from zarrmask.detection.devices import no_accelerator
+
+            raise no_accelerator(device)
         futures = [
-            client.submit(
-                *(DetectorActor, checkpoint, config, score, device, classes),
-                actor=True,
-                workers=[worker],
-                pure=False,
-            )
-            for worker, device in places
+            client.submit(DetectorActor, recipe, here, actor=True, workers=[worker], pure=False)
+            for worker, here in places
         ]
         # Nothing comes of an actor whose worker dies meanwhile, not even an error.
         while not all(future.done() for future in futures):

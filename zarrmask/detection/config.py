@@ -296,14 +296,7 @@ def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
         found = _lookup(documents, path, default)
         if found != expected:
             problems.append(f"{path} is {short(found)}, must be {expected!r}")
-    values: dict[str, Any] = {}
-    for declared in fields(ModelConfig):
-        found = _lookup(documents, declared.metadata["path"], _MISSING)
-        try:
-            values[declared.name] = _checked(declared, found)
-        except ValueError as expected:
-            found = declared.default if found is _MISSING else found
-            problems.append(f"{declared.metadata['path']} is {short(found)}, must be {expected}")
+    values = _read(documents, fields(ModelConfig), problems)
     if not problems:
         config = ModelConfig(**values)
         problems = list(_contradictions(config))
@@ -313,6 +306,36 @@ def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
             "with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x).\n  " + "\n  ".join(problems)
         )
     return config
+
+
+def read_fields(documents: Sequence[Document], source: str, *names: str) -> tuple[Any, ...]:
+    """Read some fields of `ModelConfig` alone, from a config that detectron2 is to understand.
+
+    Raises
+    ------
+    CheckpointError
+        If their values cannot be.
+    """
+    problems: list[str] = []
+    wanted = [declared for declared in fields(ModelConfig) if declared.name in names]
+    values = _read(documents, wanted, problems)
+    if problems:
+        raise CheckpointError(f"{source}: this model config is wrong.\n  " + "\n  ".join(problems))
+    return tuple(values[name] for name in names)
+
+
+def _read(
+    documents: Sequence[Document], wanted: Iterable["Field[Any]"], problems: list[str]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for declared in wanted:
+        found = _lookup(documents, declared.metadata["path"], _MISSING)
+        try:
+            values[declared.name] = _checked(declared, found)
+        except ValueError as expected:
+            found = declared.default if found is _MISSING else found
+            problems.append(f"{declared.metadata['path']} is {short(found)}, must be {expected}")
+    return values
 
 
 def _checked(declared: "Field[Any]", found: Any) -> Any:

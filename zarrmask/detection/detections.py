@@ -52,6 +52,31 @@ class Detections:
         )
 
 
+def on_slice(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    patches: NDArray[np.float32],
+    *,
+    seen: tuple[int, int],
+    size: tuple[int, int],
+) -> Detections:
+    """Bring what a network found to the slice's size; what lies outside is cut off or dropped.
+
+    Parameters
+    ----------
+    boxes, scores, classes, patches : ndarray
+        As in `Detections`, the boxes in pixels of what the network saw.
+    seen, size : (int, int)
+        Height and width of what the network saw, and of the slice, in pixels.
+    """
+    height, width = size
+    scale = np.array([width / seen[1], height / seen[0]] * 2, np.float32)
+    boxes = np.clip(boxes * scale, 0, np.array([width, height] * 2, np.float32))
+    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return Detections(boxes[solid], scores[solid], classes[solid], patches[solid])
+
+
 def union_mask(detections: Detections, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Mark what any instance covers.
 

@@ -93,14 +93,14 @@ def to_8bit(image: NDArray, window: Window = "seed") -> NDArray[np.uint8]:
     >>> to_8bit(np.array([100, 300, 900], np.uint16), (200, 600)).tolist()
     [0, 64, 255]
     """
+    out = np.empty(image.shape, np.uint8)
     if window == "seed":
         if image.dtype not in (np.uint8, np.uint16):
             raise SettingsError(f"a slice is {image.dtype}; give the grey values to see, LO HI")
-        high: NDArray[np.uint8] = (image >> 8 * (image.itemsize - 1)).astype(np.uint8)
-        return high
-    low, high_end = window
-    if not low < high_end:
-        raise SettingsError(f"the detector's window {low} to {high_end} is empty; give LO below HI")
-    out = np.empty(image.shape, np.uint8)
-    Rescaling(low, high_end, "uint8")(image, out)
+        np.right_shift(image, 8 * (image.itemsize - 1), out=out, casting="unsafe")
+        return out
+    low, high = window
+    if not low < high:
+        raise SettingsError(f"the detector's window {low} to {high} is empty; give LO below HI")
+    Rescaling(low, high, "uint8")(image, out)
     return out

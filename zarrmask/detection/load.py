@@ -1,8 +1,11 @@
 """From a checkpoint file to a detector."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -10,12 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig
-from zarrmask.detection.detections import Detections
+from zarrmask.detection.config import ModelConfig, config_file
+from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.detections import Detections, on_slice
+from zarrmask.detection.devices import find_device, has_bfloat16
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.network import PADDED_TO, build_model
-from zarrmask.detection.shapes import config_of
+from zarrmask.detection.precision import Precision, fold_norms, to_bfloat16
+from zarrmask.detection.protocol import Detector
+from zarrmask.detection.shapes import config_of, infer_documents
 from zarrmask.detection.weights import load_weights
+from zarrmask.errors import SettingsError
+
+Backend: TypeAlias = Literal["torchvision", "detectron2"]
 
 _LOWEST_SCORE = 0.05  # detectron2's own SCORE_THRESH_TEST
 
@@ -24,9 +34,11 @@ def load_detector(
     checkpoint: Path,
     config: Path | None = None,
     *,
+    backend: Backend = "torchvision",
+    precision: Precision = "full",
     device: str = "cpu",
     score_threshold: float | None = None,
-) -> "MaskRCNNDetector":
+) -> Detector:
     """Load a detectron2 Mask R-CNN.
 
     Parameters
@@ -36,8 +48,12 @@ def load_detector(
     config : Path, optional
         The detectron2 config it was trained with. Without one, the file of the same name beside
         the checkpoint that ends in `.yaml`; without that, the shapes of the weights tell it.
+    backend : "torchvision" or "detectron2"
+        Who runs it: zarrmask's own network, or the detectron2 that is installed.
+    precision : "full" or "fast"
+        float32, or (torchvision) bfloat16 where most of the time goes.
     device : str
-        As torch names it: "cpu", "cuda:0".
+        "auto", "cpu", "cuda" or "mps", or as torch names it: "cuda:1".
     score_threshold : float, optional
         Only what scores above is found. Without one, the config's, or 0.05.
 
@@ -45,8 +61,20 @@ def load_detector(
     ------
     CheckpointError
         If checkpoint or config cannot be used, or do not fit each other.
+    SettingsError
+        If backend, precision or device is not to be had here.
     """
+    place = find_device(device)
     weights = read_checkpoint(checkpoint)
+    source = str(checkpoint)
+    if backend == "detectron2":
+        from zarrmask.detection.detectron2_backend import Detectron2Detector
+
+        if precision != "full":
+            raise SettingsError("--precision fast is zarrmask's own; detectron2 knows full only")
+        file = config_file(checkpoint, config)
+        documents = read_documents(file) if file else infer_documents(weights.shapes, source)
+        return Detectron2Detector(documents, weights, source, place, score_threshold)
     model_config = config_of(checkpoint, weights.shapes, config)
     if score_threshold is None:
         score_threshold = model_config.score_threshold
@@ -54,7 +82,7 @@ def load_detector(
         model_config,
         score_threshold=_LOWEST_SCORE if score_threshold is None else score_threshold,
     )
-    return MaskRCNNDetector(model_config, weights.tensors, str(checkpoint), device)
+    return MaskRCNNDetector(model_config, weights.tensors, source, place, precision)
 
 
 class MaskRCNNDetector:
@@ -67,22 +95,50 @@ class MaskRCNNDetector:
         In detectron2's names.
     source : str
         What to call the weights in an error.
-    device : str
+    device : torch.device
+    precision : "full" or "fast"
+        See `load_detector`.
+
+    Raises
+    ------
+    SettingsError
+        If the device has no bfloat16 and "fast" is asked for: masks must not depend on where they
+        are made, so nothing else stands in.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], source: str, device: str = "cpu"
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        source: str,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  it never changes
+        precision: Precision = "full",
     ) -> None:
+        if precision == "fast" and not has_bfloat16(device):
+            raise SettingsError(
+                f"--precision fast computes in bfloat16, which {device.type} on {platform.node()} "
+                "does not; take --precision full, the default"
+            )
         self.config = config
-        self.device = torch.device(device)
+        self.device = device
+        self.precision = precision
         self.model = build_model(config)
         load_weights(self.model, weights, source)
-        self.model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.model.eval()
+        fold_norms(self.model)
+        if precision == "fast":
+            to_bfloat16(self.model)
+        self.model.to(device).to(memory_format=torch.channels_last)
 
     @property
     def network_input(self) -> NetworkInput:
         """How a slice becomes what the network sees."""
         return NetworkInput(self.config.min_size, self.config.max_size)
+
+    @property
+    def classes(self) -> int:
+        """How many classes of objects it tells apart."""
+        return self.config.classes
 
     @torch.inference_mode()
     def detect(
@@ -91,10 +147,27 @@ class MaskRCNNDetector:
         """See `Detector.detect`."""
         found: dict[int, Detections] = {}
         for batch in _padded_alike(images):
-            results = self.model([self._tensor(images[n]) for n in batch])
+            with self._arithmetic():
+                results = self.model([self._tensor(images[n]) for n in batch])
             for n, result in zip(batch, results, strict=True):
-                found[n] = _detections(result, images[n].shape[:2], sizes[n])
+                found[n] = on_slice(
+                    result["boxes"].cpu().numpy(),
+                    result["scores"].cpu().numpy(),
+                    result["labels"].cpu().numpy() - 1,
+                    result["masks"].cpu().numpy()[:, 0],
+                    seen=(images[n].shape[0], images[n].shape[1]),
+                    size=sizes[n],
+                )
         return [found[n] for n in range(len(images))]
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Keep NVIDIA's convolutions from rounding float32 to 10 bits, which is their habit."""
+        if self.device.type != "cuda":
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.precision == "fast"):
+            yield
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """Give (1, h, w) or (3, h, w); the network makes three channels of one."""
@@ -109,20 +182,3 @@ def _padded_alike(images: Sequence[NDArray[np.uint8]]) -> Iterable[list[int]]:
         padded = tuple(-(-side // PADDED_TO) for side in image.shape[:2])
         batches.setdefault(padded, []).append(n)
     return batches.values()
-
-
-def _detections(
-    result: dict[str, Tensor], seen: tuple[int, ...], size: tuple[int, int]
-) -> Detections:
-    """Bring boxes to the slice's size; what lies outside of it is cut off or dropped."""
-    height, width = size
-    scale = np.array([width / seen[1], height / seen[0]] * 2, np.float32)
-    boxes = result["boxes"].cpu().numpy() * scale
-    boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return Detections(
-        boxes[solid],
-        result["scores"].cpu().numpy()[solid],
-        result["labels"].cpu().numpy()[solid] - 1,
-        result["masks"].cpu().numpy()[solid, 0],
-    )

@@ -22,6 +22,11 @@ class Detector(Protocol):
         """How a slice becomes what the network sees."""
         ...
 
+    @property
+    def classes(self) -> int:
+        """How many classes of objects it tells apart."""
+        ...
+
     def detect(
         self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:

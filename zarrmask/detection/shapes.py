@@ -29,6 +29,8 @@ STANDARD_FPN: Document = {
     }
 }
 
+_ANCHORS = "proposal_generator.rpn_head.objectness_logits.weight"
+
 
 def config_of(
     checkpoint: Path, shapes: Mapping[str, Sequence[int]], given: Path | None = None
@@ -45,7 +47,26 @@ def config_of(
 
 
 def infer_config(shapes: Mapping[str, Sequence[int]], source: str) -> ModelConfig:
-    """Tell the config from the shapes of a checkpoint's tensors, in detectron2's names.
+    """Tell the config from the shapes of a checkpoint's tensors; see `infer_documents`.
+
+    Raises
+    ------
+    CheckpointError
+        If the tensors are not those of a Mask R-CNN with FPN, or the anchors are not the usual.
+    """
+    config = interpret(infer_documents(shapes, source), source)
+    anchors = shapes[_ANCHORS][0]
+    if anchors != config.anchors_per_place:
+        raise CheckpointError(
+            f"{source} has {anchors} anchors a place, not the usual {config.anchors_per_place}: "
+            "their sizes cannot be told from the weights. Give the config it was trained with "
+            "(--config)."
+        )
+    return config
+
+
+def infer_documents(shapes: Mapping[str, Sequence[int]], source: str) -> list[Document]:
+    """Write the config that the shapes of a checkpoint's tensors tell, in detectron2's names.
 
     What shapes do not show (thresholds, input size, anchors) is as in detectron2's
     `mask_rcnn_R_*_FPN` configs.
@@ -88,21 +109,14 @@ def infer_config(shapes: Mapping[str, Sequence[int]], source: str) -> ModelConfi
                 },
             }
         }
-        anchors = shapes["proposal_generator.rpn_head.objectness_logits.weight"][0]
+        _ = shapes[_ANCHORS][0]
     except (KeyError, IndexError) as missing:
         raise CheckpointError(
             f"{source} does not hold a detectron2 Mask R-CNN with FPN: {missing.args[0]} is not "
             f"among its {len(shapes)} tensors. Give a checkpoint that detectron2 trained from a "
             "mask_rcnn_R_*_FPN config, or the config it was trained with (--config)."
         ) from None
-    config = interpret([inferred, STANDARD_FPN], source)
-    if anchors != config.anchors_per_place:
-        raise CheckpointError(
-            f"{source} has {anchors} anchors a place, not the usual {config.anchors_per_place}: "
-            "their sizes cannot be told from the weights. Give the config it was trained with "
-            "(--config)."
-        )
-    return config
+    return [inferred, STANDARD_FPN]
 
 
 def _count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:

@@ -69,6 +69,14 @@ class Misfit:
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.reshaped)
 
+    def refuse(self, source: str) -> None:
+        """Raise a `CheckpointError` of the checkpoint that is called so, if it does not fit."""
+        if self:
+            raise CheckpointError(
+                f"{source} does not fit its model config. Give the config that it was trained with "
+                "(--config), or another checkpoint.\n" + "\n".join(self.lines())
+            )
+
     def lines(self) -> list[str]:
         """Say it to a person, at no great length."""
         reshaped = (
@@ -119,11 +127,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         Naming the tensors that are missing, unexpected or of another shape.
     """
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if misfit := Misfit.of(given, weight_shapes(model)):
-        raise CheckpointError(
-            f"{source} does not fit its model config. Give the config that it was trained with "
-            "(--config), or another checkpoint.\n" + "\n".join(misfit.lines())
-        )
+    Misfit.of(given, weight_shapes(model)).refuse(source)
     with torch.no_grad():
         for name, tensor in model_weights(model).items():
             tensor.copy_(tensors[name])

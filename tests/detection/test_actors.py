@@ -1,0 +1,83 @@
+"""Detectors as actors: slices that wait go through the network together."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from zarrmask.detection.actors import DetectorActor, Recipe, start_detectors
+from zarrmask.detection.devices import accelerators
+from zarrmask.errors import SettingsError
+from zarrmask.phantom import simulate
+from zarrmask.shipped import DEFAULT_CHECKPOINT
+
+SHAPE = (200, 220)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [simulate(np.random.default_rng([1, n]), SHAPE, empty=0.0)[0] for n in range(5)]
+
+
+class Noting:
+    """A detector that notes how many slices it is given."""
+
+    def __init__(self, detector):
+        self.detector = detector
+        self.batches = []
+
+    def detect(self, images, sizes):
+        self.batches.append(len(images))
+        return self.detector.detect(images, sizes)
+
+
+def test_slices_that_wait_go_together(images):
+    actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT), "cpu", batch=3)
+    seen = [actor.input().prepare(image) for image in images]
+    actor._detector = noting = Noting(actor._detector)
+
+    async def all_at_once():
+        return await asyncio.gather(*(actor.detect(image, SHAPE) for image in seen))
+
+    together = asyncio.run(all_at_once())
+    assert sum(noting.batches) == 5
+    assert max(noting.batches) == 3
+    for image, found in zip(seen, together, strict=True):
+        alone = asyncio.run(actor.detect(image, SHAPE))
+        assert len(alone) == len(found) > 0
+        assert np.abs(alone.boxes - found.boxes).max() < 1e-2
+        assert np.abs(alone.scores - found.scores).max() < 1e-4
+
+
+def test_on_a_processor_each_goes_alone(images):
+    actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT), "cpu")
+    seen = [actor.input().prepare(image) for image in images]
+    actor._detector = noting = Noting(actor._detector)
+
+    async def all_at_once():
+        return await asyncio.gather(*(actor.detect(image, SHAPE) for image in seen))
+
+    asyncio.run(all_at_once())
+    assert noting.batches == [1] * 5
+
+
+def test_who_waits_is_told_of_a_failure(images):
+    actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT), "cpu", batch=2)
+    good = actor.input().prepare(images[0])
+    bad = np.zeros((3, 4, 5, 6), np.uint8)
+
+    async def all_at_once():
+        calls = [actor.detect(bad, SHAPE), actor.detect(good, SHAPE)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    failed = asyncio.run(all_at_once())
+    assert any(isinstance(result, Exception) for result in failed)
+    assert len(asyncio.run(actor.detect(good, SHAPE))) > 0  # it goes on
+
+
+def test_a_device_that_no_worker_has(cluster):
+    if accelerators("cuda"):
+        pytest.skip("there is a GPU")
+    with Client(cluster) as client, pytest.raises(SettingsError, match="--device cuda"):
+        start_detectors(client, Recipe(DEFAULT_CHECKPOINT), "cuda")

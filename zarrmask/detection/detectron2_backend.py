@@ -1,0 +1,166 @@
+"""The user's own detectron2 behind the same protocol; nothing else of zarrmask needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zarrmask.detection.checkpoint import Checkpoint
+from zarrmask.detection.config_file import Document
+from zarrmask.detection.detections import Detections, on_slice
+from zarrmask.detection.inputs import NetworkInput
+from zarrmask.detection.weights import Misfit, is_weight
+from zarrmask.errors import CheckpointError, SettingsError
+
+INSTALL = (
+    "python -m pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git'"
+)
+
+
+class Detectron2Detector:
+    """A Mask R-CNN that detectron2 builds, fills and runs; a `Detector`.
+
+    Its own readers would execute what a checkpoint or a config asks for: both are read as data
+    here, and it gets tensors and plain values.
+
+    Parameters
+    ----------
+    documents : sequence of Document
+        Its config, the first of which takes precedence; any architecture of detectron2's with
+        masks.
+    weights : Checkpoint
+    source : str
+        What to call these in an error.
+    device : torch.device
+    score_threshold : float, optional
+        Only what scores above is found; without one, the config's.
+
+    Raises
+    ------
+    SettingsError
+        If detectron2 is not installed.
+    CheckpointError
+        If it does not take the config, or the weights do not fit.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        weights: Checkpoint,
+        source: str,
+        device: torch.device,
+        score_threshold: float | None = None,
+    ) -> None:
+        _require_detectron2()
+        self.config = _config(documents, source)
+        self.config.MODEL.DEVICE = str(device)
+        if score_threshold is not None:
+            self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
+        self.model = _model(self.config, source)
+        _load(self.model, weights, source)
+
+    @property
+    def network_input(self) -> NetworkInput:
+        """How a slice becomes what the network sees."""
+        return NetworkInput(self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST)
+
+    @property
+    def classes(self) -> int:
+        """How many classes of objects it tells apart."""
+        return int(self.config.MODEL.ROI_HEADS.NUM_CLASSES)
+
+    @torch.inference_mode()
+    def detect(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """See `Detector.detect`."""
+        return [
+            self._detect(image, size)  # alone: padding to another's size would change what is found
+            for image, size in zip(images, sizes, strict=True)
+        ]
+
+    def _detect(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Detections:
+        (found,) = self.model.inference([{"image": self._tensor(image)}], do_postprocess=False)
+        return on_slice(
+            found.pred_boxes.tensor.cpu().numpy(),
+            found.scores.cpu().numpy(),
+            found.pred_classes.cpu().numpy(),
+            found.pred_masks.cpu().numpy()[:, 0],
+            seen=(image.shape[0], image.shape[1]),
+            size=size,
+        )
+
+    def _tensor(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """Give three channels (3, h, w) in the config's order."""
+        height, width = image.shape[:2]
+        bgr = np.broadcast_to(image.reshape(height, width, -1), (height, width, 3))
+        ordered = bgr[..., ::-1] if self.config.INPUT.FORMAT == "RGB" else bgr
+        return torch.from_numpy(ordered.transpose(2, 0, 1).astype(np.float32))
+
+
+def _require_detectron2() -> None:
+    try:
+        import detectron2.checkpoint
+        import detectron2.modeling  # noqa: F401
+    except Exception as error:  # one built for another torch may raise anything
+        found = (
+            "it is not installed"
+            if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("detectron2")
+            else f"it cannot be imported ({type(error).__name__}: {error})"
+        )
+        raise SettingsError(
+            f"--backend detectron2 runs your own detectron2, and {found}. It has to be built where "
+            f"it is to run, with a C++ compiler:\n  {INSTALL}\nYou do not need it: "
+            "--backend torchvision, the default, reads the same checkpoints and gives the same "
+            "masks."
+        ) from None
+
+
+def _config(documents: Sequence[Document], source: str) -> Any:
+    from detectron2.config import CfgNode, get_cfg
+
+    config = get_cfg()
+    try:
+        for document in reversed(documents):
+            content = {key: value for key, value in document.items() if key != "_BASE_"}
+            config.merge_from_other_cfg(CfgNode(content))
+    except Exception as error:  # yacs raises and asserts as it likes
+        raise CheckpointError(f"{source}: detectron2 does not take this config: {error}") from None
+    if not config.MODEL.MASK_ON:
+        raise CheckpointError(f"{source}: a model without masks; MODEL.MASK_ON must be True")
+    return config
+
+
+def _model(config: Any, source: str) -> Any:
+    from detectron2.modeling import GeneralizedRCNN, build_model
+
+    try:
+        model = build_model(config)
+    except Exception as error:  # as many kinds as there are architectures
+        raise CheckpointError(
+            f"{source}: detectron2 cannot build the model of this config: {error}"
+        ) from None
+    if not isinstance(model, GeneralizedRCNN):
+        raise CheckpointError(
+            f"{source}: MODEL.META_ARCHITECTURE is {config.MODEL.META_ARCHITECTURE}, must be "
+            "GeneralizedRCNN: a model that finds boxes, and a mask in each"
+        )
+    return model.eval()
+
+
+def _load(model: Any, weights: Checkpoint, source: str) -> None:
+    """Let detectron2's checkpointer put tensors where they belong; it is given no file to read."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    content = {**weights.metadata, "model": dict(weights.tensors)}
+    misfit = DetectionCheckpointer(model, save_to_disk=False)._load_model(content)
+    Misfit(
+        tuple(filter(is_weight, misfit.missing_keys)),
+        tuple(filter(is_weight, misfit.unexpected_keys)),
+        {name: (tuple(given), tuple(own)) for name, given, own in misfit.incorrect_shapes},
+    ).refuse(source)

@@ -119,17 +119,23 @@ def on_real(find: Find, folder: Path) -> Iterator[tuple[str, str]]:
 
 def against_truth(name: str, found: Mask, truth: Mask) -> Iterator[tuple[str, str]]:
     """What a traced slice says of a mask, before and after the default dilation."""
-    height, width = truth.shape
-    sure = ~edge(truth, max(2.0, 0.005 * max(height, width)))
-    side = kernel_side(height, width, read_settings().dilate)
-    grown, allowed = (dilate(mask.astype(np.uint8), side) > 0 for mask in (found, truth))
-    lost, surplus = (truth & ~grown).sum() / truth.sum(), (grown & ~allowed).sum() / truth.sum()
+    sure = ~edge(truth, max(2.0, 0.005 * max(truth.shape)))
+    lost, surplus = after_dilation(found, truth)
     band = iou(found & sure, truth & sure)
     yield (
         f"IoU on {name}; but for a band along its traced edge",
         f"{iou(found, truth):.3f} / {band:.3f}",
     )
     yield "of its traced area lost after dilation; kept beyond it", f"{lost:.2%} / {surplus:.2%}"
+
+
+def after_dilation(found: Mask, truth: Mask) -> tuple[float, float]:
+    """What the dilated mask lacks, and what it has beyond the dilated truth, of the true area."""
+    height, width = truth.shape
+    side = kernel_side(height, width, read_settings().dilate)
+    grown, allowed = (dilate(mask.astype(np.uint8), side) > 0 for mask in (found, truth))
+    area = max(truth.sum(), 1)
+    return float((truth & ~grown).sum() / area), float((grown & ~allowed).sum() / area)
 
 
 def edge(truth: Mask, width: float) -> Mask:

@@ -3,9 +3,9 @@
     python -m conversion.watched convert|run STACK OUT [--covers 0.55]
 
 While the writing stages go on, each moment of their tasks counts for the room of zarrmask whose
-function is the innermost on the stack: reading in `stack/`, masking in `masking/` and so on. What
-is written is synced afterwards, apart; then every chunk is encoded again in memory, to tell what of
-the time was compressing. Prints JSON.
+function is the innermost on the stack: reading in `stack/`, masking in `masking/` and so on. Files
+are written at once, not behind the work as otherwise. What is written is synced afterwards, apart;
+then every chunk is encoded again in memory, to tell what of the time was compressing. Prints JSON.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
 
+T = TypeVar("T")
 WRITING = "compressing and writing"
 ROOMS = (
     ("stack/", "", "reading"),
@@ -106,6 +108,19 @@ def counted(counts: Counter[str]) -> Iterator[None]:
         yield
 
 
+class AtOnce(Executor):
+    """Does what it is given before it goes on."""
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Call a function now."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
 def main() -> None:
     os.environ["RAYON_NUM_THREADS"] = "1"  # of zarrs, before it is imported
     from conversion.given import arguments
@@ -127,13 +142,15 @@ def main() -> None:
 def encode_again(out: Path) -> float | None:
     """Seconds that the codec takes to encode every chunk of some pyramids, with one thread.
 
-    None where there is no pyramid of chunks by themselves, but of shards.
+    What pyramids share was encoded once. None where there is no pyramid of chunks by themselves,
+    but of shards.
     """
     import numcodecs.blosc
     import zarr
 
     numcodecs.blosc.set_nthreads(1)
     seconds = 0.0
+    seen = set()
     pyramids = [path for path in out.glob("*.zarr") if path.name != "keyframes.zarr"] or [out]
     for level in (level for path in pyramids for level in path.glob("[0-9]")):
         if not (level / ".zarray").exists():
@@ -141,6 +158,9 @@ def encode_again(out: Path) -> float | None:
         array = zarr.open_array(level, mode="r")
         for codec in array.compressors:
             for file in level.glob("*/*/*"):
+                if (number := file.stat().st_ino) in seen:
+                    continue
+                seen.add(number)
                 chunk = np.zeros(array.chunks, array.dtype)
                 place = tuple(int(number) for number in file.relative_to(level).parts)
                 part = np.asarray(array.get_block_selection(place))
@@ -159,6 +179,7 @@ def run(options: argparse.Namespace, watch: Watch) -> float:
     import zarrmask
     from conversion.given import given_masks
     from zarrmask.progress import Advance, Reporter
+    from zarrmask.pyramid import writing
 
     class WatchingReporter(Reporter):
         seconds = 0.0
@@ -176,9 +197,12 @@ def run(options: argparse.Namespace, watch: Watch) -> float:
     cv2.setNumThreads(1)
     reporter = WatchingReporter()
     threading.setprofile(watch)
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as cluster:
+    with (
+        mock.patch.object(writing, "_threads", AtOnce()),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+    ):
         settings: dict[str, Any] = {
             "scheduler": cluster.scheduler_address,
             "reporter": reporter,

@@ -222,7 +222,7 @@ def read_rows(path: str, header: Header, y: slice, x: slice, out: np.ndarray) ->
     finally:
         os.close(file)
     if together is not out:
-        out[...] = together[:, x]
+        out[...] = together[:, x.start : x.stop]
     if header.big_endian != (sys.byteorder == "big"):
         out.byteswap(inplace=True)
 

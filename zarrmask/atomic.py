@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from zarrmask.errors import OutputError
 from zarrmask.place import Place
@@ -25,13 +26,20 @@ def replace_file(place: Place, content: bytes) -> None:
     if not isinstance(place, Path):
         place.fs.pipe_file(place.path, content)
         return
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    with replacing(place) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file, which takes the place of `path` once all is in it and on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(place)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -256,19 +256,77 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 
 
 @cli.command("train")
-@click.option("--phantom", is_flag=True, required=True, help="Learn from simulated slices.")
+@click.option("--phantom", is_flag=True, help="Learn from simulated slices, from no weights.")
+@click.option("--coco", type=click.Path(path_type=Path), help="COCO instance annotations (JSON).")
+@click.option("--images", type=_Folder(path_type=Path), help="Folder of the annotated images.")
 @click.option("--out", type=_Folder(path_type=Path), required=True, help="Folder to make.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Checkpoint to begin from.  [default: the one that comes along, unless --config describes "
+    "a network]",
+)
+@click.option("--new-heads", is_flag=True, help="Begin afresh with the layers that know classes.")
 @click.option("--config", type=click.Path(path_type=Path), help="detectron2 config with a SOLVER.")
+@click.option(
+    "--validate",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    metavar="SHARE",
+    help="Hold out this share of the images, and judge by them.",
+)
+@click.option(
+    "--validate-coco", type=click.Path(path_type=Path), help="Judge by these annotations instead."
+)
+@click.option(
+    "--validate-images", type=_Folder(path_type=Path), help="Their images, if not in --images."
+)
 @click.option("--iterations", type=click.IntRange(1), help="Instead of the config's.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-def train_command(phantom: bool, out: Path, config: Path | None, **options: Any) -> None:
-    """Train a detector; the same command goes on with a training that was stopped."""
-    from zarrmask.detection.training import train
-    from zarrmask.shipped import CONFIGS
+@click.option("--seed", type=click.IntRange(0), help="Instead of the config's.")
+@click.option("--threads", type=click.IntRange(1), help="Of the network.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that make batches.")
+@click.option(
+    "--device", default="auto", show_default=True, help="As torch names it, such as cuda or cpu."
+)
+def train_command(
+    phantom: bool,
+    coco: Path | None,
+    images: Path | None,
+    out: Path,
+    threads: int | None,
+    workers: int | None,
+    device: str,
+    **options: Any,
+) -> None:
+    """Train a detector; the same command goes on with a training that was stopped.
 
-    weights = train(config or CONFIGS / "phantom_r18.yaml", out, progress=click.echo, **options)
-    click.echo(f"wrote {weights}")
+    Either from --coco and --images, or from --phantom. For several GPUs: torchrun
+    --nproc-per-node N -m zarrmask train ...
+    """
+    given = click.get_current_context().get_parameter_source
+    if phantom == (coco is not None) or (coco is None) != (images is None):
+        raise click.UsageError("give --coco and --images, or --phantom alone")
+    from zarrmask.training.loop import train
+    from zarrmask.training.world import is_first_process
+
+    if coco is None or images is None:
+        for name in ("init", "new_heads", "validate", "validate_coco", "validate_images"):
+            if given(name) is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --coco")
+            del options[name]
+        from zarrmask.training.simulated import simulated_lesson
+
+        lesson = simulated_lesson(**options)
+    else:
+        from zarrmask.training.fine_tuning import annotated_lesson
+
+        lesson = annotated_lesson(coco, images, **options)
+    weights = train(
+        lesson, out, threads=threads, workers=workers, device=device, progress=click.echo
+    )
+    if is_first_process():
+        click.echo(f"wrote {weights}")
 
 
 @cli.command("evaluate")

@@ -17,6 +17,10 @@ class AnnotationError(ZarrmaskError):
     """COCO annotations, or their images, cannot be used."""
 
 
+class TrainingError(ZarrmaskError):
+    """A training has gone wrong and was stopped; what it had before is kept."""
+
+
 class SettingsError(ZarrmaskError):
     """A setting is missing, unknown or out of range."""
 

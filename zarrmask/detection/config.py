@@ -5,74 +5,35 @@ supported is refused by name, and so is one that detectron2 does not have; keys 
 training or data are passed over.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.config_keys import (
+    choice,
+    flag,
+    fraction,
+    is_number,
+    key,
+    numbers,
+    read_values,
+    stated,
+    unknown_keys,
+    unlike,
+    whole,
+)
 from zarrmask.errors import CheckpointError, SettingsError
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 """Pixels of the network's input for each step in a feature map."""
 
-_MISSING = object()
-_Check = Callable[[Any], Any]
-
-
-def _key(path: str, default: Any, check: _Check) -> Any:
-    """Declare a field read from the config's `path`; `default` is detectron2's own."""
-    return field(default=default, metadata={"path": path, "check": check})
-
-
-def _whole(least: int) -> _Check:
-    def check(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"a whole number of at least {least}")
-        return value
-
-    return check
-
-
-def _choice(*allowed: Any) -> _Check:
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            raise ValueError(" or ".join(repr(choice) for choice in allowed))
-        return value
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("True or False")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _fraction(value: Any) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError("a number from 0 to 1")
-    return float(value)
-
-
-def _numbers(count: int) -> _Check:
-    def check(value: Any) -> tuple[float, ...]:
-        if not isinstance(value, tuple) or len(value) != count or not all(map(_is_number, value)):
-            raise ValueError(f"{count} numbers")
-        return tuple(float(number) for number in value)
-
-    return check
-
 
 def _number_lists(value: Any) -> tuple[tuple[float, ...], ...]:
     rows = value if isinstance(value, tuple) and value else ()
-    rows = (rows,) if all(map(_is_number, rows)) else rows
-    if not all(isinstance(row, tuple) and row and all(map(_is_number, row)) for row in rows) or (
+    rows = (rows,) if all(map(is_number, rows)) else rows
+    if not all(isinstance(row, tuple) and row and all(map(is_number, row)) for row in rows) or (
         rows == ((),)
     ):
         raise ValueError("a list of lists of numbers")
@@ -105,61 +66,61 @@ class ModelConfig:
     network's input, channels and counts are numbers.
     """
 
-    depth: int = _key("MODEL.RESNETS.DEPTH", 50, _choice(18, 34, 50, 101))
-    resnet_norm: str = _key("MODEL.RESNETS.NORM", "FrozenBN", _choice(*_NORMS))
-    stem_channels: int = _key("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, _whole(1))
-    res2_channels: int = _key("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, _whole(4))
-    bottleneck_channels: int = _key("MODEL.RESNETS.WIDTH_PER_GROUP", 64, _whole(1))
-    stride_in_1x1: bool = _key("MODEL.RESNETS.STRIDE_IN_1X1", True, _flag)
+    depth: int = key("MODEL.RESNETS.DEPTH", 50, choice(18, 34, 50, 101))
+    resnet_norm: str = key("MODEL.RESNETS.NORM", "FrozenBN", choice(*_NORMS))
+    stem_channels: int = key("MODEL.RESNETS.STEM_OUT_CHANNELS", 64, whole(1))
+    res2_channels: int = key("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, whole(4))
+    bottleneck_channels: int = key("MODEL.RESNETS.WIDTH_PER_GROUP", 64, whole(1))
+    stride_in_1x1: bool = key("MODEL.RESNETS.STRIDE_IN_1X1", True, flag)
 
-    fpn_channels: int = _key("MODEL.FPN.OUT_CHANNELS", 256, _whole(1))
-    fpn_norm: str = _key("MODEL.FPN.NORM", "", _choice("", *_NORMS))
+    fpn_channels: int = key("MODEL.FPN.OUT_CHANNELS", 256, whole(1))
+    fpn_norm: str = key("MODEL.FPN.NORM", "", choice("", *_NORMS))
 
-    anchor_sizes: tuple[tuple[float, ...], ...] = _key(
+    anchor_sizes: tuple[tuple[float, ...], ...] = key(
         "MODEL.ANCHOR_GENERATOR.SIZES", ((32.0, 64.0, 128.0, 256.0, 512.0),), _number_lists
     )
-    anchor_ratios: tuple[tuple[float, ...], ...] = _key(
+    anchor_ratios: tuple[tuple[float, ...], ...] = key(
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", ((0.5, 1.0, 2.0),), _number_lists
     )
-    rpn_levels: tuple[str, ...] = _key("MODEL.RPN.IN_FEATURES", ("res4",), _levels)
-    rpn_box_weights: tuple[float, ...] = _key(
-        "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0), _numbers(4)
+    rpn_levels: tuple[str, ...] = key("MODEL.RPN.IN_FEATURES", ("res4",), _levels)
+    rpn_box_weights: tuple[float, ...] = key(
+        "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0), numbers(4)
     )
-    rpn_pre_nms: int = _key("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000, _whole(1))
-    rpn_post_nms: int = _key("MODEL.RPN.POST_NMS_TOPK_TEST", 1000, _whole(1))
-    rpn_nms: float = _key("MODEL.RPN.NMS_THRESH", 0.7, _fraction)
+    rpn_pre_nms: int = key("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000, whole(1))
+    rpn_post_nms: int = key("MODEL.RPN.POST_NMS_TOPK_TEST", 1000, whole(1))
+    rpn_nms: float = key("MODEL.RPN.NMS_THRESH", 0.7, fraction)
 
-    classes: int = _key("MODEL.ROI_HEADS.NUM_CLASSES", 80, _whole(1))
-    roi_levels: tuple[str, ...] = _key("MODEL.ROI_HEADS.IN_FEATURES", ("res4",), _pyramid)
-    score_threshold: float | None = _key("MODEL.ROI_HEADS.SCORE_THRESH_TEST", None, _fraction)
+    classes: int = key("MODEL.ROI_HEADS.NUM_CLASSES", 80, whole(1))
+    roi_levels: tuple[str, ...] = key("MODEL.ROI_HEADS.IN_FEATURES", ("res4",), _pyramid)
+    score_threshold: float | None = key("MODEL.ROI_HEADS.SCORE_THRESH_TEST", None, fraction)
     """None where the config states none; the caller's default is to be taken then."""
-    nms: float = _key("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5, _fraction)
-    detections_per_image: int = _key("TEST.DETECTIONS_PER_IMAGE", 100, _whole(1))
+    nms: float = key("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5, fraction)
+    detections_per_image: int = key("TEST.DETECTIONS_PER_IMAGE", 100, whole(1))
 
-    box_fc_count: int = _key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, _whole(1))
-    box_fc_channels: int = _key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, _whole(1))
-    box_weights: tuple[float, ...] = _key(
-        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0), _numbers(4)
+    box_fc_count: int = key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, whole(1))
+    box_fc_channels: int = key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, whole(1))
+    box_weights: tuple[float, ...] = key(
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0), numbers(4)
     )
-    box_pool_size: int = _key("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, _whole(1))
-    box_pool_samples: int = _key("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0, _whole(0))
-    box_pool_type: str = _key(
-        "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2", _choice("ROIAlignV2", "ROIAlign")
-    )
-
-    mask_convs: int = _key("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, _whole(0))
-    mask_channels: int = _key("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, _whole(1))
-    mask_pool_size: int = _key("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 14, _whole(1))
-    mask_pool_samples: int = _key("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0, _whole(0))
-    mask_pool_type: str = _key(
-        "MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignV2", _choice("ROIAlignV2", "ROIAlign")
+    box_pool_size: int = key("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, whole(1))
+    box_pool_samples: int = key("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0, whole(0))
+    box_pool_type: str = key(
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2", choice("ROIAlignV2", "ROIAlign")
     )
 
-    min_size: int = _key("INPUT.MIN_SIZE_TEST", 800, _whole(0))
-    max_size: int = _key("INPUT.MAX_SIZE_TEST", 1333, _whole(1))
-    channel_order: str = _key("INPUT.FORMAT", "BGR", _choice("BGR", "RGB"))
-    pixel_mean: tuple[float, ...] = _key("MODEL.PIXEL_MEAN", (103.53, 116.28, 123.675), _numbers(3))
-    pixel_std: tuple[float, ...] = _key("MODEL.PIXEL_STD", (1.0, 1.0, 1.0), _numbers(3))
+    mask_convs: int = key("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, whole(0))
+    mask_channels: int = key("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, whole(1))
+    mask_pool_size: int = key("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 14, whole(1))
+    mask_pool_samples: int = key("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0, whole(0))
+    mask_pool_type: str = key(
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignV2", choice("ROIAlignV2", "ROIAlign")
+    )
+
+    min_size: int = key("INPUT.MIN_SIZE_TEST", 800, whole(0))
+    max_size: int = key("INPUT.MAX_SIZE_TEST", 1333, whole(1))
+    channel_order: str = key("INPUT.FORMAT", "BGR", choice("BGR", "RGB"))
+    pixel_mean: tuple[float, ...] = key("MODEL.PIXEL_MEAN", (103.53, 116.28, 123.675), numbers(3))
+    pixel_std: tuple[float, ...] = key("MODEL.PIXEL_STD", (1.0, 1.0, 1.0), numbers(3))
 
     @property
     def is_bottleneck(self) -> bool:
@@ -225,7 +186,7 @@ _FIXED: dict[str, tuple[Any, Any]] = {
 _HARMLESS = {
     "": {
         *("_BASE_", "DATASETS", "DATALOADER", "SOLVER", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK"),
-        *("FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL"),
+        *("FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL", "ZARRMASK"),
     },
     "MODEL": {
         *("DEVICE", "WEIGHTS", "RETINANET", "SEM_SEG_HEAD", "PANOPTIC_FPN", "ROI_KEYPOINT_HEAD"),
@@ -291,12 +252,9 @@ def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
     CheckpointError
         Listing every key of `source` that is unknown or not supported.
     """
-    problems = list(_unknown_keys(documents))
-    for path, (default, expected) in _FIXED.items():
-        found = _lookup(documents, path, default)
-        if found != expected:
-            problems.append(f"{path} is {short(found)}, must be {expected!r}")
-    values = _read(documents, fields(ModelConfig), problems)
+    known = {declared.metadata["path"] for declared in fields(ModelConfig)} | set(_FIXED)
+    problems = [*unknown_keys(documents, known, _HARMLESS), *unlike(documents, _FIXED)]
+    values = read_values(documents, fields(ModelConfig), problems)
     if not problems:
         config = ModelConfig(**values)
         problems = list(_contradictions(config))
@@ -318,32 +276,10 @@ def read_fields(documents: Sequence[Document], source: str, *names: str) -> tupl
     """
     problems: list[str] = []
     wanted = [declared for declared in fields(ModelConfig) if declared.name in names]
-    values = _read(documents, wanted, problems)
+    values = read_values(documents, wanted, problems)
     if problems:
         raise CheckpointError(f"{source}: this model config is wrong.\n  " + "\n  ".join(problems))
     return tuple(values[name] for name in names)
-
-
-def _read(
-    documents: Sequence[Document], wanted: Iterable["Field[Any]"], problems: list[str]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for declared in wanted:
-        found = _lookup(documents, declared.metadata["path"], _MISSING)
-        try:
-            values[declared.name] = _checked(declared, found)
-        except ValueError as expected:
-            found = declared.default if found is _MISSING else found
-            problems.append(f"{declared.metadata['path']} is {short(found)}, must be {expected}")
-    return values
-
-
-def _checked(declared: "Field[Any]", found: Any) -> Any:
-    if found is _MISSING:
-        if declared.default is None:
-            return None
-        found = declared.default
-    return declared.metadata["check"](found)
 
 
 def _contradictions(config: ModelConfig) -> Iterable[str]:
@@ -359,26 +295,7 @@ def _contradictions(config: ModelConfig) -> Iterable[str]:
         yield f"MODEL.RESNETS.RES2_OUT_CHANNELS is {config.res2_channels}, must be a multiple of 4"
 
 
-def _unknown_keys(documents: Sequence[Document]) -> Iterable[str]:
-    """Keys that detectron2 does not know either, so that a slip of the pen is not passed over."""
-    known = {declared.metadata["path"] for declared in fields(ModelConfig)} | {*_FIXED, *_HARMLESS}
-    for section, harmless in _HARMLESS.items():
-        for document in documents:
-            content = _lookup([document], section, {}) if section else document
-            if not isinstance(content, Mapping):
-                yield f"{section} is {short(content)}, must be a section with keys"
-                continue
-            for key in content:
-                path = f"{section}.{key}" if section else key
-                if path not in known and key not in harmless:
-                    yield f"{path} is not a key that zarrmask knows; correct or remove it"
-
-
-def _lookup(documents: Sequence[Document], path: str, default: Any) -> Any:
-    for document in documents:
-        value: Any = document
-        for key in path.split("."):
-            value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
-        if value is not _MISSING:
-            return value
-    return default
+def stated_keys(config: ModelConfig) -> dict[str, Any]:
+    """Give what a config has to state, by path, so that detectron2 and zarrmask read it so."""
+    fixed = {path: value for path, (default, value) in _FIXED.items() if value != default}
+    return {**fixed, **stated(config), "VERSION": 2}

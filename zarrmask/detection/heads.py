@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops import (
     MultiScaleRoIAlign,
     batched_nms,
@@ -23,6 +23,9 @@ from zarrmask.detection.proposals import finite
 
 class Heads(RoIHeads):
     """Boxes and masks; no small box is dropped, and mask targets lie on pixel centres."""
+
+    beta = 0.0
+    """Where the box loss passes from squares to differences: detectron2's ``SMOOTH_L1_BETA``."""
 
     def __init__(self, config: ModelConfig) -> None:
         pooled = config.box_pool_size
@@ -114,8 +117,8 @@ class Heads(RoIHeads):
         self, features: Any, proposals: list[Tensor], shapes: Any, targets: Any
     ) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
-        loss_classifier, loss_box_reg = fastrcnn_loss(
-            *self._predict_boxes(features, proposals, shapes), labels, deltas
+        loss_classifier, loss_box_reg = self._box_losses(
+            *self._predict_boxes(features, proposals, shapes), torch.cat(labels), torch.cat(deltas)
         )
         is_object = [label > 0 for label in labels]
         boxes = [box[here] for box, here in zip(proposals, is_object, strict=True)]
@@ -134,6 +137,15 @@ class Heads(RoIHeads):
             "loss_box_reg": loss_box_reg,
             "loss_mask": loss_mask / max(truth.numel(), 1),
         }
+
+    def _box_losses(
+        self, logits: Tensor, every_delta: Tensor, labels: Tensor, truth: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Give the losses of classes and of the boxes of objects, both over all samples."""
+        here = torch.where(labels > 0)[0]
+        deltas = every_delta.unflatten(1, (-1, 4))[here, labels[here]]
+        apart = F.smooth_l1_loss(deltas.float(), truth[here], reduction="sum", beta=self.beta)
+        return F.cross_entropy(logits, labels), apart / max(len(labels), 1)
 
 
 class Pool(MultiScaleRoIAlign):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -15,6 +16,9 @@ from zarrmask.detection.config import STRIDES, ModelConfig
 
 class Proposals(RegionProposalNetwork):
     """Proposals from the config's feature maps, ranked by logit; only empty boxes are dropped."""
+
+    beta = 0.0
+    """Where the box loss passes from squares to differences: detectron2's ``SMOOTH_L1_BETA``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(
@@ -68,6 +72,25 @@ class Proposals(RegionProposalNetwork):
             kept_boxes.append(boxes[keep])
             kept_logits.append(logits[keep])
         return kept_boxes, kept_logits
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Give the losses of objectness and of boxes, both over all sampled anchors."""
+        positive, negative = (torch.cat(drawn) > 0 for drawn in self.fg_bg_sampler(labels))
+        drawn = positive | negative
+        truth = torch.cat(regression_targets)[positive]
+        apart = F.smooth_l1_loss(
+            pred_bbox_deltas[positive].float(), truth, reduction="sum", beta=self.beta
+        )
+        loss_objectness = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[drawn].float(), torch.cat(labels)[drawn]
+        )
+        return loss_objectness, apart / drawn.sum().clamp(min=1)
 
 
 class Anchors(AnchorGenerator):

@@ -14,7 +14,7 @@ from zarrmask.detection.config import (
 from zarrmask.detection.config_file import Document
 from zarrmask.errors import CheckpointError
 
-# detectron2's Base-RCNN-FPN.yaml, as far as it matters at inference.
+# detectron2's Base-RCNN-FPN.yaml, as far as it matters here.
 STANDARD_FPN: Document = {
     "MODEL": {
         "MASK_ON": True,
@@ -22,7 +22,12 @@ STANDARD_FPN: Document = {
         "RESNETS": {"OUT_FEATURES": RESNET_LEVELS},
         "FPN": {"IN_FEATURES": RESNET_LEVELS},
         "ANCHOR_GENERATOR": {"SIZES": ((32,), (64,), (128,), (256,), (512,))},
-        "RPN": {"IN_FEATURES": tuple(STRIDES), "PRE_NMS_TOPK_TEST": 1000},
+        "RPN": {
+            "IN_FEATURES": tuple(STRIDES),
+            "PRE_NMS_TOPK_TRAIN": 2000,
+            "POST_NMS_TOPK_TRAIN": 1000,
+            "PRE_NMS_TOPK_TEST": 1000,
+        },
         "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": ("p2", "p3", "p4", "p5")},
         "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "POOLER_RESOLUTION": 7},
         "ROI_MASK_HEAD": {"NUM_CONV": 4},

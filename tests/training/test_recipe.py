@@ -1,0 +1,176 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from zarrmask.detection.config import interpret, read_config
+from zarrmask.detection.config_file import read_documents
+from zarrmask.errors import CheckpointError
+from zarrmask.training.optimizer import clip_gradients, parameter_groups
+from zarrmask.training.recipe import Recipe, interpret_recipe, read_recipe
+from zarrmask.training.state import save_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_recipe_is_read_from_the_config(config):
+    recipe = read_recipe(config)
+    assert (recipe.batch, recipe.short, recipe.limit) == (2, (64, 72), 90)
+    assert (recipe.optimizer, recipe.clip_value, recipe.mixed) == ("AdamW", 5.0, True)
+
+
+def test_every_shipped_config_is_a_recipe():
+    for config in set(CONFIGS.glob("*.yaml")) - {CONFIGS / "default.yaml"}:  # that is of runs
+        assert read_recipe(config).batch > 0
+
+
+def test_the_first_config_decides(config):
+    recipe = read_recipe(CONFIGS / "finetune.yaml", config)
+    assert (recipe.batch, recipe.steps, recipe.short) == (3, (), (64, 72))
+
+
+def test_recipe_names_every_bad_value_and_unknown_key():
+    solver = {
+        "IMS_PER_BATCH": "none",
+        "BASE_LR": -1,
+        "LEARNING_RATE": 3,
+        "RESCALE_INTERVAL": True,
+        "CLIP_GRADIENTS": {"CLIPTYPE": "norm"},
+    }
+    document = {"SOLVER": solver, "INPUT": {"RANDOM_FLIPS": "both", "CROP": {"SIZE": (0.5,)}}}
+    with pytest.raises(CheckpointError) as error:
+        interpret_recipe([document], "mine.yaml")
+    message = str(error.value)
+    assert message.startswith("mine.yaml")
+    for problem in (
+        "SOLVER.IMS_PER_BATCH is 'none', must be a whole number of at least 1",
+        "SOLVER.BASE_LR is -1, must be a number above 0",
+        "SOLVER.LEARNING_RATE is not a key",
+        "SOLVER.RESCALE_INTERVAL is True, must be False",
+        "SOLVER.CLIP_GRADIENTS.CLIPTYPE is not a key",
+        "INPUT.RANDOM_FLIPS is not a key",
+        "INPUT.CROP.SIZE is (0.5,), must be two numbers above 0",
+    ):
+        assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"INPUT": {"MIN_SIZE_TRAIN_SAMPLING": "range"}}, "the least size and the greatest"),
+        ({"SOLVER": {"NESTEROV": True, "MOMENTUM": 0.0}}, "SOLVER.NESTEROV"),
+        ({"INPUT": {"CROP": {"ENABLED": True, "SIZE": (2, 2)}}}, "parts of the image"),
+        (
+            {"INPUT": {"CROP": {"ENABLED": True, "TYPE": "absolute", "SIZE": (2.5, 2)}}},
+            "whole pixels",
+        ),
+        ({"SOLVER": {"BASE_LR": 0.1, "BASE_LR_END": 0.2}}, "BASE_LR_END"),
+    ],
+)
+def test_contradictions_are_refused(document, problem):
+    with pytest.raises(CheckpointError, match=problem):
+        interpret_recipe([document], "")
+
+
+whole = st.integers(1, 200)
+
+
+@given(
+    iterations=whole,
+    warmup=st.integers(0, 250),
+    factor=st.floats(0, 1),
+    method=st.sampled_from(["linear", "constant"]),
+    steps=st.lists(whole, max_size=3).map(lambda steps: tuple(sorted(steps))),
+    gamma=st.floats(0.1, 1),
+    data=st.data(),
+)
+def test_rate_in_steps(iterations, warmup, factor, method, steps, gamma, data):
+    recipe = Recipe(
+        iterations=iterations,
+        warmup=warmup,
+        warmup_factor=factor,
+        warmup_method=method,
+        steps=steps,
+        gamma=gamma,
+    )
+    now = data.draw(st.integers(0, iterations - 1))
+    warmup = min(warmup, iterations)
+
+    def plain(iteration):
+        rate = 1.0
+        for step in steps:
+            if iteration >= step:
+                rate *= gamma
+        return rate
+
+    expected = plain(now)
+    if now < warmup:
+        passed = now / warmup if method == "linear" else 0
+        expected = factor * (1 - passed) + plain(warmup) * passed
+    assert recipe.course()(now) == pytest.approx(expected)
+
+
+@given(iterations=whole, warmup=st.integers(0, 250), last=st.floats(0, 1), data=st.data())
+def test_rate_along_a_cosine(iterations, warmup, last, data):
+    recipe = Recipe(
+        iterations=iterations, warmup=warmup, schedule="WarmupCosineLR", rate=2.0, last_rate=last
+    )
+    now = data.draw(st.integers(0, iterations - 1))
+    # torch's own, one step after the other, knows no warm-up
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations, eta_min=last)
+    rates = []
+    for _ in range(iterations + 1):
+        rates.append(course.get_last_lr()[0])
+        optimizer.step()
+        course.step()
+    warmup = min(warmup, iterations)
+    expected = rates[now]
+    if now < warmup:
+        expected = 2 * 0.001 + (rates[warmup] - 2 * 0.001) * now / warmup
+    assert 2 * recipe.course()(now) == pytest.approx(expected, abs=1e-9)
+
+
+def test_norms_and_biases_have_their_own_rate_and_decay():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Linear(2, 2))
+    network[2].weight.requires_grad_(False)
+    recipe = Recipe(rate=0.5, decay=0.1, norm_decay=0.2, bias_decay=0.3, bias_rate=2.0)
+    found = {
+        (group["lr"], group["weight_decay"]): group["params"]
+        for group in parameter_groups(network, recipe)
+    }
+    assert found.keys() == {(0.5, 0.1), (1.0, 0.3), (0.5, 0.2)}
+    assert [id(one) for one in found[0.5, 0.1]] == [id(network[0].weight)]
+    assert [id(one) for one in found[0.5, 0.2]] == [id(network[1].weight)]
+    assert [id(one) for one in found[1.0, 0.3]] == [id(module.bias) for module in network]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("value", [[1.0, 1.0], [1.0]]),
+        ("norm", [[0.6, 0.8], [1.0]]),
+        ("full_model", [[3 / 13, 4 / 13], [12 / 13]]),
+    ],
+)
+def test_gradients_are_clipped(kind, expected):
+    network = nn.ParameterList([torch.zeros(2), torch.zeros(1)])
+    network[0].grad, network[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
+    clip_gradients(network, Recipe(clip_type=kind))
+    for parameter, grad in zip(network, expected, strict=True):
+        assert parameter.grad.tolist() == pytest.approx(grad)
+
+
+def test_what_is_written_says_the_same(config, tmp_path):
+    out = tmp_path / "model.yaml"
+    network, recipe = read_config(config), read_recipe(config)
+    save_config(network, recipe, out)
+    assert read_config(out) == network
+    assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
+    again = read_recipe(out)
+    assert (again.short, again.steps, again.clip_type) == (recipe.short, (30000,), "full_model")
+    assert interpret(read_documents(out), "").classes == 1

@@ -1,0 +1,330 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from zarrmask.cli import cli
+from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config import read_config
+from zarrmask.detection.load import load_detector
+from zarrmask.detection.network import build_model
+from zarrmask.detection.weights import model_weights
+from zarrmask.errors import (
+    AnnotationError,
+    CheckpointError,
+    OutputError,
+    SettingsError,
+    TrainingError,
+)
+from zarrmask.training.curves import read_metrics
+from zarrmask.training.fine_tuning import annotated_lesson
+from zarrmask.training.loop import check_share, train
+from zarrmask.training.simulated import simulated_lesson
+from zarrmask.training.world import World
+
+
+def figures(out):
+    """Lines of figures without what the clock says."""
+    lines = read_metrics(out / "metrics.json")
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+def test_simulated_training_leaves_a_checkpoint_that_detects_and_goes_on(config, tmp_path):
+    out = tmp_path / "out"
+    steps = []
+    lesson = simulated_lesson(config, iterations=2)
+    checkpoint = train(lesson, out, workers=0, threads=1, progress=steps.append)
+    assert "iteration 2 of 2" in str(steps[-1])
+    assert np.isfinite(list(steps[-1].losses.values())).all()
+    assert "loss_help" in steps[-1].losses
+    image = np.full((80, 90), 100, np.uint8)
+    assert len(load_detector(checkpoint).detect([image], [image.shape])) == 1
+    first = checkpoint.read_bytes()
+    longer = simulated_lesson(config, iterations=3)
+    with pytest.raises(OutputError, match="holds a training already"):
+        train(longer, out, workers=0, threads=1, resume=False)
+    train(longer, out, workers=0, threads=1, progress=steps.append)
+    train(longer, out, workers=0, threads=1, progress=steps.append)  # is done
+    assert [step.iteration for step in steps] == [2, 3]
+    assert checkpoint.read_bytes() != first
+    assert not list(out.glob(".*.partial"))
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_loss_falls_and_masks_get_better(plain, annotated, tmp_path):
+    out = tmp_path / "out"
+    lesson = annotated_lesson(*annotated, config=plain, validate_coco=annotated[0], iterations=120)
+    lesson = replace(lesson, recipe=replace(lesson.recipe, period=40, flip="none"))
+    train(lesson, out, workers=0, threads=1)
+    lines = figures(out)
+    losses = [line["total_loss"] for line in lines if "total_loss" in line]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == list(range(19, 120, 20))
+    assert losses[-1] < 0.7 * losses[0]
+    ious = [line["union_iou"] for line in lines if "union_iou" in line]
+    assert len(ious) == 3
+    assert max(ious) > ious[0]
+    best = read_checkpoint(out / "model_best.pth")
+    judged = [line["iteration"] for line in lines if line.get("union_iou") == max(ious)]
+    assert best.metadata["iteration"] == judged[0]
+    load_detector(out / "model_best.pth")  # by the config beside it
+
+
+def test_resumed_equals_unresumed(config, annotated, tmp_path):
+    weights = {}
+    for name, stops in {"whole": (7,), "parts": (3, 7)}.items():
+        for stop in stops:
+            lesson = annotated_lesson(*annotated, config=config, iterations=7)
+            # as if stopped: the schedule is that of the whole
+            lesson = replace(lesson, recipe=replace(lesson.recipe, period=3))
+            if stop == 3:
+                with pytest.raises(KeyboardInterrupt):
+                    train(stopped(lesson, 4), tmp_path / name, workers=0, threads=1)
+            else:
+                train(lesson, tmp_path / name, workers=0, threads=1)
+        weights[name] = torch.load(tmp_path / name / "model_0000006.pth", weights_only=True)
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    for name, tensor in weights["whole"]["model"].items():
+        assert torch.equal(tensor, weights["parts"]["model"][name]), name
+    files = [sorted(path.name for path in (tmp_path / n).glob("*")) for n in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+class Stopping:
+    """Batches that a person stops with Ctrl-C."""
+
+    def __init__(self, batches, at):
+        self.batches, self.at = batches, at
+
+    def __getitem__(self, iteration):
+        if iteration == self.at:
+            raise KeyboardInterrupt
+        return self.batches[iteration]
+
+
+def stopped(lesson, at):
+    return replace(lesson, batches=lambda rank, size: Stopping(lesson.batches(rank, size), at))
+
+
+def test_batches_made_by_other_processes_are_the_same(plain, annotated, tmp_path):
+    lesson = annotated_lesson(*annotated, config=plain, iterations=2)
+    for workers in (0, 2):
+        train(lesson, tmp_path / str(workers), workers=workers, threads=1)
+    one, other = (read_checkpoint(tmp_path / n / "model_0000001.pth").tensors for n in ("0", "2"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_written_has_the_names_of_detectron2(plain, annotated, tmp_path):
+    out = tmp_path / "out"
+    train(annotated_lesson(*annotated, config=plain, iterations=4), out, workers=0, threads=1)
+    expected = model_weights(build_model(read_config(out / "model.yaml")))
+    content = torch.load(out / "model_0000002.pth", weights_only=True)
+    assert content.keys() == {"model", "iteration"}
+    assert content["iteration"] == 2
+    for checkpoint in ("model_0000002.pth", "model_0000003.pth", "model.safetensors"):
+        tensors = read_checkpoint(out / checkpoint).tensors
+        assert {name: value.shape for name, value in tensors.items()} == {
+            name: value.shape for name, value in expected.items()
+        }
+        load_detector(out / checkpoint, out / "model.yaml")
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_what_was(plain, annotated, tmp_path):
+    out = tmp_path / "out"
+    train(annotated_lesson(*annotated, config=plain, iterations=3), out, workers=0, threads=1)
+    kept = {path.name: path.read_bytes() for path in out.glob("model*")}
+    good = plain.read_text()
+    plain.write_text(
+        good.replace("BASE_LR: 0.02", "BASE_LR: 1.0e+30").replace("PERIOD: 3", "PERIOD: 9")
+    )
+    wild = annotated_lesson(*annotated, config=plain, iterations=8)
+    wild = replace(wild, recipe=replace(wild.recipe, clipped=False))
+    with pytest.raises(
+        TrainingError, match=r"iteration \d \(learning rate .*e\+(29|30)\).*is kept"
+    ):
+        train(wild, out, workers=0, threads=1)
+    assert {path.name: path.read_bytes() for path in out.glob("model*")} == kept
+    with pytest.raises(TrainingError, match="nothing was written yet"):
+        train(wild, tmp_path / "new", workers=0, threads=1)
+    plain.write_text(good)
+    train(annotated_lesson(*annotated, config=plain, iterations=5), out, workers=0, threads=1)
+    assert (out / "model_0000004.pth").exists()
+
+
+def test_another_network_or_other_data_are_not_gone_on_with(plain, annotated, tmp_path):
+    out = tmp_path / "out"
+    train(annotated_lesson(*annotated, config=plain, iterations=1), out, workers=0, threads=1)
+    plain.write_text(plain.read_text().replace("FC_DIM: 8", "FC_DIM: 6"))
+    annotated[0].write_text(annotated[0].read_text() + " ")
+    with pytest.raises(OutputError) as error:
+        train(
+            annotated_lesson(*annotated, config=plain, iterations=2, seed=4),
+            out,
+            workers=0,
+            threads=1,
+        )
+    for difference in ("learned from was", "seed was 0, is 4", "FC_DIM was 8, is 6", "--init"):
+        assert difference in str(error.value)
+    (out / "training.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="Name another folder"):
+        train(annotated_lesson(*annotated, config=plain), out, workers=0, threads=1)
+
+
+def test_other_classes_want_new_heads(plain, annotate, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    singles, pairs = annotate(one, 1), annotate(two, 2)
+    first = train(
+        annotated_lesson(*singles, config=plain, iterations=1), tmp_path / "a", workers=0, threads=1
+    )
+    with pytest.raises(SettingsError, match=r"tells 1 classes apart.*2 categories.*--new-heads"):
+        annotated_lesson(*pairs, init=first)
+    with pytest.raises(SettingsError, match=r"NUM_CLASSES 1, but .* 2 categories \(scroll 0, scro"):
+        annotated_lesson(*pairs, config=plain)
+    lesson = annotated_lesson(*pairs, init=first, new_heads=True, iterations=1)
+    lesson = replace(lesson, recipe=replace(lesson.recipe, rate=1e-12, decay=0.0))
+    second = train(lesson, tmp_path / "b", workers=0, threads=1)
+    before, after = (read_checkpoint(path).tensors for path in (first, second))
+    name = "roi_heads.box_head.fc1.weight"
+    assert torch.equal(before[name], after[name])
+    assert after["roi_heads.box_predictor.cls_score.weight"].shape == (3, 8)
+    assert load_detector(second).config.classes == 2
+
+
+def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(
+    plain, annotated, tmp_path
+):
+    first = train(
+        annotated_lesson(*annotated, config=plain, iterations=1), tmp_path / "a", workers=0
+    )
+    plain.write_text(plain.read_text().replace("FC_DIM: 8", "FC_DIM: 6"))
+    with pytest.raises(CheckpointError, match="of another shape"):
+        train(
+            annotated_lesson(*annotated, config=plain, init=first),
+            tmp_path / "b",
+            workers=0,
+            threads=1,
+        )
+    assert not (tmp_path / "b").exists()
+
+
+def test_begins_with_the_checkpoint_that_comes_along(annotated):
+    lesson = annotated_lesson(*annotated)
+    assert lesson.origin.endswith("phantom_r18.safetensors")
+    assert (lesson.recipe.batch, lesson.recipe.steps, lesson.recipe.short) == (3, (), (224, 352))
+    assert lesson.judge is not None
+    assert annotated_lesson(*annotated, validate=0).judge is None
+
+
+def test_something_must_be_left_to_learn_from(annotated):
+    document = json.loads(annotated[0].read_text())
+    document["annotations"] = document["annotations"][:1]
+    annotated[0].write_text(json.dumps(document))
+    refused = 0
+    for seed in range(9):  # one image of six is left, and one of six is annotated
+        try:
+            annotated_lesson(*annotated, validate=0.9, seed=seed)
+        except AnnotationError as error:
+            refused += "no image with an annotation is left" in str(error)
+    assert 0 < refused <= 9
+
+
+def test_frozen_stages_stay_as_they_are(plain, annotated, tmp_path):
+    plain.write_text(plain.read_text().replace("FREEZE_AT: 0", "FREEZE_AT: 2"))
+    lesson = annotated_lesson(*annotated, config=plain, iterations=2)
+    train(replace(lesson, recipe=replace(lesson.recipe, period=1)), tmp_path, workers=0, threads=1)
+    first, last = (read_checkpoint(tmp_path / f"model_000000{n}.pth").tensors for n in (0, 1))
+    same = {name.split(".")[2] for name in first if torch.equal(first[name], last[name])}
+    differing = {name.split(".")[2] for name in first if not torch.equal(first[name], last[name])}
+    assert {"stem", "res2"} <= same
+    assert not {"stem", "res2"} & differing
+    assert {"res3", "res4", "res5"} <= differing
+
+
+TOGETHER = """
+import hashlib, sys
+from pathlib import Path
+from zarrmask.training.fine_tuning import annotated_lesson
+from zarrmask.training.loop import Training
+from zarrmask.training.world import joined
+
+coco, images, config, out = map(Path, sys.argv[1:])
+lesson = annotated_lesson(coco, images, config=config, iterations=3)
+with joined("cpu") as world:
+    training = Training(lesson, world, None)
+    training.go(out, 0, lambda step: None)
+    values = b"".join(one.detach().numpy().tobytes() for one in training.pupil.parameters())
+    (out / f"weights{world.rank}").write_text(hashlib.sha256(values).hexdigest())
+"""
+
+
+def launch(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_two_processes_train_as_one(plain, annotated, tmp_path):
+    out = tmp_path / "out"
+    coco, images = annotated
+    arguments = ["--out", out, "--coco", coco, "--images", images, "--config", plain]
+    arguments += ["--iterations", 40, "--workers", 0, "--device", "cpu"]
+    assert launch("-m", "zarrmask", "train", *arguments).count("wrote ") == 1
+    losses = [line["total_loss"] for line in figures(out) if "total_loss" in line]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert len(list(out.glob("model_0*.pth"))) == 14
+
+
+def test_two_processes_have_the_same_weights(plain, annotated, tmp_path):
+    script, out = tmp_path / "together.py", tmp_path / "out"
+    script.write_text(TOGETHER)
+    out.mkdir()
+    launch(script, *annotated, plain, out)
+    assert (out / "weights0").read_text() == (out / "weights1").read_text()
+
+
+def test_a_batch_must_be_shared_evenly():
+    with pytest.raises(SettingsError, match="3 processes cannot share a batch evenly"):
+        check_share(4, World(0, 3, torch.device("cpu")))
+    check_share(6, World(0, 3, torch.device("cpu")))
+
+
+def test_a_device_that_is_not_there_is_named(plain, annotated, tmp_path):
+    lesson = annotated_lesson(*annotated, config=plain, iterations=1)
+    with pytest.raises(SettingsError, match="there is no device nonsense"):
+        train(lesson, tmp_path / "out", device="nonsense")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "give --coco and --images, or --phantom alone"),
+        (["--phantom", "--coco", "a.json", "--images", "."], "or --phantom alone"),
+        (["--coco", "a.json"], "give --coco and --images"),
+        (["--phantom", "--new-heads"], "--new-heads goes with --coco"),
+        (["--coco", "nothing.json", "--images", "."], "nothing.json"),
+    ],
+)
+def test_a_command_that_makes_no_sense_writes_nothing(arguments, problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["train", "--out", "out", *arguments])
+    assert result.exit_code != 0
+    assert problem in f"{result.output} {result.exception}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_gets_the_figures(plain, annotated, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(annotated_lesson(*annotated, config=plain, iterations=1), tmp_path, workers=0, threads=1)
+    assert list((tmp_path / "tensorboard").glob("events.out.*"))

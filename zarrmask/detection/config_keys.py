@@ -1,0 +1,167 @@
+"""Dataclasses whose fields are keys of a detectron2 config: declared, checked, read and written."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, field, fields
+from reprlib import repr as short
+from typing import Any, TypeAlias
+
+from zarrmask.detection.config_file import Document
+
+Check: TypeAlias = Callable[[Any], Any]
+"""Gives a key's value as it is kept, or raises ValueError with what is expected."""
+
+MISSING = object()
+
+
+def key(path: str, default: Any, check: Check) -> Any:
+    """Declare a field read from the config's `path`; `default` is detectron2's own."""
+    return field(default=default, metadata={"path": path, "check": check})
+
+
+def whole(least: int) -> Check:
+    """Whole numbers of at least `least`."""
+
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return value
+
+    return check
+
+
+def choice(*allowed: Any) -> Check:
+    """One of these values."""
+
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(" or ".join(repr(one) for one in allowed))
+        return value
+
+    return check
+
+
+def flag(value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def fraction(value: Any) -> float:
+    """A number from 0 to 1."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return float(value)
+
+
+def numbers(count: int) -> Check:
+    """So many numbers."""
+
+    def check(value: Any) -> tuple[float, ...]:
+        if not isinstance(value, tuple) or len(value) != count or not all(map(is_number, value)):
+            raise ValueError(f"{count} numbers")
+        return tuple(float(number) for number in value)
+
+    return check
+
+
+def lookup(documents: Sequence[Document], path: str, default: Any) -> Any:
+    """Find a key in nested mappings, the first of which takes precedence."""
+    for document in documents:
+        value: Any = document
+        for name in path.split("."):
+            value = value.get(name, MISSING) if isinstance(value, Mapping) else MISSING
+        if value is not MISSING:
+            return value
+    return default
+
+
+def read_values(
+    documents: Sequence[Document], wanted: Iterable["Field[Any]"], problems: list[str]
+) -> dict[str, Any]:
+    """Read some fields of a dataclass; what is wrong is added to `problems`.
+
+    A field that is not stated has its default; only a default of None is not checked.
+    """
+    values: dict[str, Any] = {}
+    for declared in wanted:
+        path, check = declared.metadata["path"], declared.metadata["check"]
+        found = lookup(documents, path, MISSING)
+        if found is MISSING and declared.default is None:
+            values[declared.name] = None
+            continue
+        found = declared.default if found is MISSING else found
+        try:
+            values[declared.name] = check(found)
+        except ValueError as expected:
+            problems.append(f"{path} is {short(found)}, must be {expected}")
+    return values
+
+
+def unlike(documents: Sequence[Document], fixed: Mapping[str, tuple[Any, Any]]) -> Iterable[str]:
+    """Say which keys differ from the only value understood; `fixed` gives default and value."""
+    for path, (default, expected) in fixed.items():
+        found = lookup(documents, path, default)
+        if found != expected:
+            yield f"{path} is {short(found)}, must be {expected!r}"
+
+
+def unknown_keys(
+    documents: Sequence[Document], known: Iterable[str], others: Mapping[str, set[str]]
+) -> Iterable[str]:
+    """Find keys that detectron2 does not know either: a slip of the pen is not passed over.
+
+    Parameters
+    ----------
+    known : iterable of str
+        Paths that are understood.
+    others : mapping of str to set of str
+        The sections to look through, and what else detectron2 has in each; "" is the file itself.
+    """
+    understood = set(known)
+    for section, besides in others.items():
+        for document in documents:
+            content = lookup([document], section, {}) if section else document
+            if not isinstance(content, Mapping):
+                yield f"{section} is {short(content)}, must be a section with keys"
+                continue
+            for name in content:
+                path = f"{section}.{name}" if section else name
+                if path not in understood and path not in others and name not in besides:
+                    yield f"{path} is not a key that zarrmask knows; correct or remove it"
+
+
+def as_document(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Nest values by the dots in their paths, tuples as lists, as YAML has them.
+
+    Examples
+    --------
+    >>> as_document({"INPUT.FORMAT": "BGR", "SOLVER.STEPS": (30, 40)})
+    {'INPUT': {'FORMAT': 'BGR'}, 'SOLVER': {'STEPS': [30, 40]}}
+    """
+    document: dict[str, Any] = {}
+    for path, value in stated.items():
+        *sections, name = path.split(".")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = _lists(value)
+    return document
+
+
+def stated(values: Any) -> dict[str, Any]:
+    """Give the keys of a dataclass whose values are not the defaults, by path."""
+    return {
+        declared.metadata["path"]: getattr(values, declared.name)
+        for declared in fields(values)
+        if getattr(values, declared.name) != declared.default
+    }
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value

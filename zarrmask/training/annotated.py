@@ -1,0 +1,91 @@
+"""Batches of annotated slices, and which of them are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zarrmask.coco import CocoImage
+from zarrmask.training.augment import draw_change
+from zarrmask.training.batches import Batch, Target, example
+from zarrmask.training.recipe import Recipe
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class AnnotatedBatches(Dataset[Batch]):
+    """Batches of annotated slices without end, augmented anew each time.
+
+    Every image comes once before any comes twice, in an order of its own each time.
+
+    Parameters
+    ----------
+    images : sequence of CocoImage
+    recipe : Recipe
+    seed : int
+    rank, processes : int
+        Which of how many processes that share a batch this is.
+    """
+
+    images: Sequence[CocoImage]
+    recipe: Recipe
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __getitem__(self, iteration: int) -> Batch:
+        """Give the batch of an iteration."""
+        share = self.recipe.batch // self.processes
+        first = iteration * self.recipe.batch + self.rank * share
+        examples = [self._example(place) for place in range(first, first + share)]
+        return [image for image, _ in examples], [target for _, target in examples]
+
+    def _example(self, place: int) -> tuple[Tensor, Target]:
+        """Give the image at a place of the endless row of all."""
+        image = self.images[shuffled(place, len(self.images), self.seed)]
+        rng = np.random.default_rng([self.seed, 2, place])
+        change = draw_change(rng, self.recipe, image.height, image.width)
+        grey = change.image(image.grey())
+        masks = [change.mask(instance.region.mask()) for instance in image.instances]
+        categories = [instance.category for instance in image.instances]
+        return example(
+            grey,
+            np.stack(masks) if masks else np.zeros((0, *grey.shape), np.uint8),
+            np.array(categories, np.int64),
+        )
+
+
+def shuffled(place: int, count: int, seed: int) -> int:
+    """Give which of `count` things stands at a place of an endless row, shuffled round by round."""
+    turn, within = divmod(place, count)
+    return int(np.random.default_rng([seed, 3, turn]).permutation(count)[within])
+
+
+def held_out(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """Part things at random into those to learn from and those to judge by.
+
+    Parameters
+    ----------
+    items : sequence
+    fraction : float
+        Of them to hold out: one at least if it is not 0, and never all.
+    seed : int
+
+    Examples
+    --------
+    >>> kept, out = held_out(range(7), 0.1, seed=0)
+    >>> len(kept), len(out), sorted(kept + out)
+    (6, 1, [0, 1, 2, 3, 4, 5, 6])
+    """
+    count = min(max(round(len(items) * fraction), 1), len(items) - 1) if fraction else 0
+    chosen = set(np.random.default_rng([seed, 4]).permutation(len(items))[:count].tolist())
+    return (
+        [item for number, item in enumerate(items) if number not in chosen],
+        [item for number, item in enumerate(items) if number in chosen],
+    )

@@ -1,0 +1,79 @@
+"""What a network learns from at once: a few images, and what is on each.
+
+A source of batches is a `Dataset` from an iteration's number to its batch, which depends on nothing
+else: whatever process makes it, and wherever a training was stopped, iteration n sees the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Target: TypeAlias = dict[str, Tensor]
+Batch: TypeAlias = tuple[list[Tensor], list[Target]]
+
+
+def example(
+    image: NDArray[np.uint8] | NDArray[np.float32],
+    masks: NDArray[np.uint8],
+    categories: NDArray[np.int64],
+) -> tuple[Tensor, Target]:
+    """Give an image and what is on it as `network.build_model` wants them.
+
+    Parameters
+    ----------
+    image : ndarray (y, x)
+        Grey values 0 to 255.
+    masks : ndarray of uint8, (n, y, x)
+        0 and 1, one for each object. One without a pixel is left out.
+    categories : ndarray of int64, (n,)
+        Counted from 0.
+
+    Returns
+    -------
+    image : Tensor of float32, (1, y, x)
+    target : dict
+        `boxes`, `labels`, `masks`.
+    """
+    there = masks.any((1, 2))
+    masks = np.ascontiguousarray(masks[there])
+    target = {
+        "boxes": boxes_of(masks),
+        "labels": torch.from_numpy(categories[there]) + 1,
+        "masks": torch.from_numpy(masks),
+    }
+    return torch.from_numpy(np.ascontiguousarray(image, np.float32))[None], target
+
+
+def boxes_of(masks: NDArray[np.uint8]) -> Tensor:
+    """Bounding boxes x0, y0, x1, y1 of masks (n, h, w), none of them empty; float32 (n, 4)."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        x, y, width, height = cv2.boundingRect(mask)
+        box[:] = x, y, x + width, y + height
+    return torch.from_numpy(boxes)
+
+
+def stream(source: Dataset[Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Give the batches of some iterations in order, made by so many processes (0: in between)."""
+    return iter(
+        DataLoader(
+            source,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_settle,
+        )
+    )
+
+
+def _settle(_worker: int) -> None:
+    cv2.setNumThreads(1)

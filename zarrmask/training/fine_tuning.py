@@ -1,0 +1,156 @@
+"""Fine-tuning: what is learned from annotated slices, and what from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from zarrmask.coco import CocoDataset, CocoImage, read_coco
+from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config import ModelConfig, config_file, interpret
+from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.config_keys import lookup
+from zarrmask.detection.shapes import infer_documents
+from zarrmask.digest import sha256
+from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
+from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
+from zarrmask.training.annotated import AnnotatedBatches, held_out
+from zarrmask.training.lesson import Lesson, with_wishes
+from zarrmask.training.recipe import Recipe, interpret_recipe
+from zarrmask.training.validation import mean_union_iou
+
+FINETUNE = CONFIGS / "finetune.yaml"
+
+
+def annotated_lesson(
+    coco: Path,
+    images: Path,
+    *,
+    config: Path | None = None,
+    init: Path | None = None,
+    new_heads: bool = False,
+    validate: float = 0.1,
+    validate_coco: Path | None = None,
+    validate_images: Path | None = None,
+    iterations: int | None = None,
+    seed: int | None = None,
+) -> Lesson:
+    """Learn from annotated slices.
+
+    Parameters
+    ----------
+    coco, images : Path
+        COCO instance annotations, and the folder of their images.
+    config : Path, optional
+        A detectron2 config. One that describes a network (``MODEL.BACKBONE.NAME``) decides it; one
+        that does not says only how to train, and beats what stands beside `init`. By default
+        ``configs/finetune.yaml``.
+    init : Path, optional
+        The checkpoint to begin from, and its network. By default the one that comes along, unless
+        `config` describes a network: that begins from no weights then.
+    new_heads : bool
+        Begin afresh with the layers that know classes: needed where `init` knows other classes.
+    validate : float
+        Share of the images to hold out and judge by, drawn at random by the seed.
+    validate_coco, validate_images : Path, optional
+        Images to judge by instead; in `images` if no other folder is named.
+    iterations, seed : int, optional
+        Instead of the config's.
+
+    Raises
+    ------
+    AnnotationError
+        If the annotations cannot be used.
+    CheckpointError
+        If config or checkpoint are not understood, or do not fit each other.
+    SettingsError
+        If the classes are others than the annotations'.
+    """
+    documents = read_documents(config or FINETUNE)
+    describes = lookup(documents, "MODEL.BACKBONE.NAME", None) is not None
+    if init is None and not describes:
+        init = DEFAULT_CHECKPOINT
+    weights = None if init is None else read_checkpoint(init).tensors
+    said = str(config or FINETUNE)
+    if describes:
+        network = interpret(documents, said)
+    else:
+        assert init is not None
+        assert weights is not None
+        network, beside = _network_of(init, weights)
+        documents = [*documents, *beside]
+    recipe, seed = with_wishes(interpret_recipe(documents, said), iterations, seed)
+
+    dataset = read_coco(coco, images)
+    network = _for_classes(network, dataset, said if describes else None)
+    if weights is not None and not new_heads:
+        _check_classes(weights, dataset, str(init))
+    if validate_coco is None:
+        learned, judges = held_out(dataset.images, validate, seed)
+    else:
+        learned = list(dataset.images)
+        judges = list(read_coco(validate_coco, validate_images or images).images)
+    return Lesson(
+        network,
+        recipe,
+        seed,
+        f"{coco.name} {sha256(coco)[:16]}, {len(judges)} images held out",
+        partial(AnnotatedBatches, _with_instances(learned, recipe, coco), recipe, seed),
+        weights,
+        str(init),
+        new_heads,
+        partial(mean_union_iou, network, judges) if judges else None,
+    )
+
+
+def _network_of(
+    checkpoint: Path, weights: Mapping[str, Tensor]
+) -> tuple[ModelConfig, list[Document]]:
+    """Give a checkpoint's network, and its config: the file beside it, or what shapes tell."""
+    file = config_file(checkpoint)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    documents = read_documents(file) if file else infer_documents(shapes, str(checkpoint))
+    return interpret(documents, str(file or checkpoint)), list(documents)
+
+
+def _for_classes(network: ModelConfig, dataset: CocoDataset, config: str | None) -> ModelConfig:
+    """Give the network as many classes as there are categories; a config must say so itself."""
+    if config is not None and network.classes != len(dataset.names):
+        raise SettingsError(
+            f"{config} has MODEL.ROI_HEADS.NUM_CLASSES {network.classes}, but "
+            f"{_categories(dataset)}; make them agree"
+        )
+    return replace(network, classes=len(dataset.names))
+
+
+def _check_classes(weights: Mapping[str, Tensor], dataset: CocoDataset, init: str) -> None:
+    known = weights.get("roi_heads.mask_head.predictor.bias")
+    if known is None:
+        raise CheckpointError(f"{init} holds no Mask R-CNN of detectron2's: it has no mask head")
+    if len(known) != len(dataset.names):
+        raise SettingsError(
+            f"{init} tells {len(known)} classes apart, but {_categories(dataset)}. With "
+            "--new-heads the layers that know classes begin afresh; all others are taken over"
+        )
+
+
+def _categories(dataset: CocoDataset) -> str:
+    names = ", ".join(dataset.names[:10])
+    return f"{dataset.path} has {len(dataset.names)} categories ({names})"
+
+
+def _with_instances(
+    images: Sequence[CocoImage], recipe: Recipe, coco: Path
+) -> tuple[CocoImage, ...]:
+    """Leave out images without an object, where ``FILTER_EMPTY_ANNOTATIONS`` says so."""
+    kept = tuple(image for image in images if image.instances or not recipe.drops_empty)
+    if not any(image.instances for image in kept):
+        raise AnnotationError(
+            f"{coco}: no image with an annotation is left to learn from, once {len(images)} images "
+            "are parted from those held out; annotate more, or hold out none (--validate 0)"
+        )
+    return kept

@@ -1,0 +1,329 @@
+"""Learning a lesson: one loop, wherever its batches come from."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zarrmask.detection.config import STRIDES, ModelConfig
+from zarrmask.detection.weights import load_weights, model_weights
+from zarrmask.errors import OutputError, SettingsError, TrainingError
+from zarrmask.lock import hold
+from zarrmask.training.batches import Batch, stream
+from zarrmask.training.curves import RATE, TOTAL, UNION_IOU, Curves
+from zarrmask.training.lesson import Lesson
+from zarrmask.training.optimizer import clip_gradients, make_optimizer, set_rate
+from zarrmask.training.pupil import Pupil
+from zarrmask.training.state import (
+    BEST,
+    LAST,
+    STATE,
+    numbered,
+    read_state,
+    save_config,
+    save_detectron2,
+    save_last,
+    save_state,
+)
+from zarrmask.training.world import World, joined
+
+REPORT = 20
+"""Iterations between two lines of figures."""
+NEW_HEADS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
+"""The layers that know one class from another."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What some iterations came to.
+
+    Attributes
+    ----------
+    iteration, iterations : int
+        Done, and in all.
+    losses : dict of str to float
+        Mean of each loss since the last report.
+    union_iou : float or None
+        Of the slices that are held out, where they were just looked at.
+    """
+
+    iteration: int
+    iterations: int
+    losses: dict[str, float]
+    union_iou: float | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{name[5:]} {loss:.3f}" for name, loss in self.losses.items()]
+        parts += [] if self.union_iou is None else [f"IoU held out {self.union_iou:.3f}"]
+        return f"iteration {self.iteration} of {self.iterations}: {', '.join(parts)}"
+
+
+def train(
+    lesson: Lesson,
+    out: Path,
+    *,
+    threads: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    resume: bool = True,
+    progress: Callable[[Step], None] | None = None,
+) -> Path:
+    """Learn a lesson; under torchrun together with the other processes that it started.
+
+    Parameters
+    ----------
+    lesson : Lesson
+        See `simulated_lesson` and `annotated_lesson`.
+    out : Path
+        Folder for ``training.pt`` (to go on from), ``model.safetensors`` with ``model.yaml`` (the
+        last weights), ``model_0000999.pth`` (those after 1,000 iterations), ``model_best.pth``
+        (those that did best on the slices held out), ``metrics.json`` and ``curves.png``. Each is
+        replaced in one step. The same lesson with the same `out` goes on where it was stopped.
+    threads : int, optional
+        Of the network; by default what the makers of batches leave of the cores.
+    workers : int, optional
+        Processes that make batches (0: in between); by default ``DATALOADER.NUM_WORKERS``, but no
+        more than cores.
+    device : str
+        As torch names it; "auto" takes a GPU where there is one.
+    resume : bool
+        Whether to go on with a training in `out`; else it is refused.
+    progress : callable, optional
+        Called with a `Step` now and then, in the first process.
+
+    Returns
+    -------
+    Path
+        The last weights, ``out/model.safetensors``.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights do not fit the network.
+    OutputError
+        If `out` holds another training.
+    TrainingError
+        If a loss is no number any more; what was written before is kept.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = min(lesson.recipe.workers, cores) if workers is None else workers
+    with joined(device) as world:
+        check_share(lesson.recipe.batch, world)
+        state = read_state(out / STATE, lesson.identity)
+        if state is not None and not resume:
+            raise OutputError(f"{out} holds a training already: resume it or name another folder.")
+        if threads is not None or world.size == 1:  # torchrun sets its processes' threads
+            torch.set_num_threads(threads or max(cores - workers, 1))
+        training = Training(lesson, world, state)
+        out.mkdir(parents=True, exist_ok=True)
+        with hold(out / ".lock", out) if world.is_first else nullcontext():
+            training.go(out, workers, progress or (lambda _step: None))
+    return out / LAST
+
+
+def check_share(batch: int, world: World) -> None:
+    """Refuse a batch that processes cannot share evenly."""
+    if batch % world.size:
+        raise SettingsError(
+            f"SOLVER.IMS_PER_BATCH is {batch}: {world.size} processes cannot share a batch "
+            "evenly; make it a multiple of their number"
+        )
+
+
+class Training:
+    """A training between two iterations: weights, momentum, what was noted."""
+
+    def __init__(self, lesson: Lesson, world: World, state: Mapping[str, Any] | None) -> None:
+        self.lesson, self.recipe, self.world = lesson, lesson.recipe, world
+        torch.manual_seed(lesson.seed)
+        self.pupil = Pupil(lesson.config, self.recipe)
+        if lesson.weights is not None:
+            own = model_weights(self.pupil.model)
+            fresh = {name: own[name] for name in own if name.startswith(NEW_HEADS)}
+            given = {**lesson.weights, **(fresh if lesson.new_heads else {})}
+            load_weights(self.pupil.model, given, lesson.origin)
+        self.pupil.to(world.device)
+        self.optimizer = make_optimizer(self.pupil, self.recipe)
+        self.course = self.recipe.course()
+        half = world.device.type == "cuda" and self.recipe.mixed
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=half)
+        self.mean = {name: tensor.clone() for name, tensor in self._weights().items()}
+        self.done, self.best = 0, -1.0
+        self.sums, self.count = dict[str, float](), 0
+        if state is not None:
+            self._restore(state)
+        self.learner = _shared(self.pupil, lesson.config, world)
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """The weights that are written: a running mean, or those of the moment."""
+        return self.mean if self.recipe.average else self._weights()
+
+    def go(self, out: Path, workers: int, progress: Callable[[Step], None]) -> None:
+        """Do the iterations that are left."""
+        total = self.recipe.iterations
+        if self.done >= total:
+            return
+        curves = Curves(out, self.done) if self.world.is_first else None
+        source = self.lesson.batches(self.world.rank, self.world.size)
+        for batch in stream(source, self.done, total, workers):
+            self._learn(batch, out)
+            is_saved = self._is_due(self.recipe.period)
+            is_judged = self._is_due(self.recipe.validation_period or self.recipe.period)
+            if is_saved or is_judged:
+                self._check(self.kept, out)
+            figures = self._figures() if self._is_due(REPORT) else {}
+            is_best = is_judged and self.lesson.judge is not None and self._judge(figures)
+            if curves is None:
+                continue
+            if figures:
+                curves.add(self.done - 1, figures)
+                progress(_step(self.done, total, figures))
+            if is_best:
+                self._save_best(out)
+            if is_saved:
+                self._save(out)
+                curves.draw()
+        if curves is not None:
+            curves.close()
+
+    def _is_due(self, period: int) -> bool:
+        return self.done == self.recipe.iterations or self.done % period == 0
+
+    def _learn(self, batch: Batch, out: Path) -> None:
+        """Do one iteration."""
+        begun = time.monotonic()
+        device, share = self.world.device, self.course(self.done)
+        chance = np.random.SeedSequence([self.lesson.seed, 5, self.world.rank, self.done])
+        torch.manual_seed(int(chance.generate_state(1)[0]))  # draws the samples of the losses
+        set_rate(self.optimizer, share)
+        images, targets = batch
+        images = [image.to(device) for image in images]
+        targets = [{name: one.to(device) for name, one in target.items()} for target in targets]
+        half = torch.float16 if device.type == "cuda" else torch.bfloat16
+        with torch.autocast(device.type, half, enabled=self.recipe.mixed):
+            losses = self.learner(images, targets)
+            loss = torch.stack([one.float() for one in losses.values()]).sum()
+        figures = self.world.mean({name: float(one.detach()) for name, one in losses.items()})
+        self._check({name: torch.tensor(value) for name, value in figures.items()}, out)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.recipe.clipped:
+            self.scaler.unscale_(self.optimizer)
+            clip_gradients(self.pupil, self.recipe)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.recipe.average:
+            self._follow(min(self.recipe.average, (self.done + 1) / (self.done + 10)))
+        self.done += 1
+        figures["time"] = time.monotonic() - begun
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def _weights(self) -> dict[str, Tensor]:
+        return model_weights(self.pupil.model)
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        """Move the running mean of weights and norm statistics towards the moment's."""
+        current = self._weights()
+        for name, mean in self.mean.items():
+            mean.lerp_(current[name], 1 - decay)
+
+    def _figures(self) -> dict[str, float]:
+        """Give the means since the last report, and begin the next."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        seconds = means.pop("time")
+        self.sums, self.count = {}, 0
+        rate = self.recipe.rate * self.course(self.done - 1)
+        return {TOTAL: sum(means.values()), **means, RATE: rate, "time": seconds}
+
+    def _judge(self, figures: dict[str, float]) -> bool:
+        """Add how good the network is to the figures; give whether it never was better."""
+        assert self.lesson.judge is not None
+        figures[UNION_IOU] = iou = self.lesson.judge(self.kept, self.world)
+        is_best = iou > self.best
+        self.best = max(iou, self.best)
+        return is_best
+
+    def _check(self, values: Mapping[str, Tensor], out: Path) -> None:
+        """Stop where anything is no finite number any more."""
+        bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
+        if not bad:
+            return
+        kept = out / STATE
+        left = "nothing was written yet" if not kept.exists() else f"{out / LAST} is kept as it was"
+        raise TrainingError(
+            f"the training went astray at iteration {self.done} (learning rate "
+            f"{self.recipe.rate * self.course(self.done):g}): {bad[0]} is no finite number any "
+            f"more; {left}. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients "
+            "(SOLVER.CLIP_GRADIENTS.ENABLED) in the config; the same command then goes on"
+        )
+
+    def _save_best(self, out: Path) -> None:
+        save_detectron2(self.kept, out / BEST, self.done)
+        save_config(self.lesson.config, self.recipe, (out / BEST).with_suffix(".yaml"))
+
+    def _save(self, out: Path) -> None:
+        """Write the weights, and then what it takes to go on."""
+        save_detectron2(self.kept, out / numbered(self.done), self.done)
+        save_config(self.lesson.config, self.recipe, (out / LAST).with_suffix(".yaml"))
+        save_last(self.kept, out / LAST, self.done)
+        momentum = {
+            name: self.optimizer.state[parameter]
+            for name, parameter in self.pupil.named_parameters()
+            if parameter in self.optimizer.state
+        }
+        state = {
+            "identity": self.lesson.identity,
+            "pupil": self.pupil.state_dict(),
+            "mean": self.mean if self.recipe.average else {},
+            "momentum": momentum,
+            "scaler": self.scaler.state_dict(),
+            "noted": (self.done, self.best, self.sums, self.count),
+        }
+        save_state(state, out / STATE)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `_save` has written; rates and decays are the recipe's of today."""
+        self.pupil.load_state_dict(state["pupil"])
+        self.mean = {name: tensor.clone() for name, tensor in self._weights().items()}
+        for name, tensor in state["mean"].items():
+            self.mean[name].copy_(tensor)
+        for name, parameter in self.pupil.named_parameters():
+            if name in state["momentum"]:
+                self.optimizer.state[parameter] = {
+                    part: value.to(parameter.device) if part != "step" else value
+                    for part, value in state["momentum"][name].items()
+                    if value is not None
+                }
+        self.scaler.load_state_dict(state["scaler"])
+        self.done, self.best, self.sums, self.count = state["noted"]
+
+
+def _shared(pupil: Pupil, config: ModelConfig, world: World) -> nn.Module:
+    """Let gradients be averaged over all processes, where there is more than this one."""
+    if world.size == 1:
+        return pupil
+    seen = {*config.rpn_levels, *config.roi_levels, *(pupil.levels if len(pupil.help) else ())}
+    return DistributedDataParallel(
+        pupil,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        find_unused_parameters=bool(set(STRIDES) - seen - {"p6"}),
+    )
+
+
+def _step(done: int, total: int, figures: Mapping[str, float]) -> Step:
+    losses = {name: value for name, value in figures.items() if name.startswith("loss_")}
+    return Step(done, total, losses, figures.get(UNION_IOU))

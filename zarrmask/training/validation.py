@@ -1,0 +1,44 @@
+"""Judging a network by slices it has not learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from zarrmask.coco import CocoImage
+from zarrmask.coco.overlap import Overlap
+from zarrmask.detection.config import ModelConfig
+from zarrmask.detection.detections import union_mask
+from zarrmask.detection.load import MaskRCNNDetector
+from zarrmask.training.world import World
+
+SCORE = 0.1
+"""Detections count above this, as in `zarrmask run`."""
+
+
+def mean_union_iou(
+    config: ModelConfig, images: Sequence[CocoImage], weights: Mapping[str, Tensor], world: World
+) -> float:
+    """Give the mean IoU of what is found with what was annotated, over images.
+
+    On each image the union of all detections, as `zarrmask run` takes it, is compared with that
+    of all annotations. What is found in crowds does not count; where nothing is and nothing is
+    found, the IoU is 1.
+    The processes of `world` share the images.
+    """
+    detector = MaskRCNNDetector(config, weights, "what was learned", world.device)
+    mine = images[world.rank :: world.size]
+    sums = world.total(
+        {"iou": sum(union_iou(detector, image) for image in mine), "images": len(mine)}
+    )
+    return sums["iou"] / sums["images"]
+
+
+def union_iou(detector: MaskRCNNDetector, image: CocoImage) -> float:
+    """Give the IoU of what is found on an image with what was annotated."""
+    grey = image.grey()
+    shape = (image.height, image.width)
+    found = detector.detect([detector.network_input.prepare(grey)], [shape])[0].above(SCORE)
+    mask = union_mask(found, shape) > 0
+    return Overlap.of_masks(image.true().mask(), mask, image.ignored().mask()).iou

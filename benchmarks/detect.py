@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -152,9 +152,10 @@ WHOLE = (
 )
 
 
-def ways() -> Iterator[Way]:
+def ways(model: str) -> Iterator[Way]:
     """All that take turns."""
-    for way in (*(DETECTRON2 if find_spec("detectron2") else ()), *NETWORK):
+    known = model == "r101" and find_spec("detectron2")  # it builds no network as thin as ours
+    for way in (*(DETECTRON2 if known else ()), *NETWORK):
         yield way
         if CORES > 1:
             yield replace(way, threads=CORES)
@@ -254,10 +255,10 @@ def serve(connection: Connection, way: Way, checkpoint: Path, stack: Path) -> No
         return
 
 
-def contest(checkpoint: Path, stack: Path, rounds: int) -> list[Team]:
-    """Let all ways take turns."""
+def contest(them: Iterable[Way], checkpoint: Path, stack: Path, rounds: int) -> list[Team]:
+    """Let ways take turns."""
     with ExitStack() as open_teams:
-        teams = [open_teams.enter_context(team(way, checkpoint, stack)) for way in ways()]
+        teams = [open_teams.enter_context(team(way, checkpoint, stack)) for way in them]
         for one in teams:
             one.warm_up()
         for turn in range(rounds):
@@ -454,7 +455,7 @@ def main() -> None:
         stack = make_stack(Path(name) / "stack", options.slices, options.side)
         for model in options.model or MODELS:
             found = findings[model] = told(
-                contest(MODELS[model](Path(name)), stack, options.rounds)
+                contest(ways(model), MODELS[model](Path(name)), stack, options.rounds)
             )
             print(f"\n## {model}\n", *found.lines, sep="\n", flush=True)
         if "shipped" in findings and options.compared:

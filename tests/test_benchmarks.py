@@ -155,10 +155,10 @@ def tiny_checkpoint(tmp_path):
     return path
 
 
-def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(detect, "ways", lambda: (detect.NETWORK[0], detect.WHOLE[0]))
+def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint):
     stack = detect.make_stack(tmp_path / "stack", 2, 100)
-    teams = detect.contest(tiny_checkpoint, stack, 2)
+    them = (detect.NETWORK[0], detect.WHOLE[0])
+    teams = detect.contest(them, tiny_checkpoint, stack, 2)
     assert [len(one.seconds) for one in teams] == [2, 2]
     assert [one.masks[0].shape for one in teams] == [(64, 64), (100, 100)]
     assert all(one.peak > 50e6 for one in teams)

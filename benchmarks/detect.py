@@ -193,19 +193,26 @@ class Team:
 
     def warm_up(self) -> None:
         """Take a turn that does not count, and keep the masks."""
-        for connection in self._connections:
-            connection.send("masks")
-        self.masks, *_ = [connection.recv() for connection in self._connections]
+        self.masks, *_ = self._all("masks")
 
     def turn(self) -> None:
-        """Detect on all slices in every process, at the same time."""
+        """Detect on all slices in every process, at the same time.
+
+        Once before without counting: who follows a team of threads would else pay for what these
+        leave behind in the caches and, spinning, on the cores.
+        """
+        self._all("turn")
         start = time.perf_counter()
-        for connection in self._connections:
-            connection.send("turn")
-        peaks = [connection.recv() for connection in self._connections]
+        peaks = self._all("turn")
         seconds = time.perf_counter() - start
         self.seconds.append(seconds / (self._count * self.way.processes))
         self.peak = max(peaks)
+
+    def _all(self, word: str) -> list[Any]:
+        """Say it to every process, and wait for their answers."""
+        for connection in self._connections:
+            connection.send(word)
+        return [connection.recv() for connection in self._connections]
 
 
 @contextmanager
@@ -262,7 +269,7 @@ def contest(them: Iterable[Way], checkpoint: Path, stack: Path, rounds: int) -> 
         for one in teams:
             one.warm_up()
         for turn in range(rounds):
-            for one in teams:
+            for one in teams if turn % 2 else reversed(teams):
                 one.turn()
             print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
     return teams

@@ -36,7 +36,6 @@ from typing import Any
 import cv2
 import numpy as np
 import tifffile
-from checkpoint import iou
 from conversion.findings import Findings, between, number
 from convert import describe_machine
 from dask.system import CPU_COUNT as CORES
@@ -45,6 +44,7 @@ from real_slices import frames, grey
 
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import to_8bit
+from zarrmask.masking.overlap import Overlap
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.stack import open_source
@@ -348,7 +348,7 @@ def told(teams: Sequence[Team]) -> Findings:
 
 
 def overlap(one: Mask, other: Mask) -> float:
-    return iou(one, other) if (one | other).any() else 1.0
+    return Overlap.of_masks(one, other).iou
 
 
 def describe(way: Way) -> dict[str, Any]:

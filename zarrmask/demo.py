@@ -14,6 +14,7 @@ from zarrmask.atomic import whole_folder
 from zarrmask.errors import OutputError
 from zarrmask.journal import Journal
 from zarrmask.masking import KeyframeStore
+from zarrmask.masking.overlap import Overlap
 from zarrmask.phantom import write_phantom
 from zarrmask.pipeline import run
 from zarrmask.progress import Reporter
@@ -88,10 +89,8 @@ def _simulate(stack: Path, shape: Shape, overwrite: bool, reporter: Reporter) ->
 def _agreement(store: KeyframeStore, truth: Path) -> float:
     """Intersection over union of all keyframes' masks with the truth."""
     masks = store.masks()
-    both = either = 0
+    overlap = Overlap(0, 0, 0)
     for position, number in enumerate(store.numbers()):
-        true = np.asarray(Image.open(truth / f"{number:05d}.png"))
-        found = np.asarray(masks[position]) > 0
-        both += int(np.count_nonzero(found & (true > 0)))
-        either += int(np.count_nonzero(found | (true > 0)))
-    return both / either if either else 1.0
+        true = np.asarray(Image.open(truth / f"{number:05d}.png")) > 0
+        overlap += Overlap.of_masks(true, np.asarray(masks[position]) > 0)
+    return overlap.iou

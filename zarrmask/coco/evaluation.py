@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from zarrmask import __version__, masking
 from zarrmask.atomic import refuse_full, whole_folder
 from zarrmask.coco.dataset import CocoDataset, CocoImage
-from zarrmask.coco.overlap import Overlap
 from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
 from zarrmask.detection.detections import union_mask
 from zarrmask.digest import sha256
+from zarrmask.masking.overlap import Overlap
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT

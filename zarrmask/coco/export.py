@@ -20,6 +20,7 @@ from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import OutputError, StackError
 from zarrmask.journal import Journal
 from zarrmask.masking import KeyframeStore
+from zarrmask.masking.overlap import Overlap
 from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Reporter
 from zarrmask.stack import open_source
@@ -144,8 +145,7 @@ def _agreement(masks: zarr.Array, reporter: Reporter) -> list[float]:
         for position in range(count):
             mask = np.asarray(masks[position])[::step, ::step] > 0
             if before is not None:
-                either = np.count_nonzero(mask | before)
-                agreement.append(np.count_nonzero(mask & before) / either if either else 1.0)
+                agreement.append(Overlap.of_masks(before, mask).iou)
             before = mask
             advance(1)
     return agreement

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from zarrmask.coco import CocoImage
-from zarrmask.coco.overlap import Overlap
 from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.load import MaskRCNNDetector
+from zarrmask.masking.overlap import Overlap
 from zarrmask.training.world import World
 
 SCORE = 0.1

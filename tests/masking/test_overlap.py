@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from zarrmask.coco.overlap import Overlap
+from zarrmask.masking.overlap import Overlap
 
 three_masks = hnp.arrays(bool, (3, 7, 9))
 

@@ -30,15 +30,20 @@ class Overlap:
 
     @classmethod
     def of_masks(
-        cls, true: NDArray[np.bool_], found: NDArray[np.bool_], ignored: NDArray[np.bool_]
+        cls,
+        true: NDArray[np.bool_],
+        found: NDArray[np.bool_],
+        ignored: NDArray[np.bool_] | None = None,
     ) -> Overlap:
         """Count pixels of two masks (y, x); found ones that are ignored and not true do not count.
 
         Parameters
         ----------
-        true, found, ignored : (y, x) bool
+        true, found : (y, x) bool
+        ignored : (y, x) bool, optional
+            By default no pixel is.
         """
-        counted = found & (true | ~ignored)
+        counted = found if ignored is None else found & (true | ~ignored)
         return cls(*(int(np.count_nonzero(mask)) for mask in (true, counted, true & counted)))
 
     def __add__(self, other: Overlap) -> Overlap:

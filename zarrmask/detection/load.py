@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file
-from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import Detections, on_slice
 from zarrmask.detection.devices import find_device, has_bfloat16
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.network import PADDED_TO, build_model
 from zarrmask.detection.precision import Precision, fold_norms, to_bfloat16
 from zarrmask.detection.protocol import Detector
-from zarrmask.detection.shapes import config_of, infer_documents
+from zarrmask.detection.shapes import config_of, documents_of
 from zarrmask.detection.weights import load_weights
 from zarrmask.errors import SettingsError
 
@@ -72,8 +71,7 @@ def load_detector(
 
         if precision != "full":
             raise SettingsError("--precision fast is zarrmask's own; detectron2 knows full only")
-        file = config_file(checkpoint, config)
-        documents = read_documents(file) if file else infer_documents(weights.shapes, source)
+        documents = documents_of(checkpoint, weights.shapes, config)
         return Detectron2Detector(documents, weights, source, place, score_threshold)
     model_config = config_of(checkpoint, weights.shapes, config)
     if score_threshold is None:

@@ -11,7 +11,7 @@ from zarrmask.detection.config import (
     interpret,
     read_config,
 )
-from zarrmask.detection.config_file import Document
+from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.errors import CheckpointError
 
 # detectron2's Base-RCNN-FPN.yaml, as far as it matters here.
@@ -49,6 +49,20 @@ def config_of(
     """
     file = config_file(checkpoint, given)
     return infer_config(shapes, str(checkpoint)) if file is None else read_config(file)
+
+
+def documents_of(
+    checkpoint: Path, shapes: Mapping[str, Sequence[int]], given: Path | None = None
+) -> list[Document]:
+    """Give what `config_of` interprets.
+
+    Raises
+    ------
+    CheckpointError
+        If the config's file cannot be read, or the shapes are not those of a Mask R-CNN with FPN.
+    """
+    file = config_file(checkpoint, given)
+    return read_documents(file) if file else infer_documents(shapes, str(checkpoint))
 
 
 def infer_config(shapes: Mapping[str, Sequence[int]], source: str) -> ModelConfig:

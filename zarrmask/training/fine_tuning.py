@@ -12,9 +12,9 @@ from torch import Tensor
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig, config_file, interpret
-from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
-from zarrmask.detection.shapes import infer_documents
+from zarrmask.detection.shapes import documents_of
 from zarrmask.digest import sha256
 from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
@@ -74,14 +74,16 @@ def annotated_lesson(
     describes = lookup(documents, "MODEL.BACKBONE.NAME", None) is not None
     if init is None and not describes:
         init = DEFAULT_CHECKPOINT
-    weights = None if init is None else read_checkpoint(init).tensors
+    begun = None if init is None else read_checkpoint(init)
+    weights = None if begun is None else begun.tensors
     said = str(config or FINETUNE)
     if describes:
         network = interpret(documents, said)
     else:
         assert init is not None
-        assert weights is not None
-        network, beside = _network_of(init, weights)
+        assert begun is not None
+        beside = documents_of(init, begun.shapes)
+        network = interpret(beside, str(config_file(init) or init))
         documents = [*documents, *beside]
     recipe, seed = with_wishes(interpret_recipe(documents, said), iterations, seed)
 
@@ -105,16 +107,6 @@ def annotated_lesson(
         new_heads,
         partial(mean_union_iou, network, judges) if judges else None,
     )
-
-
-def _network_of(
-    checkpoint: Path, weights: Mapping[str, Tensor]
-) -> tuple[ModelConfig, list[Document]]:
-    """Give a checkpoint's network, and its config: the file beside it, or what shapes tell."""
-    file = config_file(checkpoint)
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    documents = read_documents(file) if file else infer_documents(shapes, str(checkpoint))
-    return interpret(documents, str(file or checkpoint)), list(documents)
 
 
 def _for_classes(network: ModelConfig, dataset: CocoDataset, config: str | None) -> ModelConfig:

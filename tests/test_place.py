@@ -1,9 +1,12 @@
 """Which paths and URLs are places, and what of them is told to people."""
 
 import pickle
+import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from upath import UPath
 
 from zarrmask.atomic import replace_file
@@ -18,6 +21,7 @@ from zarrmask.place import (
     read_files,
     redacted,
     remove,
+    written_command,
 )
 
 
@@ -86,6 +90,14 @@ def test_what_is_no_output_is_said_to_be_none(url, problem):
 )
 def test_secrets_are_taken_out_of_texts(text, told):
     assert redacted(text) == told
+
+
+@given(st.text(), st.text(), st.text())
+def test_no_secret_gets_into_a_written_command(login, query, other):
+    urls = [f"https://{login}hidden@host/a?{query}hidden", f"--x=s3://me:hidden/{login}@b#hidden"]
+    written = written_command(["zarrmask", "run", *urls, other.replace("hidden", "")])
+    assert "hidden" not in written
+    assert len(shlex.split(written)) == 5
 
 
 def test_files_at_a_url_are_like_files_in_a_folder(memory, tmp_path):

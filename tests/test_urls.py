@@ -317,7 +317,9 @@ def test_secrets_of_the_input_are_in_no_output(s3, web, stack, cluster):
     url = f"{web.url.replace('//', '//me:planted-password@')}/?{web.query}"
     console = Console(file=io.StringIO(), width=500)
     reporter = Reporter(console)
-    zarrmask.run(url, s3.place("planted/out"), scheduler=cluster, reporter=reporter)
+    out, line = s3.place("planted/out"), ["zarrmask", "run", url, "out"]
+    record = zarrmask.run(url, out, scheduler=cluster, reporter=reporter, command=line)
+    assert record["command"].startswith("zarrmask run 'http://...@")
     written = in_bucket(s3, "planted")
     assert written
     for told in (console.file.getvalue().encode(), *written.values()):

@@ -185,7 +185,7 @@ def run_command(stack: str, out: str, **options: Any) -> None:
     """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
     from zarrmask.pipeline import run
 
-    _summarise(out, run(stack, out, **options))
+    _summarise(out, run(stack, out, command=_command(), **options))
 
 
 @cli.command("convert", cls=_NumbersCommand)
@@ -238,7 +238,7 @@ def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None
     """Make a simulated scroll in OUT/stack and mask it."""
     from zarrmask.demo import demo
 
-    record, agreement = demo(out, shape, **options)
+    record, agreement = demo(out, shape, command=_command(), **options)
     _summarise(out, record)
     click.echo(f"agreement with the true mask before dilation: IoU {agreement:.3f}")
 
@@ -438,6 +438,10 @@ def info_command(path: str) -> None:
 
     for name, value in describe(path).items():
         click.echo(f"{name:<12} {value}")
+
+
+def _command() -> list[str]:
+    return ["zarrmask", *sys.argv[1:]]
 
 
 def _summarise(out: str | Path, record: dict[str, Any]) -> None:

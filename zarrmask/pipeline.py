@@ -33,7 +33,7 @@ from zarrmask.forecast import Forecast, Network
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory, sized
-from zarrmask.place import Place, is_local, output_place, reached
+from zarrmask.place import Place, is_local, output_place, reached, written_command
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
 from zarrmask.pyramid import BrickGrid, Format, Pyramid, link_label, read_metadata, write_metadata
@@ -76,6 +76,7 @@ def run(
     memory: str | int | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
+    command: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Mask a stack: detect the object on keyframes, write volume, mask and masked volume.
@@ -96,6 +97,8 @@ def run(
         Replace what another run of zarrmask left in `out`.
     reporter : Reporter, optional
         Where progress and warnings go.
+    command : sequence of str, optional
+        The command line that this is, for the record; secrets in its URLs are left out.
     **options
         Fields of `zarrmask.settings.Settings`; they beat `config`.
 
@@ -171,6 +174,7 @@ def run(
             link_label(place / "masked.zarr", place / "mask.zarr")
         record = {
             **_record(source, settings, plan, checkpoint, identity),
+            **({"command": written_command(command)} if command else {}),
             "resumed": state == "unfinished",
             "volume": volume,
             "detect_window": contrast.detected,
@@ -184,15 +188,17 @@ def run(
         }
         for_khartes = is_local(place) and settings.ngff == "0.4"  # it opens folders, of zarr 2
         from zarrmask.report import (  # it takes its time, and a conversion needs none of it
+            read_views,
             write_khartes_project,
             write_overview,
             write_report,
         )
 
         with reporter.stage("report", 2 + for_khartes, "files") as advance:
-            write_overview(place, record)
+            views = read_views(place, record)
+            write_overview(place, record, views)
             advance(1)
-            write_report(place, record)
+            write_report(place, record, views)
             advance(1)
             if isinstance(place, Path) and for_khartes:
                 volumes = {name: place / f"{name}.zarr" for name in pyramids}

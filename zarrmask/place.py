@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,29 @@ def redacted(text: str) -> str:
     'cannot read https://...@host/a.tif?... gone'
     """
     return _QUERY.sub(r"\1?...", _LOGIN.sub(r"\1...@", text))
+
+
+def written_command(arguments: Sequence[str]) -> str:
+    """Write a command line as a shell reads it, without what may be secret in any of its URLs.
+
+    Examples
+    --------
+    >>> written_command(["zarrmask", "run", "my slices", "--x=s3://a:b/c@host/d?key=e f#g"])
+    "zarrmask run 'my slices' '--x=s3://...@host/d?...'"
+    """
+    return shlex.join(
+        _public(argument) if "://" in argument else argument for argument in arguments
+    )
+
+
+def _public(url: str) -> str:
+    """Take out whatever can be a login, a query or a fragment, where it is known to be one URL."""
+    scheme, rest = url.split("://", 1)
+    path, *secret = re.split(r"[?#]", rest, maxsplit=1)
+    if any("@" in part for part in secret):
+        return f"{scheme}://..."  # nobody can tell where a login with such a sign ends
+    *login, path = path.rsplit("@", 1)
+    return f"{scheme}://{'...@' if login else ''}{path}{'?...' if secret else ''}"
 
 
 def printable(place: Place) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zarrmask.report import write_overview, write_report
+from zarrmask.report import read_views, write_overview, write_report
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 RUNS = {
@@ -52,6 +52,14 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
+def overview(out, record):
+    return write_overview(out, record, read_views(out, record))
+
+
+def report(out, record):
+    return write_report(out, record, read_views(out, record))
+
+
 def read(path: Path) -> Page:
     return Page(path.read_text(encoding="utf8"))
 
@@ -59,13 +67,13 @@ def read(path: Path) -> Page:
 @pytest.mark.parametrize("name", RUNS)
 def test_every_kind_of_run_can_be_shown(tmp_path, fake_run, name):
     record = fake_run(tmp_path, **RUNS[name])
-    overview = write_overview(tmp_path, record)
-    assert overview == tmp_path / "overview.png"
-    with Image.open(overview) as picture:
+    drawn = overview(tmp_path, record)
+    assert drawn == tmp_path / "overview.png"
+    with Image.open(drawn) as picture:
         assert picture.format == "PNG"
         assert picture.width == 1800
         assert 600 < picture.height < 4000
-    page = read(write_report(tmp_path, record))
+    page = read(report(tmp_path, record))
     slices = min(6, record["input"]["shape"][0])
     assert len(page.all("img")) == slices + (2 if slices > 1 else 0)
     assert all(image["alt"] for image in page.all("img"))
@@ -79,7 +87,7 @@ def test_every_kind_of_run_can_be_shown(tmp_path, fake_run, name):
 
 def test_the_overview_shows_the_outline_where_the_mask_is(tmp_path, fake_run):
     def orange(out):
-        with Image.open(write_overview(out, record)) as picture:
+        with Image.open(overview(out, record)) as picture:
             red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), 2, 0)
         return ((red > 240) & (abs(green - 176) < 20) & (blue < 40)).sum()
 
@@ -94,7 +102,7 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
     record["warnings"] = ["the slices use less than an eighth of their grey range"]
     record["detection"] = {"window": [120, 4_000]}
     record["input"]["missing"] = [3, 4, 5, 9]
-    text = " ".join(read(write_report(tmp_path, record)).text.split())
+    text = " ".join(read(report(tmp_path, record)).text.split())
     for said in (
         "stack, masked",
         "slices z 100 to 123, 24 × 40 × 56 voxels",
@@ -120,20 +128,20 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
 def test_keyframes_without_a_detection_are_all_listed_once(tmp_path, fake_run):
     record = fake_run(tmp_path, (24, 40, 56), missed=(4, 8, 16))
     record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108, 116"]
-    assert "Keyframes without" not in read(write_report(tmp_path, record)).text
+    assert "Keyframes without" not in read(report(tmp_path, record)).text
     record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108 and 1 more"]
-    text = read(write_report(tmp_path, record)).text
+    text = read(report(tmp_path, record)).text
     assert "Keyframes without a detection: z 104–108, 116" in text
 
 
 def test_an_empty_mask_is_warned_of(tmp_path, fake_run):
     record = fake_run(tmp_path, empty=True)
-    assert "The mask is empty" in read(write_report(tmp_path, record)).text
+    assert "The mask is empty" in read(report(tmp_path, record)).text
 
 
 def test_pictures_from_the_masked_stack_say_so(tmp_path, fake_run):
     record = fake_run(tmp_path, volume=False)
-    assert "wrote no volume" in read(write_report(tmp_path, record)).text
+    assert "wrote no volume" in read(report(tmp_path, record)).text
 
 
 @pytest.mark.parametrize(
@@ -148,13 +156,13 @@ def test_pictures_from_the_masked_stack_say_so(tmp_path, fake_run):
 def test_a_record_that_lacks_things_shows_dashes(tmp_path, fake_run, record):
     fake_run(tmp_path, (6, 20, 28))
     if record == {}:
-        write_overview(tmp_path, record)
-    assert "–" in read(write_report(tmp_path, record)).text
+        overview(tmp_path, record)
+    assert "–" in read(report(tmp_path, record)).text
 
 
 def test_nothing_is_loaded_from_anywhere(tmp_path, fake_run):
     record = fake_run(tmp_path)
-    page = read(write_report(tmp_path, record))
+    page = read(report(tmp_path, record))
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     loads = [
         value
@@ -184,14 +192,14 @@ HOSTILE = [
 def test_hostile_names_are_only_shown(tmp_path, fake_run, name):
     out = tmp_path / name.replace("/", "_")
     record = fake_run(out, (6, 20, 28))
-    plain = read(write_report(out, record))
+    plain = read(report(out, record))
     record |= {"command": name, "warnings": [name], "zarrmask": name}
     record["input"] |= {"path": f"/data/{name}", "kind": name}
     record["settings"] |= {name: name, "score": name, "every": {name: [name]}}
     record["versions"] = {name: name}
     record["stages"] = [{"name": name, "seconds": 1, "items": 1, "unit": name}]
     record["checkpoint"] = {"path": name, "sha256": name}
-    page = read(write_report(out, record))
+    page = read(report(out, record))
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"section", "ul", "li"}
     assert len(page.all("img")) == len(plain.all("img"))
     assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
@@ -204,12 +212,12 @@ def test_hostile_names_do_not_break_the_overview(tmp_path, fake_run):
     out = tmp_path / HOSTILE[-1]
     record = fake_run(out, (6, 20, 28))
     record |= {"zarrmask": name, "checkpoint": {"path": name}, "input": {"path": f"/data/{name}"}}
-    assert write_overview(out, record).is_file()
+    assert overview(out, record).is_file()
 
 
 def test_an_old_report_stays_until_the_new_one_is_whole(tmp_path, fake_run, monkeypatch):
     record = fake_run(tmp_path)
-    path = write_report(tmp_path, record)
+    path = report(tmp_path, record)
     before = path.read_bytes()
     record["warnings"] = ["something new"]
 
@@ -219,10 +227,10 @@ def test_an_old_report_stays_until_the_new_one_is_whole(tmp_path, fake_run, monk
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", fail)
         with pytest.raises(OSError, match="disk full"):
-            write_report(tmp_path, record)
+            report(tmp_path, record)
     assert path.read_bytes() == before
     assert not list(tmp_path.glob(".*.partial"))
-    write_report(tmp_path, record)
+    report(tmp_path, record)
     assert path.read_bytes() != before
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 

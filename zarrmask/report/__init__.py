@@ -3,5 +3,6 @@
 from zarrmask.report.khartes import write_khartes_project
 from zarrmask.report.overview import write_overview
 from zarrmask.report.page import write_report
+from zarrmask.report.views import read_views
 
-__all__ = ["write_khartes_project", "write_overview", "write_report"]
+__all__ = ["read_views", "write_khartes_project", "write_overview", "write_report"]

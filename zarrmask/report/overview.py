@@ -17,7 +17,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from zarrmask.atomic import replace_file
 from zarrmask.place import Place
 from zarrmask.report.headline import headline, how, title
-from zarrmask.report.views import Plane, Views, Z, read_views
+from zarrmask.report.views import Plane, Views, Z
 from zarrmask.report.words import short
 
 # From IBM's colour-blind safe palette; nothing is told apart by hue alone.
@@ -41,28 +41,25 @@ class Box:
     height: float
 
 
-def write_overview(out: Place, record: Mapping[str, Any]) -> Place:
+def write_overview(out: Place, record: Mapping[str, Any], views: Views) -> Place:
     """Draw `overview.png` of a finished run: slices, sections, the mask's area over z.
 
     Parameters
     ----------
     out : Place
-        The run's folder, with `mask.zarr`, `volume.zarr` or `masked.zarr`, and `keyframes.zarr`.
+        The run's folder.
     record : mapping
         The content of its `run.json`; what is missing is shown as a dash.
+    views : Views
+        What `read_views` gave of it.
 
     Returns
     -------
     Place
         The picture, 1800 pixels wide.
-
-    Raises
-    ------
-    OutputError
-        The run's pyramids are missing or cannot be read.
     """
     canvas = BytesIO()
-    _figure(read_views(out, record), out, record).savefig(canvas, format="png", dpi=DPI)
+    _figure(views, out, record).savefig(canvas, format="png", dpi=DPI)
     path = out / "overview.png"
     replace_file(path, canvas.getvalue())
     return path

@@ -18,7 +18,7 @@ from zarrmask.atomic import replace_file
 from zarrmask.place import Place, is_local
 from zarrmask.report import headline, words
 from zarrmask.report.charts import area_chart, score_chart
-from zarrmask.report.views import Plane, Views, open_pyramid, read_views
+from zarrmask.report.views import Plane, Views, open_pyramid
 from zarrmask.report.words import DASH, counted, number, pick, plain
 
 PROJECT = "scroll.khprj"
@@ -54,15 +54,17 @@ class Bar:
     label: str
 
 
-def write_report(out: Place, record: Mapping[str, Any]) -> Place:
+def write_report(out: Place, record: Mapping[str, Any], views: Views) -> Place:
     """Write `report.html` of a finished run, one file with all pictures in it.
 
     Parameters
     ----------
     out : Place
-        The run's folder, with `mask.zarr`, `volume.zarr` or `masked.zarr`, and `keyframes.zarr`.
+        The run's folder; of its pyramids only the metadata are read.
     record : mapping
         The content of its `run.json`; what is missing is shown as a dash.
+    views : Views
+        What `read_views` gave of it.
 
     Returns
     -------
@@ -82,9 +84,7 @@ def write_report(out: Place, record: Mapping[str, Any]) -> Place:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = plain
-    page = environment.get_template("report.html.j2").render(
-        _content(read_views(out, record), out, record)
-    )
+    page = environment.get_template("report.html.j2").render(_content(views, out, record))
     path = out / "report.html"
     # A file name that is no UTF-8 holds lone surrogates, which cannot be encoded.
     replace_file(path, page.encode("utf-8", errors="replace"))

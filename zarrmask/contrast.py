@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
 from zarrmask.grey import Rescaling, auto_window, uses_little
+from zarrmask.journal import Journal
+from zarrmask.progress import Reporter
 from zarrmask.settings import Settings
 
 
@@ -73,6 +75,30 @@ def choose_contrast(
     elif detecting and dtype == np.uint16:
         dark = uses_little(values)
     return Contrast(detected, dark, written)
+
+
+def settle_contrast(
+    journal: Journal,
+    dtype: np.dtype,
+    settings: Settings,
+    sample: Callable[[], NDArray],
+    reporter: Reporter,
+    *,
+    detecting: bool,
+) -> Contrast:
+    """Choose the windows once for all sessions of a work, and warn of what a detector misses."""
+    contrast = Contrast.from_json(
+        journal.once(
+            "contrast",
+            lambda: asdict(choose_contrast(dtype, settings, sample, detecting=detecting)),
+        )
+    )
+    if contrast.dark:
+        reporter.warn(
+            "the slices use less than an eighth of their grey range, so their high byte shows the "
+            "detector next to nothing; --detect-window auto spreads what they use"
+        )
+    return contrast
 
 
 def needs_sample(dtype: np.dtype, settings: Settings, *, detecting: bool) -> bool:

@@ -160,7 +160,7 @@ class Journal:
             return "new"
         if differences:
             raise OutputError(
-                f"{self.out} holds a run with other settings or input:\n"
+                f"{self.out} was made with other settings or input:\n"
                 + "\n".join(f"  {line}" for line in differences)
                 + "\nname another output, or replace it with --overwrite"
             )

@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -17,11 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distributed import Client
-
 from zarrmask import __version__
 from zarrmask.cluster import Crew, connect, find_crew
-from zarrmask.contrast import Contrast, choose_contrast, needs_sample, output_dtype, rescaling
+from zarrmask.contrast import needs_sample, output_dtype, rescaling, settle_contrast
 from zarrmask.detection.actors import Recipe, start_detectors
 from zarrmask.detection.config import ModelConfig, config_file, interpret, read_fields
 from zarrmask.detection.config_file import read_documents
@@ -151,7 +148,10 @@ def run(
                 journal.start(identity)
                 forecast = _as_begun(journal, forecast)
             plan = forecast.plan
-            contrast = _contrast(journal, client, source, plan, settings, reporter, detecting=True)
+            sample = partial(sample_greys, client, source, plan.keyframes, reporter)
+            contrast = settle_contrast(
+                journal, source.dtype, settings, sample, reporter, detecting=True
+            )
             detect_keyframes(
                 client, source, plan, contrast.detected, detectors, load, store, detecting, reporter
             )
@@ -262,7 +262,10 @@ def convert(
                 journal.start(identity)
                 forecast = _as_begun(journal, forecast)
             plan = forecast.plan
-            contrast = _contrast(journal, client, source, plan, settings, reporter, detecting=False)
+            sample = partial(sample_greys, client, source, plan.keyframes, reporter)
+            contrast = settle_contrast(
+                journal, source.dtype, settings, sample, reporter, detecting=False
+            )
             writing = journal.ledger.stage("writing")
             become = rescaling(source.dtype, settings, contrast)
             with _disk(journal, scheduler) as disk:
@@ -541,32 +544,6 @@ def _recipe(settings: Settings, checkpoint: Path) -> Recipe:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _contrast(
-    journal: Journal,
-    client: Client,
-    source: Source,
-    plan: Plan,
-    settings: Settings,
-    reporter: Reporter,
-    *,
-    detecting: bool,
-) -> Contrast:
-    """The windows of the grey values: settled once for all sessions of a run."""
-    sample = partial(sample_greys, client, source, plan.keyframes, reporter)
-    contrast = Contrast.from_json(
-        journal.once(
-            "contrast",
-            lambda: asdict(choose_contrast(source.dtype, settings, sample, detecting=detecting)),
-        )
-    )
-    if contrast.dark:
-        reporter.warn(
-            "the slices use less than an eighth of their grey range, so their high byte shows the "
-            "detector next to nothing; --detect-window auto spreads what they use"
-        )
-    return contrast
 
 
 def _still_there(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:

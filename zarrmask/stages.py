@@ -46,12 +46,12 @@ def sample_greys(
 ) -> NDArray:
     """Sample the grey values of some of these slices: (n,) of the stack's dtype."""
     chosen = sampled_slices(indices)
-    slices = _keyframes(keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE)))
+    slices = lazy_slices(keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE)))
     samples = slices.map_blocks(
         tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
     )
     with reporter.stage("sampling contrast", len(chosen), "slices") as advance:
-        return np.concatenate([block[0] for block in _results(client, [samples], advance)])
+        return np.concatenate([block[0] for block in results(client, [samples], advance)])
 
 
 def sampled_slices(indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -106,7 +106,7 @@ def keyframe_runs(
     return KeyframeRuns(coarse, slices, tuple(runs))
 
 
-def _keyframes(runs: KeyframeRuns) -> da.Array:
+def lazy_slices(runs: KeyframeRuns) -> da.Array:
     """Slices as one lazy array (k, y, x), a run a block."""
     slices = _Slices(runs.source, runs.indices)
     return da.from_array(slices, chunks=(runs.lengths, *slices.shape[1:]), asarray=False)
@@ -163,7 +163,7 @@ def detect_keyframes(
         network_input = detectors[0].input().result()
         seen = network_input.shape(height, width)
         workers = len(client.nthreads())
-        keyframes = _keyframes(keyframe_runs(source, plan.keyframes[missing], seen, workers))
+        keyframes = lazy_slices(keyframe_runs(source, plan.keyframes[missing], seen, workers))
         sightings = da.map_blocks(
             tasks.detect,
             keyframes,
@@ -180,7 +180,7 @@ def detect_keyframes(
         )
         try:
             with reporter.stage("detecting", len(missing), "slices") as advance:
-                _results(client, [sightings], advance)
+                results(client, [sightings], advance)
         except (OSError, RuntimeError, ValueError) as error:
             losses += 1
             if "Actor" not in str(error) or losses > MOST_LOSSES:
@@ -314,7 +314,7 @@ def _write_slabs(
 
     if slabs:
         with reporter.stage("writing", len(missing), "bricks") as advance:
-            _results(client, layers(), advance, at_once=SLABS, finished=remove)
+            results(client, layers(), advance, at_once=SLABS, finished=remove)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -354,10 +354,10 @@ def _compute(client: Client, layers: Sequence[da.Array], name: str, reporter: Re
     """Compute every element of some lazy arrays of bricks as one stage."""
     if count := sum(layer.shape[0] for layer in layers):
         with reporter.stage(name, count, "bricks") as advance:
-            _results(client, layers, advance)
+            results(client, layers, advance)
 
 
-def _results(
+def results(
     client: Client,
     layers: Iterable[da.Array],
     advance: Advance,
@@ -391,7 +391,7 @@ def _results(
     waiting = enumerate(layer for layer in layers if layer.size)
     places: dict[str, tuple[int, int]] = {}
     left: dict[int, int] = {}
-    results: dict[tuple[int, int], NDArray] = {}
+    found: dict[tuple[int, int], NDArray] = {}
     coming = as_completed(with_results=True)
 
     def begin() -> None:
@@ -405,7 +405,7 @@ def _results(
         begin()
         for future, result in coming:
             place = places[future.key]
-            results[place] = result
+            found[place] = result
             # A future that is let go of is not computed again when the worker that holds it dies.
             future.release()
             advance(result.size)
@@ -432,4 +432,4 @@ def _results(
         raise
     finally:
         client.cancel(list(coming.futures))
-    return [results[place] for place in sorted(results)]
+    return [found[place] for place in sorted(found)]

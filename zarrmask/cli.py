@@ -396,6 +396,47 @@ def annotate_command(
     click.echo(listed(numbers))
 
 
+@cli.command("export", cls=_NumbersCommand)
+@OUT
+@click.argument("folder", metavar="DIR", type=_Folder(path_type=Path))
+@click.option(
+    "--what",
+    type=click.Choice(["masked", "mask", "volume"]),
+    default="masked",
+    show_default=True,
+)
+@click.option(
+    "--format",
+    type=click.Choice(["tif", "jpg", "png"]),
+    default="tif",
+    show_default=True,
+    help="TIFF and PNG keep all bits, JPEG 8.",
+)
+@click.option("--lzw", is_flag=True, help="Compress TIFFs, without loss.")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of JPEGs."
+)
+@click.option(
+    "--window",
+    metavar="LO HI",
+    help="Grey values of 16 bits that become a JPEG's 0 and 255.  [default: what the run's "
+    "detector saw, or all]",
+)
+@click.option(
+    "--level", type=click.IntRange(0), default=0, show_default=True, help="Of the pyramid."
+)
+@click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
+@_cluster_options
+def export_command(out: str, folder: Path, **options: Any) -> None:
+    """Write slices of the run in OUT as numbered images into DIR."""
+    from zarrmask.images.export import export
+    from zarrmask.memory import sized
+
+    written = export(out, folder, **options)
+    first, stop = written["identity"]["z"]
+    click.echo(f"slices {first} to {stop - 1} are in {folder}: {sized(written['bytes'])}")
+
+
 @cli.group("checkpoint")
 def checkpoint_group() -> None:
     """Look into a detector's weights, or write them as another kind of file."""

@@ -1,0 +1,319 @@
+"""Slices of a run's outputs as numbered images, as the scripts that zarrmask replaces left them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.delayed import delayed
+from distributed import Client
+from numpy.typing import NDArray
+
+from zarrmask import __version__
+from zarrmask.cluster import connect, find_crew
+from zarrmask.errors import OutputError, SettingsError
+from zarrmask.images.numbered import (
+    ImageFolder,
+    ImageFormat,
+    fitted,
+    local_folder,
+    require_space,
+)
+from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
+from zarrmask.journal import Journal
+from zarrmask.memory import decoding_bytes
+from zarrmask.place import Place, place_of, reached
+from zarrmask.progress import Advance, Reporter
+from zarrmask.pyramid import read_metadata, sides
+from zarrmask.settings import read_settings
+from zarrmask.stack import SLABS, Source, open_source
+from zarrmask.stages import results
+
+WHAT = ("masked", "mask", "volume")
+FORMATS = ("tif", "jpg", "png")
+ALL_GREYS = (0.0, 65535.0)
+
+
+def export(
+    run: str | Place,
+    folder: str | Path,
+    *,
+    what: str = "masked",
+    format: str = "tif",
+    lzw: bool = False,
+    quality: int = 95,
+    window: str | tuple[float, float] | None = None,
+    level: int = 0,
+    z: str | tuple[int | None, int | None] | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | int | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Write an output of a finished run as one image a slice, named by its number.
+
+    Parameters
+    ----------
+    run : path, URL or UPath
+        The run's folder.
+    folder : path
+        Folder to make, or to go on in: images that are there are not written again.
+    what : "masked", "mask" or "volume"
+    format : "tif", "jpg" or "png"
+        TIFF and PNG have the bits of the output; JPEG has 8.
+    lzw : bool
+        Whether TIFFs are compressed (LZW, which loses nothing).
+    quality : int
+        Of JPEGs, 1 to 100.
+    window : (lo, hi), optional
+        Grey values of 16 bits that the 8 of a JPEG span; by default those that the run's detector
+        saw, or all of them.
+    level : int
+        Of the pyramid; an image of level n is named by the first of the 2^n slices it stands for.
+    z : "A:B" or (int or None, int or None), optional
+        Slice numbers, B excluded.
+    scheduler, workers, memory, overwrite, reporter
+        See `zarrmask.run`.
+
+    Returns
+    -------
+    dict
+        What `export.json` in the folder holds.
+
+    Raises
+    ------
+    ZarrmaskError
+        What was found, what was expected, and what to do.
+    """
+    reporter = reporter or Reporter()
+    settings = read_settings(z=z, window=window)
+    _check_options(what, format, lzw, quality, settings.window)
+    target = ImageFolder(local_folder(folder), "export.json")
+    place = place_of(run)
+    with reached(place, to_be="read"):
+        record = _finished(place)
+        volume = _opened(place, record, what, level)
+    chosen = volume.numbers[_within(volume.numbers, settings.z, record["z"])]
+    form = ImageFormat(format, lzw, quality)
+    if format == "jpg" and what == "mask":
+        reporter.warn("JPEG blurs the mask's edge; TIFF and PNG keep it")
+    elif format == "jpg" and volume.source.dtype == np.uint16:
+        low, high = _window(record, settings.window)
+        reporter.say(f"grey values {low:g} to {high:g} become 0 to 255")
+        form = replace(form, window=(low, high))
+    crew = fitted(find_crew(scheduler, workers, memory), _memory(volume, len(chosen)))
+    identity = {
+        "run": record["identity"],
+        "what": what,
+        "level": level,
+        "z": [int(chosen[0]), int(chosen[-1]) + 1],
+        "format": format,
+        **({"lzw": lzw} if format == "tif" else {}),
+        **({"quality": quality, "window": form.window} if format == "jpg" else {}),
+    }
+    with target.lock():
+        journal = target.journal
+        state = journal.check(identity, overwrite=overwrite)
+        missing = target.missing(chosen, form, state)
+        if len(missing):
+            if warning := require_space(target.path, *_space(volume, form, len(missing))):
+                reporter.warn(warning)
+            if state == "new":
+                journal.start(identity)
+            shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
+            with (
+                connect(scheduler, None if scheduler else crew.workers) as client,
+                reporter.stage("writing", len(missing), "slices") as advance,
+            ):
+                _write(client, volume, missing, form, target.path, target.scratch, advance)
+        else:
+            reporter.say(f"{target.path} is finished already; --overwrite would make it anew")
+        there = sum((target.path / form.name(number)).stat().st_size for number in chosen.tolist())
+        told = {"zarrmask": __version__, "state": "finished", "identity": identity, "bytes": there}
+        journal.finish(told)
+    return told
+
+
+def _check_options(what: str, format: str, lzw: bool, quality: int, window: object) -> None:
+    problems = []
+    if what not in WHAT:
+        problems.append(f"what: {what!r}; expected one of {', '.join(WHAT)}")
+    if format not in FORMATS:
+        problems.append(f"format: {format!r}; expected one of {', '.join(FORMATS)}")
+    if lzw and format != "tif":
+        problems.append(f"lzw goes with tif; {format} has a compression of its own")
+    if not 1 <= quality <= 100:
+        problems.append(f"quality: {quality}; expected 1 to 100")
+    if window is not None and format != "jpg":
+        problems.append(f"window goes with jpg; {format} keeps all grey values")
+    elif window == "auto":
+        problems.append("window: 'auto'; expected two grey values LO HI")
+    if problems:
+        raise SettingsError(
+            "this cannot be exported:\n" + "\n".join(f"  {line}" for line in problems)
+        )
+
+
+def _finished(place: Place) -> Mapping[str, Any]:
+    """Read a run's record.
+
+    Raises
+    ------
+    OutputError
+        If there is no finished run.
+    """
+    record = Journal.of_run(place).read()
+    if record is None or record["state"] != "finished":
+        raise OutputError(f"{place} holds no finished run; expected what `zarrmask run` leaves")
+    return record
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A level of an output.
+
+    Attributes
+    ----------
+    source : Source
+        What is read.
+    first : int
+        Number of its first slice in the stack.
+    step : int
+        Slices of the stack that a slice of it stands for.
+    """
+
+    source: Source
+    first: int
+    step: int
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Its slices' numbers in the stack, each that of the first that it stands for."""
+        return np.arange(self.source.shape[0], dtype=np.int64) * self.step + self.first
+
+    @property
+    def slab(self) -> int:
+        """Slices that are turned from chunks to rows at once."""
+        return slab_depth(self.source.block, self.source.shape[0])
+
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of a slice."""
+        return prod(self.source.shape[1:]) * self.source.dtype.itemsize
+
+
+def _opened(place: Place, record: Mapping[str, Any], what: str, level: int) -> Volume:
+    given = record["volume"] if what == "volume" else None
+    path = place / f"{what}.zarr" if given is None else place_of(given)
+    if given is None and not path.exists():
+        hint = "; the run did not write it: the stack is the volume" if what == "volume" else ""
+        raise OutputError(f"{path} is not there{hint}")
+    datasets = read_metadata(path)["datasets"]
+    if not 0 <= level < len(datasets):
+        raise SettingsError(f"--level {level}: {path} has levels 0 to {len(datasets) - 1}")
+    return Volume(open_source(path / datasets[level]["path"]), record["z"][0], 2**level)
+
+
+def _within(
+    numbers: NDArray[np.int64], wanted: tuple[int | None, int | None], there: list[int]
+) -> slice:
+    """Which slices are wanted, by their numbers."""
+    first = there[0] if wanted[0] is None else wanted[0]
+    stop = there[1] if wanted[1] is None else wanted[1]
+    begin, end = np.searchsorted(numbers, [first, stop]).tolist()
+    if not there[0] <= first < stop <= there[1] or begin == end:
+        raise SettingsError(
+            f"--z {first}:{stop} is not in the run, whose slices are numbered {there[0]} to "
+            f"{there[1] - 1}"
+        )
+    return slice(begin, end)
+
+
+def _window(record: Mapping[str, Any], given: Any) -> tuple[float, float]:
+    """Grey values that JPEGs span: what the detector saw, if the output has the stack's own."""
+    if given is not None:
+        return given[0], given[1]
+    detected = record["detect_window"]
+    if record["window"] is not None or detected == "seed":
+        return ALL_GREYS
+    return detected[0], detected[1]
+
+
+def _memory(volume: Volume, count: int) -> dict[str, tuple[int, int]]:
+    """Bytes that tasks take, and how many there are."""
+    source = volume.source
+    depth, itemsize = volume.slab, source.dtype.itemsize
+    regions = list(pieces(slice(0, depth), source.shape, source.block, itemsize))
+    largest = sides(max(regions, key=lambda region: prod(sides(region))))
+    reading = prod(largest) * itemsize + decoding_bytes(largest, source.block, itemsize)
+    tasks = len(regions) * -(-count // depth)
+    return {
+        "reading a part of a slab": (reading, tasks),
+        "writing a slice": (3 * volume.slice_bytes, count),
+    }
+
+
+def _space(volume: Volume, form: ImageFormat, count: int) -> tuple[int, int]:
+    """Bytes that so many slices take on the disk, with scratch files, at least and at most."""
+    scratch = min(SLABS * volume.slab, count) * volume.slice_bytes
+    itemsize = 1 if form.suffix == "jpg" else volume.source.dtype.itemsize
+    images = count * prod(volume.source.shape[1:]) * itemsize
+    least = images if form.suffix == "tif" and not form.lzw else 0
+    return least, images + scratch
+
+
+def _write(
+    client: Client,
+    volume: Volume,
+    numbers: NDArray[np.int64],
+    form: ImageFormat,
+    folder: Path,
+    scratch: Path,
+    advance: Advance,
+) -> None:
+    """Write the images of some slices slab by slab; the next one is read meanwhile."""
+    source, depth = volume.source, volume.slab
+    plane = source.shape[1], source.shape[2]
+    indices = (numbers - volume.first) // volume.step
+    slabs = [
+        Slab(scratch / f"{wanted[0]}.raw", slice(wanted[0], wanted[-1] + 1), plane, source.dtype)
+        for place in np.unique(indices // depth)
+        for wanted in [indices[indices // depth == place].tolist()]
+    ]
+
+    def layers() -> Iterator[da.Array]:
+        lazy = delayed(source, traverse=False)
+        for slab in slabs:
+            wanted = numbers[(indices >= slab.slices.start) & (indices < slab.slices.stop)]
+            regions = pieces(slab.slices, source.shape, source.block, source.dtype.itemsize)
+            read = [delayed(fill)(lazy, region, slab) for region in regions]
+            yield da.from_array(wanted, chunks=1).map_blocks(
+                write_slice,
+                slab=delayed(filled)(read),
+                volume=delayed(volume, traverse=False),
+                form=form,
+                folder=folder,
+                dtype=bool,
+                meta=np.empty(0, bool),
+            )
+
+    def remove(place: int) -> None:
+        slabs[place].path.unlink(missing_ok=True)
+
+    results(client, layers(), advance, at_once=SLABS, finished=remove)
+
+
+def write_slice(
+    number: NDArray[np.int64], *, slab: Slab, volume: Volume, form: ImageFormat, folder: Path
+) -> NDArray[np.bool_]:
+    """Write the image of a slice, (1,) its number, from the slab that it is in."""
+    (one,) = number.tolist()
+    form.write(folder / form.name(one), slab.take((one - volume.first) // volume.step))
+    return np.ones(1, bool)

@@ -1,0 +1,209 @@
+"""One image a slice, named by its number: what it is called, and how it is stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from zarrmask.atomic import replacing
+from zarrmask.cluster import Crew
+from zarrmask.errors import OutputError, RoomError
+from zarrmask.grey import Rescaling
+from zarrmask.journal import SCRATCH, WORK, Journal, RecordFile
+from zarrmask.memory import A_TASK, CLIENT, WORKER, Memory, sized
+from zarrmask.place import names_in
+from zarrmask.room import free_space
+
+ROWS_A_STRIP = 128
+_IMAGE = re.compile(r"[0-9]{5,}\.(tif|jpg|png)")
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How an image is stored.
+
+    Attributes
+    ----------
+    suffix : str
+        "tif" or "png", of 8 or 16 bits; "jpg", of 8.
+    lzw : bool
+        Whether a TIFF is compressed, without loss.
+    quality : int
+        Of a JPEG, 1 to 100.
+    window : (lo, hi) or None
+        Grey values of 16 bits that the 8 of a JPEG span.
+    """
+
+    suffix: str
+    lzw: bool = False
+    quality: int = 95
+    window: tuple[float, float] | None = None
+
+    def name(self, number: int) -> str:
+        """Name the image of a slice.
+
+        Examples
+        --------
+        >>> ImageFormat("tif").name(42)
+        '00042.tif'
+        """
+        return f"{number:05d}.{self.suffix}"
+
+    def write(self, path: Path, image: NDArray) -> None:
+        """Write an image (y, x) of uint8 or uint16: a file that is whole or not there at all."""
+        with replacing(path) as file:
+            if self.suffix == "tif":
+                compressed = {"compression": "lzw", "predictor": True} if self.lzw else {}
+                tifffile.imwrite(
+                    file,
+                    image,
+                    photometric="minisblack",
+                    rowsperstrip=ROWS_A_STRIP,
+                    metadata=None,
+                    maxworkers=1,
+                    **compressed,
+                )
+                return
+            options = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if self.suffix == "jpg" else []
+            file.write(cv2.imencode(f".{self.suffix}", self._shown(image), options)[1].data)
+
+    def _shown(self, image: NDArray) -> NDArray:
+        if self.suffix != "jpg" or image.dtype == np.uint8 or self.window is None:
+            return image
+        grey = np.empty(image.shape, np.uint8)
+        Rescaling(*self.window, "uint8")(np.ascontiguousarray(image), grey)
+        return grey
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of images that is being written, and the record of whose they are.
+
+    Attributes
+    ----------
+    path : Path
+    record : str
+        Name of the record's file in it: no slice to those who read the folder as a stack.
+    """
+
+    path: Path
+    record: str
+
+    @property
+    def journal(self) -> Journal:
+        """Says whose the folder is; images that are there are to be removed by `start`."""
+        images = sorted(name for name in names_in(self.path) if _IMAGE.fullmatch(name))
+        return Journal(
+            out=self.path,
+            records=(RecordFile(self.record),),
+            work=self.path / WORK,
+            pyramids=(),
+            others=tuple(self.path / name for name in images),
+        )
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for what is not to stay."""
+        return self.path / WORK / SCRATCH
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder against others who would write to it.
+
+        Raises
+        ------
+        OutputError
+            Where somebody does.
+        """
+        return self.journal.lock()
+
+    def missing(
+        self, numbers: NDArray[np.int64], form: ImageFormat, state: str
+    ) -> NDArray[np.int64]:
+        """Of some slices, those whose images are not there: all, if the folder's state is "new"."""
+        there = names_in(self.path) if state != "new" else set()
+        return numbers[[form.name(number) not in there for number in numbers.tolist()]]
+
+
+def fitted(crew: Crew, tasks: Mapping[str, tuple[int, int]]) -> Crew:
+    """As many workers as the memory is enough for.
+
+    Parameters
+    ----------
+    crew : Crew
+    tasks : mapping
+        For each kind of task the bytes that one takes, and how many there are.
+
+    Raises
+    ------
+    RoomError
+        Where it is not enough for one, or for those that were asked for.
+    """
+    while True:
+        hands = crew.workers * crew.threads
+        memory = Memory(
+            client=CLIENT + A_TASK * max(count for _, count in tasks.values()),
+            shared=0,
+            worker=WORKER,
+            tasks={kind: (size, min(hands, count)) for kind, (size, count) in tasks.items()},
+            workers=crew.workers,
+            threads=crew.threads,
+        )
+        needed = memory.total if crew.local else crew.workers * memory.a_worker
+        if crew.memory is None or needed <= crew.memory:
+            return crew
+        if not crew.local or crew.fixed or crew.workers == 1:
+            raise RoomError(
+                f"{crew.workers} workers will take {sized(needed)} of memory, but have "
+                f"{sized(crew.memory)}: {memory.largest} takes {sized(memory.task)}; use fewer "
+                "--workers, or give more --memory"
+            )
+        crew = Crew(crew.workers - 1, crew.threads, crew.memory, crew.local, crew.fixed)
+
+
+def require_space(folder: Path, least: int, most: int) -> str | None:
+    """Refuse to write where the disk certainly will not do; give a warning where it may not.
+
+    Parameters
+    ----------
+    folder : Path
+    least, most : int
+        Bytes that will be written at the least and at the most.
+
+    Raises
+    ------
+    RoomError
+    """
+    free = free_space(folder) or 0
+    if free < least:
+        raise RoomError(
+            f"{sized(free)} are free at {folder}, but the images will take {sized(least)} at the "
+            f"very least, and up to {sized(most)}; make room, or name another folder"
+        )
+    if free < most:
+        return (
+            f"{sized(free)} are free at {folder}; the images take up to {sized(most)}, less what "
+            "compression saves. Should the disk run full, make room and give the same command "
+            "again: it goes on"
+        )
+    return None
+
+
+def local_folder(folder: str | Path) -> Path:
+    """Give a folder on this machine, absolute.
+
+    Raises
+    ------
+    OutputError
+        If it is a URL.
+    """
+    if "://" in str(folder):
+        raise OutputError(f"{folder} is a URL; images are written to folders on this machine")
+    return Path(folder).absolute()

@@ -437,6 +437,42 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
     click.echo(f"slices {first} to {stop - 1} are in {folder}: {sized(written['bytes'])}")
 
 
+@cli.command("proxy", cls=_NumbersCommand)
+@STACK
+@click.argument("folder", metavar="DIR", type=_Folder(path_type=Path))
+@click.option(
+    "--side",
+    type=click.IntRange(1),
+    default=1600,
+    show_default=True,
+    metavar="PIXELS",
+    help="Longer side, at most.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True)
+@click.option(
+    "--every", type=click.IntRange(1), default=1, show_default=True, help="Every N-th slice only."
+)
+@click.option(
+    "--detect-window",
+    metavar="seed|auto|LO HI",
+    help="Grey values that the 8 bits span, as for `run`.  [default: seed]",
+)
+@click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
+@click.option("--allow-missing", is_flag=True, default=None, help="Pass over missing slices.")
+@_cluster_options
+def proxy_command(stack: str, folder: Path, **options: Any) -> None:
+    """Write small JPEGs of STACK's slices into DIR."""
+    from zarrmask.images.proxy import proxy
+    from zarrmask.memory import sized
+
+    record = proxy(stack, folder, **options)
+    slices, voxels = record["stack"]["slices"], record["stack"]["voxel_bytes"]
+    click.echo(
+        f"{slices:,} slices are in {folder}: {sized(record['bytes'])} instead of {sized(voxels)} "
+        f"of voxels, {voxels / record['bytes']:.0f} times smaller"
+    )
+
+
 @cli.group("checkpoint")
 def checkpoint_group() -> None:
     """Look into a detector's weights, or write them as another kind of file."""

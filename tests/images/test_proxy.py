@@ -1,0 +1,64 @@
+"""Small JPEGs of a stack."""
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from zarrmask.detection.inputs import to_8bit
+from zarrmask.errors import OutputError, SettingsError
+from zarrmask.images.proxy import proxy
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_proxies_are_the_slices_made_small(stack, cluster, tmp_path):
+    record = proxy(stack, tmp_path / "a", side=85, every=5, quality=100, scheduler=cluster)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"proxy.json", *(f"{n:05d}.jpg" for n in range(100, 123, 5))}
+    assert record["stack"]["voxel_bytes"] == 5 * 150 * 170 * 2
+    assert record["bytes"] == sum(path.stat().st_size for path in (tmp_path / "a").glob("*.jpg"))
+    small = read(tmp_path / "a" / "00105.jpg").astype(int)
+    assert small.shape == (75, 85)
+    grey = to_8bit(tifffile.imread(stack / "00105.tif"))
+    mean = cv2.resize(grey, (85, 75), interpolation=cv2.INTER_AREA)
+    assert np.abs(small - mean).mean() < 3
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.jpg")}
+    (tmp_path / "a" / "00110.jpg").unlink()
+    proxy(stack, tmp_path / "a", side=85, every=5, quality=100, scheduler=cluster)
+    changed = {path.name for path in kept if path.stat().st_mtime_ns != kept[path]}
+    assert changed == {"00110.jpg"}
+    with pytest.raises(OutputError, match="every: 5 then, 4 now"):
+        proxy(stack, tmp_path / "a", side=85, every=4, quality=100, scheduler=cluster)
+
+
+def test_missing_slices_have_no_proxy(stack, cluster, tmp_path):
+    for number in (100, 101, 104):
+        (tmp_path / "gaps").mkdir(exist_ok=True)
+        (tmp_path / "gaps" / f"{number}.tif").symlink_to(stack / f"{number:05d}.tif")
+    options = {"allow_missing": True, "detect_window": "0 30000", "scheduler": cluster}
+    proxy(tmp_path / "gaps", tmp_path / "a", quality=100, **options)
+    there = sorted(path.name for path in (tmp_path / "a").glob("*.jpg"))
+    assert there == ["00100.jpg", "00101.jpg", "00104.jpg"]
+    seen = to_8bit(tifffile.imread(stack / "00104.tif"), (0, 30_000)).astype(int)
+    assert np.abs(read(tmp_path / "a" / "00104.jpg") - seen).max() <= 3
+
+
+def test_floats_want_a_window(tmp_path):
+    zarr.save(tmp_path / "floats.zarr", np.zeros((2, 9, 9), np.float32))
+    with pytest.raises(SettingsError, match="--detect-window LO HI"):
+        proxy(tmp_path / "floats.zarr", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_command(stack, cluster, zarrmask, tmp_path):
+    code, printed, _ = zarrmask(
+        "proxy", stack, "a", "--side", 64, "--every", 11, "--scheduler", cluster
+    )
+    assert code == 0
+    assert printed.startswith("3 slices are in a: ")
+    assert "times smaller" in printed
+    assert read(tmp_path / "a" / "00111.jpg").shape == (56, 64)

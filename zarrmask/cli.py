@@ -256,15 +256,15 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 
 
 @cli.command("train")
-@click.option("--phantom", is_flag=True, help="Learn from simulated slices, from no weights.")
+@click.option("--phantom", is_flag=True, help="Learn from simulated slices.")
 @click.option("--coco", type=click.Path(path_type=Path), help="COCO instance annotations (JSON).")
 @click.option("--images", type=_Folder(path_type=Path), help="Folder of the annotated images.")
 @click.option("--out", type=_Folder(path_type=Path), required=True, help="Folder to make.")
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Checkpoint to begin from.  [default: the one that comes along, unless --config describes "
-    "a network]",
+    help="Checkpoint to begin from.  [default: with --phantom none; else the one that comes along, "
+    "unless --config describes a network]",
 )
 @click.option("--new-heads", is_flag=True, help="Begin afresh with the layers that know classes.")
 @click.option("--config", type=click.Path(path_type=Path), help="detectron2 config with a SOLVER.")
@@ -311,7 +311,7 @@ def train_command(
     from zarrmask.training.world import is_first_process
 
     if coco is None or images is None:
-        for name in ("init", "new_heads", "validate", "validate_coco", "validate_images"):
+        for name in ("new_heads", "validate", "validate_coco", "validate_images"):
             if given(name) is click.core.ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name.replace('_', '-')} goes with --coco")
             del options[name]

@@ -9,7 +9,7 @@ from zarrmask.training.annotated import AnnotatedBatches, held_out, shuffled
 from zarrmask.training.augment import crop_shape, draw_change
 from zarrmask.training.batches import boxes_of, example
 from zarrmask.training.recipe import Recipe, read_recipe
-from zarrmask.training.simulated import APART, USES, SimulatedBatches, drawing_of
+from zarrmask.training.simulated import SimulatedBatches
 
 
 def same(one, other):
@@ -40,17 +40,6 @@ def test_simulated_batches_are_well_formed_and_the_same_whenever_made(config):
         well_formed(images, targets)
     assert same(batches[20], SimulatedBatches(recipe, 3)[20])
     assert not same(batches[20], SimulatedBatches(recipe, 4)[20])
-    assert len(batches._kept) <= (USES - 1) * APART + 1
-
-
-def test_a_drawing_is_used_often_and_by_one_worker():
-    used = {}
-    for iteration in range(300):
-        used.setdefault(drawing_of(iteration), []).append(iteration)
-    for drawing in range(1, 80):
-        assert len(used[drawing]) == USES
-        for workers in (1, 2, 4, 8, 16):
-            assert len({iteration % workers for iteration in used[drawing]}) == 1
 
 
 def test_boxes_fit():

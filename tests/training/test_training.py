@@ -57,6 +57,20 @@ def test_simulated_training_leaves_a_checkpoint_that_detects_and_goes_on(config,
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_simulated_training_begins_from_a_checkpoint(config, tmp_path):
+    first = train(simulated_lesson(config, iterations=1), tmp_path / "first", workers=0, threads=1)
+    arguments = ["train", "--phantom", "--init", first, "--config", config, "--iterations", 1]
+    arguments += ["--seed", 9, "--out", tmp_path / "second", "--workers", 0, "--threads", 1]
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    before, after = (
+        read_checkpoint(path).tensors for path in (first, tmp_path / "second/model.safetensors")
+    )
+    layer = "backbone.bottom_up.stem.conv1."
+    assert torch.allclose(before[layer + "weight"], after[layer + "weight"], atol=1e-3)
+    assert not torch.equal(before[layer + "norm.running_mean"], after[layer + "norm.running_mean"])
+
+
 def test_loss_falls_and_masks_get_better(plain, annotated, tmp_path):
     out = tmp_path / "out"
     lesson = annotated_lesson(*annotated, config=plain, validate_coco=annotated[0], iterations=120)

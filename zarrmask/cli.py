@@ -118,6 +118,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
+CLASSES = click.option(
+    "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
+)
+DETECT_WINDOW = click.option(
+    "--detect-window",
+    metavar="seed|auto|LO HI",
+    help="Grey values the detector's 8 bits span: the high byte, percentiles, or these."
+    "  [default: seed]",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="zarrmask")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
@@ -153,21 +164,14 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
 )
-@click.option(
-    "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
-)
+@CLASSES
 @click.option(
     "--dilate",
     type=float,
     metavar="P",
     help="Kernel side, percent of the longer side.  [default: 3]",
 )
-@click.option(
-    "--detect-window",
-    metavar="seed|auto|LO HI",
-    help="Grey values the detector's 8 bits span: the high byte, percentiles, or these."
-    "  [default: seed]",
-)
+@DETECT_WINDOW
 @click.option(
     "--volume/--no-volume",
     default=None,
@@ -329,7 +333,7 @@ def train_command(
         click.echo(f"wrote {weights}")
 
 
-@cli.command("evaluate")
+@cli.command("evaluate", cls=_NumbersCommand)
 @click.option(
     "--coco",
     "annotations",
@@ -347,12 +351,14 @@ def train_command(
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
 )
+@CLASSES
 @click.option(
     "--dilate",
     type=float,
     metavar="P",
     help="Kernel side, percent of the longer side.  [default: 3]",
 )
+@DETECT_WINDOW
 @click.option("--out", type=_Folder(path_type=Path), help="Folder to make: figures and pictures.")
 @click.option(
     "--worst",

@@ -5,12 +5,16 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from zarrmask.coco.evaluation import as_table, evaluate
 from zarrmask.coco.pictures import FOUND, STRIP, TRUE, picture
 from zarrmask.coco.polygons import polygons_of
+from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.errors import AnnotationError, CheckpointError, OutputError, SettingsError
 from zarrmask.phantom import simulate
+from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 
 @pytest.fixture
@@ -77,6 +81,68 @@ def test_classes_that_differ_are_not_told_apart(simulated):
     after = evaluate(annotations, images)
     assert (before["by_category"], after["by_category"]) == (True, False)
     assert before["masks"] == after["masks"]
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    """The shipped checkpoint with a second class, which is never found."""
+    tensors = dict(read_checkpoint(DEFAULT_CHECKPOINT).tensors)
+    for name in ("box_predictor.bbox_pred", "mask_head.predictor"):
+        for part in (f"roi_heads.{name}.weight", f"roi_heads.{name}.bias"):
+            tensors[part] = tensors[part].repeat(2, *[1] * (tensors[part].ndim - 1))
+    for part, never in (("weight", 0), ("bias", -99)):
+        rows = tensors[f"roi_heads.box_predictor.cls_score.{part}"]
+        second = torch.full_like(rows[:1], never)
+        tensors[f"roi_heads.box_predictor.cls_score.{part}"] = torch.cat(
+            [rows[:1], second, rows[1:]]
+        )
+    path = tmp_path / "two.safetensors"
+    save_file(tensors, path)
+    text = DEFAULT_CHECKPOINT.with_suffix(".yaml").read_text()
+    path.with_suffix(".yaml").write_text(text.replace("NUM_CLASSES: 1", "NUM_CLASSES: 2"))
+    return path
+
+
+def test_chosen_classes_alone_are_found_and_true(simulated, two_classes):
+    annotations, images = simulated
+    content = json.loads(annotations.read_text())
+    content["categories"].append({"id": 5, "name": "case"})
+    before = evaluate(annotations, images)
+    annotations.write_text(json.dumps(content))
+    first, second = (
+        evaluate(annotations, images, checkpoint=two_classes, classes=chosen)
+        for chosen in ((0,), "1")
+    )
+    assert first["classes"] == [0]
+    assert first["detected"] == before["detected"]
+    assert second["detected"]["true"] == second["detected"]["found"] == 0
+    assert second["boxes"] == first["boxes"]
+    with pytest.raises(SettingsError, match="classes 3 are asked for"):
+        evaluate(annotations, images, checkpoint=two_classes, classes=(1, 3))
+
+
+def test_grey_values_are_seen_through_a_window(simulated, zarrmask):
+    annotations, images = simulated
+    before = evaluate(annotations, images)["mean_iou"]
+    eight = cv2.imread(str(images / "0.png"), cv2.IMREAD_GRAYSCALE)
+    for path in images.iterdir():
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+        cv2.imwrite(str(path), 20_000 + 20 * grey)
+    command = ("evaluate", "--coco", annotations, "--images", images, "--json", "--detect-window")
+    seen = {}
+    for window in (["seed"], [20_000, 25_100], ["auto"]):
+        code, printed, told = zarrmask(*command, *window)
+        assert code == 0, told
+        seen[window[0]] = json.loads(printed)
+    assert seen["seed"]["mean_iou"] < 0.5
+    assert seen[20_000]["mean_iou"] == pytest.approx(before, abs=1e-3)
+    assert seen[20_000]["detect_window"] == [20_000, 25_100]
+    low, high = seen["auto"]["detect_window"]
+    assert 20_000 <= low < high <= 25_100
+    assert seen["auto"]["mean_iou"] > 0.8
+    cv2.imwrite(str(images / "0.png"), eight)
+    code, _, told = zarrmask(*command, "auto")
+    assert (code, "no window suits both" in told) == (1, True)
 
 
 def test_nothing_is_written_where_something_is_wrong(simulated, tmp_path):

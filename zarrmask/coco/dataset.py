@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +60,15 @@ class CocoImage:
         """Read the image as a detector sees it, (y, x): see `to_8bit`."""
         return to_8bit(read_grey(self.path), window)
 
-    def true(self) -> Region:
-        """Pixels of any instance."""
-        return self._union(self.instances)
+    def true(self, categories: Collection[int] | None = None) -> Region:
+        """Pixels of any instance, or of any of some categories."""
+        return self._union(
+            tuple(
+                instance
+                for instance in self.instances
+                if categories is None or instance.category in categories
+            )
+        )
 
     def ignored(self) -> Region:
         """Pixels of any crowd."""

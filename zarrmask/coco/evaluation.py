@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from zarrmask import __version__, masking
 from zarrmask.atomic import refuse_full, whole_folder
-from zarrmask.coco.dataset import CocoDataset, CocoImage
+from zarrmask.coco.dataset import CocoDataset, CocoImage, read_grey
 from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
+from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import union_mask
+from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
+from zarrmask.errors import SettingsError
+from zarrmask.grey import auto_window, sample
 from zarrmask.masking.overlap import Overlap
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings, read_settings
@@ -28,6 +32,8 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 LOWEST_SCORE = 0.05
 """Detections for the average precision count above this, as detectron2's do."""
+SAMPLED_IMAGES = 8
+"""Their grey values settle the window where it is "auto"."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Judged:
     Attributes
     ----------
     image : CocoImage
+    true : Region
+        What was to be found.
     found : Region
         What was found above the score, not dilated.
     detections : int
@@ -46,6 +54,7 @@ class Judged:
     """
 
     image: CocoImage
+    true: Region
     found: Region
     detections: int
     detected: Overlap
@@ -59,7 +68,9 @@ def evaluate(
     checkpoint: Path | None = None,
     model: Path | None = None,
     score: float | None = None,
+    classes: Collection[int] | str | None = None,
     dilate: float | None = None,
+    detect_window: str | tuple[float, float] | None = None,
     out: Path | None = None,
     worst: int = 10,
     reporter: Reporter | None = None,
@@ -70,8 +81,10 @@ def evaluate(
     ----------
     annotations, images : Path
         See `read_coco`.
-    checkpoint, model, score, dilate : optional
-        As `checkpoint`, `config`, `score` and `dilate` of a run.
+    checkpoint, model, score, classes, dilate, detect_window : optional
+        As `checkpoint`, `config` and so on of a run. "auto" takes its percentiles of up to eight
+        images. Chosen classes are the annotations' categories too, where there are as many of
+        these; average precision is of all classes.
     out : Path, optional
         Folder to make, for `evaluation.json` and pictures.
     worst : int
@@ -94,7 +107,14 @@ def evaluate(
     from zarrmask.detection.load import load_detector  # torch takes its time
 
     reporter = reporter or Reporter()
-    settings = read_settings(model, checkpoint=checkpoint, score=score, dilate=dilate)
+    settings = read_settings(
+        model,
+        checkpoint=checkpoint,
+        score=score,
+        classes=classes,
+        dilate=dilate,
+        detect_window=detect_window,
+    )
     if out is not None:
         refuse_full(out)
     dataset = read_coco(annotations, images)
@@ -102,22 +122,28 @@ def evaluate(
     weights = settings.checkpoint or DEFAULT_CHECKPOINT
     lowest = min(settings.score, LOWEST_SCORE)
     detector = load_detector(weights, settings.model, score_threshold=lowest)
+    chosen = settings.classes
+    if chosen is not None:
+        ModelConfig(classes=detector.classes).require_classes(chosen, str(weights))
     by_category = detector.classes == len(dataset.names)
     if not by_category:
         reporter.warn(
             f"the checkpoint tells {detector.classes} classes apart and the annotations "
             f"{len(dataset.names)}: average precision is taken whatever the class"
         )
+    window = _window(dataset, settings)
     judged: list[Judged] = []
     found: dict[int, list[Found]] = {}
     with reporter.stage("detecting", len(dataset.images), "images") as advance:
         for image in dataset.images:
             shape = (image.height, image.width)
-            prepared = detector.network_input.prepare(image.grey())
+            prepared = detector.network_input.prepare(image.grey(window))
             (detections,) = detector.detect([prepared], [shape])
             found[image.id] = found_in(detections, shape)
             sure = detections.above(settings.score)
-            judged.append(_judged(image, union_mask(sure, shape), len(sure), settings.dilate))
+            sure = sure if chosen is None else sure.of_classes(chosen)
+            true = image.true(chosen if by_category else None)
+            judged.append(_judged(image, true, union_mask(sure, shape), len(sure), settings.dilate))
             advance(1)
     judged.sort(key=lambda one: one.detected.iou)
     record = {
@@ -126,21 +152,40 @@ def evaluate(
         "by_category": by_category,
         "boxes": average_precision(dataset, found, "bbox", by_category=by_category),
         "masks": average_precision(dataset, found, "segm", by_category=by_category),
+        "classes": chosen and list(chosen),
+        "detect_window": window if window == "seed" else list(window),
         **_record(dataset, settings, judged),
     }
     if out is not None:
         with whole_folder(out) as folder:
             (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-            _draw(folder, judged[:worst])
+            _draw(folder, judged[:worst], window)
     return record
 
 
-def _judged(image: CocoImage, found: NDArray[np.uint8], detections: int, percent: float) -> Judged:
-    true, ignored = image.true().mask(), image.ignored().mask()
+def _window(dataset: CocoDataset, settings: Settings) -> Window:
+    """Give the grey values that the detector's 8 bits span, those of a few images where unsaid."""
+    if settings.detect_window != "auto":
+        return settings.detect_window
+    few = dataset.images[:: -(-len(dataset.images) // SAMPLED_IMAGES)]
+    values = [sample(read_grey(image.path)) for image in few]
+    if len({str(part.dtype) for part in values}) > 1:
+        raise SettingsError(
+            "some images have 8 bits and some have 16: no window suits both; judge them apart"
+        )
+    return auto_window(np.concatenate(values))
+
+
+def _judged(
+    image: CocoImage, true: Region, found: NDArray[np.uint8], detections: int, percent: float
+) -> Judged:
+    ignored = image.ignored().mask()
     side = masking.kernel_side(image.height, image.width, percent)
     grown = masking.dilate(found, side)
-    detected, dilated = (Overlap.of_masks(true, mask > 0, ignored) for mask in (found, grown))
-    return Judged(image, Region.of_mask(found), detections, detected, dilated)
+    detected, dilated = (
+        Overlap.of_masks(true.mask(), mask > 0, ignored) for mask in (found, grown)
+    )
+    return Judged(image, true, Region.of_mask(found), detections, detected, dilated)
 
 
 def _record(dataset: CocoDataset, settings: Settings, judged: Sequence[Judged]) -> dict[str, Any]:
@@ -169,12 +214,12 @@ def _record(dataset: CocoDataset, settings: Settings, judged: Sequence[Judged]) 
     }
 
 
-def _draw(folder: Path, worst: Sequence[Judged]) -> None:
+def _draw(folder: Path, worst: Sequence[Judged], window: Window) -> None:
     """Draw images, numbered in their order."""
     for place, one in enumerate(worst, start=1):
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", one.image.path.stem)
         words = f"{stem}  IoU {one.detected.iou:.3f}, detections: {one.detections}"
-        drawn = picture(one.image.grey(), one.image.true().mask(), one.found.mask(), words)
+        drawn = picture(one.image.grey(window), one.true.mask(), one.found.mask(), words)
         (folder / f"worst_{place:02d}_{stem}.png").write_bytes(drawn)
 
 

@@ -95,5 +95,5 @@ def _draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Tensor, Targ
     y, x = rng.choice([-1, 1], 2)
     tones = image[::y, ::x].astype(np.float32) - np.float32(110)
     tones = tones * np.float32(rng.uniform(0.75, 1.3)) + np.float32(rng.normal(110, 12))
-    masks = masks[:, ::y, ::x].astype(np.uint8)
-    return example(tones.clip(0, 255), masks, np.zeros(len(masks), np.int64))
+    mirrored = masks[:, ::y, ::x].astype(np.uint8)
+    return example(tones.clip(0, 255), mirrored, np.zeros(len(masks), np.int64))

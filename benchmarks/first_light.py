@@ -33,8 +33,8 @@ class MeasuringReporter(Reporter):
     peaks: list[int] = field(default_factory=list)
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Advance]:
-        with PeakMemory(interval=0.2) as memory, super().stage(name, total, unit) as advance:
+    def stage(self, name: str, total: int, unit: str, **of: int) -> Iterator[Advance]:
+        with PeakMemory(interval=0.2) as memory, super().stage(name, total, unit, **of) as advance:
             yield advance
         self.peaks.append(memory.peak)
 

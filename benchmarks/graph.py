@@ -143,7 +143,9 @@ def sleep_through(client: Client, slabs: int, seconds: float, folder: Path) -> d
     reporter = Reporter(Console(quiet=True))
     with get_task_stream(client) as stream:
         start = time.perf_counter()
-        _compute(client, [bricks(source, plan, folder, seconds)], "sleeping", reporter)
+        _compute(
+            client, [bricks(source, plan, folder, seconds)], "sleeping", len(plan.grid), 0, reporter
+        )
         wall = time.perf_counter() - start
     inside = sum(
         part["stop"] - part["start"]

@@ -1,10 +1,21 @@
+"""What a person sees of a run: lines, bars, who is lost."""
+
 import io
+import os
+import pty
+import re
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 from rich.console import Console
 
+from zarrmask.cluster import connect
+from zarrmask.memory import PeakMemory
 from zarrmask.progress import Reporter
+from zarrmask.vitals import Roll, watched
 
 
 @pytest.fixture
@@ -13,41 +24,110 @@ def told():
 
 
 def reporter(told, **options):
-    return Reporter(Console(file=told, width=120, **options), interval=0.01)
+    return Reporter(Console(file=told, width=120), interval=0.05, **options)
 
 
-def test_lines_tell_how_far_a_stage_is_and_how_long_it_takes(told):
-    with reporter(told).stage("writing", 4, "bricks") as advance:
-        for _ in range(2):
-            time.sleep(0.02)
-            advance(1)
+def test_lines_tell_how_far_a_stage_is_how_fast_and_how_long_it_takes(told):
+    told_to = reporter(told, vitals=lambda: "2.1 GB memory")
+    with told_to.stage("writing", 4000, "bricks", before=1000, size=4 * 10**9) as advance:
+        advance(1000)
+        time.sleep(0.12)
     first, *_, last = told.getvalue().splitlines()
-    assert first.startswith("writing: 1 of 4 bricks, ")
-    assert "bricks/s" in first
-    assert first.endswith(" s left")
-    assert last.startswith("writing: 4 bricks in ")
+    line = (
+        r"writing: 2,000 of 4,000 bricks \(50%\); [\d.]+ bricks/s, [\d.]+ GB/s; 0:00:00 left; "
+        r"2.1 GB memory"
+    )
+    assert re.fullmatch(line, first)
+    assert re.fullmatch(r"writing: 3,000 bricks in 0.1 s, [\d.]+ bricks/s, [\d.]+ GB/s", last)
 
 
-def test_bars_show_count_rate_and_time(told):
-    with reporter(told, force_terminal=True).stage("detecting", 3, "slices") as advance:
-        for _ in range(3):
-            time.sleep(0.02)
+def test_lines_are_told_though_nothing_comes_and_no_more_for_many(told):
+    with reporter(told).stage("detecting", 27_000, "slices") as advance:
+        time.sleep(0.12)
+        assert "detecting: 0 of 27,000 slices (0%)" in told.getvalue()
+        for _ in range(27_000):
             advance(1)
-    last = told.getvalue()
-    assert "detecting" in last
-    assert "3/3" in last
-    assert "slices/s" in last
+    assert len(told.getvalue().splitlines()) < 20
+
+
+def test_a_stage_of_nothing_is_told_of(told):
+    with reporter(told).stage("writing", 0, "bricks"):
+        time.sleep(0.06)
+    assert told.getvalue().splitlines()[-1] == "writing: 0 bricks in 0.1 s"
+
+
+PROGRAM = """
+import time
+from zarrmask.progress import Reporter
+reporter = Reporter(vitals=lambda: "2.1 GB memory, 1 of 2 workers (1 lost, 0 regained)")
+with reporter.stage("detecting", 30, "slices", before=10, size=30 * 10**8) as advance:
+    for _ in range(20):
+        time.sleep(0.03)
+        advance(1)
+    reporter.say("a line above")
+"""
+
+
+def on_a_terminal(columns, term="xterm-256color"):
+    """What a program writes to a terminal of its own."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": term, "COLUMNS": str(columns), "LINES": "30"}
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            written += part
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0, written
+    return written.decode()
+
+
+def test_a_terminal_shows_bars(told):
+    written = on_a_terminal(140)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    assert "\x1b[1A" in written  # drawn again and again in the same place
+    frames = re.findall(r"detecting .*?(\d+)/30 slices", text)
+    assert frames[0] == "10"
+    assert frames[-1] == "30"
+    assert len(set(frames)) > 2
+    assert re.search(r"━+.* \d+/30 slices +0:00:0\d left", text)
+    assert re.search(r"slices/s, .*B/s; 2.1 GB memory, 1 of 2 workers \(1 lost, 0 regained\)", text)
+    assert "a line above" in text
+    last = text.strip().splitlines()[-1]
+    assert "✓ detecting" in last
+    assert re.search(r"30/30 slices +0:00:01   [\d.]+ slices/s, [\d.]+ GB/s$", last)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_is_not_overrun(columns):
+    written = on_a_terminal(columns)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    lines = [line for part in text.splitlines() for line in part.split("\r")]
+    assert max(map(len, lines)) <= columns
+
+
+def test_a_terminal_that_can_do_nothing_gets_lines():
+    written = on_a_terminal(80, term="dumb")
+    assert "\x1b" not in written
+    assert "detecting: 20 slices in" in written
 
 
 def test_stages_and_warnings_are_kept_for_the_record(told):
     told_to = reporter(told)
     told_to.warn("a [red]bold[/] name")
-    with told_to.stage("writing", 4, "bricks"):
+    with told_to.stage("writing", 4, "bricks", before=1):
         pass
     assert told_to.warnings == ["a [red]bold[/] name"]
     assert "a [red]bold[/] name" in told.getvalue()
     (stage,) = told_to.stages
-    assert (stage.name, stage.items, stage.unit) == ("writing", 4, "bricks")
+    assert (stage.name, stage.items, stage.unit) == ("writing", 3, "bricks")
     assert stage.seconds >= 0
 
 
@@ -56,3 +136,37 @@ def test_a_stage_that_fails_is_not_kept(told):
     with pytest.raises(ZeroDivisionError), told_to.stage("writing", 4, "bricks"):
         raise ZeroDivisionError
     assert told_to.stages == []
+
+
+def test_who_is_missing_and_who_stands_in():
+    roll = Roll()
+    told = []
+    for present in ("abc", "abc", "ab", "abd", "ef", "efgh", "efghi"):
+        roll.call(frozenset(present))
+        told.append(str(roll))
+    assert told == [
+        "3 of 3 workers",
+        "3 of 3 workers",
+        "2 of 3 workers (1 lost, 0 regained)",
+        "3 of 3 workers (1 lost, 1 regained)",
+        "2 of 3 workers (4 lost, 3 regained)",
+        "4 of 4 workers (4 lost, 4 regained)",
+        "5 of 5 workers (4 lost, 4 regained)",
+    ]
+    assert roll.record() == {"most": 5, "lost": 4, "regained": 4}
+
+
+def test_a_worker_that_is_killed_is_told_of_and_so_is_the_one_after_it(told):
+    told_to = reporter(told)
+    with PeakMemory() as memory, connect(workers=2) as client:
+        with watched(client, told_to, memory) as roll:
+            assert "2 of 2 workers" in told_to.vitals()
+            assert memory.now > 10**8
+            (killed, *_) = client.run(os.getpid).values()
+            psutil.Process(killed).kill()
+            deadline = time.monotonic() + 60
+            while roll.regained < 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+        assert roll.record() == {"most": 2, "lost": 1, "regained": 1}
+        assert told_to.vitals() == ""
+    assert "2 of 2 workers (1 lost, 1 regained)" in told.getvalue()

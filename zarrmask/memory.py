@@ -194,12 +194,12 @@ class PeakMemory:
 
     Attributes
     ----------
-    peak : int
-        Bytes.
+    peak, now : int
+        Bytes: the highest, and the latest.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
-        self.peak = 0
+        self.peak = self.now = 0
         self._interval = interval
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
@@ -219,7 +219,8 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while True:
-            self.peak = max(self.peak, memory_in_use())
+            self.now = memory_in_use()
+            self.peak = max(self.peak, self.now)
             if self._done.wait(self._interval):
                 return
 

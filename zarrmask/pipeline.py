@@ -45,6 +45,7 @@ from zarrmask.stages import (
     write_pyramids,
 )
 from zarrmask.trial import measure_hours
+from zarrmask.vitals import watched
 
 TOLD_EVERY = 5.0  # seconds
 CONVERTED = {
@@ -134,7 +135,11 @@ def run(
             forecast = _as_begun(journal, forecast)
         _check_room(forecast, journal, state, reporter)
         workers = None if scheduler else forecast.crew.workers
-        with PeakMemory() as measured, connect(scheduler, workers) as client:
+        with (
+            PeakMemory() as measured,
+            connect(scheduler, workers) as client,
+            watched(client, reporter, measured) as roll,
+        ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(place / "keyframes.zarr")
             detecting = journal.ledger.stage("detecting")
@@ -184,6 +189,7 @@ def run(
             "stages": [vars(stage) for stage in reporter.stages],
             "plan": forecast.record(),
             "peak_memory_bytes": measured.peak,
+            "workers": roll.record(),
             "warnings": reporter.warnings,
         }
         for_khartes = is_local(place) and settings.ngff == "0.4"  # it opens folders, of zarr 2
@@ -256,7 +262,11 @@ def convert(
             forecast = _as_begun(journal, forecast)
         _check_room(forecast, journal, state, reporter)
         workers = None if scheduler else forecast.crew.workers
-        with PeakMemory() as measured, connect(scheduler, workers) as client:
+        with (
+            PeakMemory() as measured,
+            connect(scheduler, workers) as client,
+            watched(client, reporter, measured),
+        ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             if state == "new":
                 journal.start(identity)

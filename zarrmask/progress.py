@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,10 +19,11 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
+from zarrmask.pace import Pace, until_next
 from zarrmask.place import redacted
 
 Advance = Callable[[int], None]
@@ -34,7 +38,7 @@ class Stage:
     name, unit : str
         What is done, and what is counted.
     items : int
-        How many of the unit.
+        How many of the unit; not those that were done before.
     seconds : float
         Wall time.
     """
@@ -57,16 +61,58 @@ def listed(numbers: Sequence[int], most: int = 20) -> str:
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
-class _Rate(ProgressColumn):
-    """Items a second, or seconds an item where that is the larger number."""
+def rates(speed: float, unit: str, bytes_each: float = 0.0) -> str:
+    """Items a second, or seconds an item where that is the larger number; and bytes a second.
+
+    Examples
+    --------
+    >>> rates(0.25, "bricks", 2e9), rates(12, "slices")
+    ('4.0 s/brick, 500.0 MB/s', '12.0 slices/s')
+    """
+    each = f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit.removesuffix('s')}"
+    return each + (f", {decimal(int(speed * bytes_each))}/s" if bytes_each else "")
+
+
+def time_left(seconds: float) -> str:
+    """How long it will take yet.
+
+    Examples
+    --------
+    >>> time_left(4.2), time_left(100_000)
+    ('0:00:04 left', '1 day, 3:46:40 left')
+    """
+    return f"{timedelta(seconds=round(seconds))} left"
+
+
+class _Time(ProgressColumn):
+    """How long it will take yet; of what is finished, how long it took, and how fast it went."""
 
     def render(self, task: Task) -> Text:
-        speed = task.completed / task.elapsed if task.finished and task.elapsed else task.speed
-        return Text(_rate(speed, task.fields["unit"]) if speed else "", style="dim")
+        now, pace = task.get_time(), task.fields["pace"]
+        if task.finished:
+            speed = pace.mean_speed(now)
+            took = timedelta(seconds=round(task.finished_time or 0))
+            return Text(f"{took}   {_rates(task, speed)}", style="dim")
+        left = pace.left(now)
+        return Text("" if left is None else time_left(left), style="cyan")
 
 
-def _rate(speed: float, unit: str) -> str:
-    return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit.removesuffix('s')}"
+class _Bars(Progress):
+    """A bar, and beneath it, until it is full, how fast it goes and how those who work are."""
+
+    vitals: Callable[[], str]
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            speed = task.fields["pace"].speed(task.get_time())
+            told = "; ".join(filter(None, (_rates(task, speed), self.vitals())))
+            if not task.finished and told:
+                yield Text(f"  {told}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _rates(task: Task, speed: float | None) -> str:
+    return rates(speed, task.fields["unit"], task.fields["bytes_each"]) if speed else ""
 
 
 @dataclass
@@ -82,13 +128,16 @@ class Reporter:
     warnings : list of str
         What has been warned of.
     interval : float
-        Seconds between two lines where there is no terminal.
+        Seconds between two lines where there is no terminal; in long runs it grows.
+    vitals : callable
+        Says how those who work are: their memory, how many there are. Empty where nobody knows.
     """
 
     console: Console = field(default_factory=lambda: Console(stderr=True))
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     interval: float = 30.0
+    vitals: Callable[[], str] = str
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -104,47 +153,88 @@ class Reporter:
         )
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Advance]:
-        """Show a stage's progress; yields the function that tells how many more are done."""
-        stage = Stage(name, unit, total)
+    def stage(
+        self, name: str, total: int, unit: str, *, before: int = 0, size: int = 0
+    ) -> Iterator[Advance]:
+        """Show a stage's progress; yields the function that tells how many more are done.
+
+        Parameters
+        ----------
+        name, unit : str
+            What is done, and what is counted.
+        total : int
+            How many there are.
+        before : int
+            How many of them another session has done: shown, but no measure of the speed.
+        size : int
+            Bytes that are worked on in all of them; 0 where that says nothing.
+        """
+        stage = Stage(name, unit, total - before)
         start = time.monotonic()
-        shown = self._bar(stage) if self.console.is_terminal else self._lines(stage)
-        with shown as advance:
+        pace = Pace(total, before, start)
+        bytes_each = size / total if total else 0.0
+        terminal = self.console.is_terminal and not self.console.is_dumb_terminal
+        shown = self._bar if terminal else self._lines
+        with shown(stage, pace, bytes_each) as advance:
             yield advance
         stage.seconds = time.monotonic() - start
         self.stages.append(stage)
 
     @contextmanager
-    def _bar(self, stage: Stage) -> Iterator[Advance]:
+    def _bar(self, stage: Stage, pace: Pace, bytes_each: float) -> Iterator[Advance]:
         columns = (
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
-            _Rate(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            _Time(Column(no_wrap=True, overflow="ellipsis")),
         )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(f"{stage.name:<22}", total=stage.items, unit=stage.unit)
-            yield lambda count: progress.advance(task, count)
+        bars = _Bars(*columns, console=self.console, get_time=time.monotonic)
+        bars.vitals = self.vitals
+        with bars:
+            task = bars.add_task(
+                f"{stage.name:<22}",
+                total=pace.total,
+                completed=pace.done,
+                unit=stage.unit,
+                pace=pace,
+                bytes_each=bytes_each,
+            )
+
+            def advance(count: int) -> None:
+                pace.advance(count, time.monotonic())
+                bars.advance(task, count)
+
+            yield advance
 
     @contextmanager
-    def _lines(self, stage: Stage) -> Iterator[Advance]:
-        start = last = time.monotonic()
-        done = 0
+    def _lines(self, stage: Stage, pace: Pace, bytes_each: float) -> Iterator[Advance]:
+        finished = threading.Event()
 
-        def advance(count: int) -> None:
-            nonlocal done, last
-            done += count
-            now = time.monotonic()
-            if now - last >= self.interval and done:
-                last = now
-                left = (now - start) / done * (stage.items - done)
-                rate = _rate(done / (now - start), stage.unit)
-                self.say(
-                    f"{stage.name}: {done} of {stage.items} {stage.unit}, {rate}, {left:.0f} s left"
-                )
+        def tell() -> None:
+            while not finished.wait(until_next(time.monotonic() - pace.begun, self.interval)):
+                self.say(_line(stage, pace, bytes_each, self.vitals(), time.monotonic()))
 
-        yield advance
-        self.say(f"{stage.name}: {stage.items} {stage.unit} in {time.monotonic() - start:.1f} s")
+        teller = threading.Thread(target=tell, name="progress", daemon=True)
+        teller.start()
+        try:
+            yield lambda count: pace.advance(count, time.monotonic())
+        finally:
+            finished.set()
+            teller.join()
+        now = time.monotonic()
+        speed = pace.mean_speed(now)
+        fast = f", {rates(speed, stage.unit, bytes_each)}" if speed else ""
+        self.say(f"{stage.name}: {stage.items:,} {stage.unit} in {now - pace.begun:.1f} s{fast}")
+
+
+def _line(stage: Stage, pace: Pace, bytes_each: float, vitals: str, now: float) -> str:
+    """How far a stage is, how fast it goes, how long it will take yet, how those who work are."""
+    speed, left = pace.speed(now), pace.left(now)
+    share = f"{pace.done:,} of {pace.total:,} {stage.unit} ({pace.done / max(1, pace.total):.0%})"
+    parts = [share]
+    parts += [rates(speed, stage.unit, bytes_each)] if speed else []
+    parts += [time_left(left)] if left is not None else []
+    parts += [vitals] if vitals else []
+    return f"{stage.name}: " + "; ".join(parts)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,13 @@ def detect_keyframes(
             meta=np.empty(0, bool),
         )
         try:
-            with reporter.stage("detecting", len(missing), "slices") as advance:
+            with reporter.stage(
+                "detecting",
+                len(plan.keyframes),
+                "slices",
+                before=len(plan.keyframes) - len(missing),
+                size=len(plan.keyframes) * prod(keyframes.shape[1:]) * keyframes.dtype.itemsize,
+            ) as advance:
                 results(client, [sightings], advance)
         except (OSError, RuntimeError, ValueError) as error:
             losses += 1
@@ -236,16 +243,18 @@ def write_pyramids(
         _write_slabs(client, source, plan, needed, missing, write, scratch / "decoded", reporter)
     else:
         bricks = write(missing, source=delayed(source, traverse=False))
-        _compute(client, [bricks], "writing", reporter)
+        _compute(client, [bricks], "writing", len(plan.grid), _read(source, plan), reporter)
     for level in next(iter(pyramids.values())).passes[1:]:
-        layers = []
+        layers, total, size = [], 0, 0
         for name, pyramid in pyramids.items():
             grid = pyramid.bricks(level)
             entries = _entries(ledger, f"level-{level}-{name}", grid)
             arguments = {"pyramid": pyramid, "level": level}
             missing = _missing(grid, entries)
             layers.append(_bricks(missing, grid, entries, tasks.write_coarser, **arguments))
-        _compute(client, layers, f"writing from level {level}", reporter)
+            total += len(grid)
+            size += prod(grid.shape) * np.dtype(pyramid.dtype).itemsize
+        _compute(client, layers, f"writing from level {level}", total, size, reporter)
     return sum(first.results().values())
 
 
@@ -313,7 +322,10 @@ def _write_slabs(
         shutil.rmtree(folder / str(slabs[place]), ignore_errors=True)
 
     if slabs:
-        with reporter.stage("writing", len(missing), "bricks") as advance:
+        before, size = len(plan.grid) - len(missing), _read(source, plan)
+        with reporter.stage(
+            "writing", len(plan.grid), "bricks", before=before, size=size
+        ) as advance:
             results(client, layers(), advance, at_once=SLABS, finished=remove)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -350,10 +362,22 @@ def _bricks(
     )
 
 
-def _compute(client: Client, layers: Sequence[da.Array], name: str, reporter: Reporter) -> None:
-    """Compute every element of some lazy arrays of bricks as one stage."""
+def _read(source: Source, plan: Plan) -> int:
+    """Bytes of the stack that the pass over it works on."""
+    return prod(plan.grid.shape) * source.dtype.itemsize
+
+
+def _compute(
+    client: Client,
+    layers: Sequence[da.Array],
+    name: str,
+    total: int,
+    size: int,
+    reporter: Reporter,
+) -> None:
+    """Compute every element of some lazy arrays of bricks as one stage, of so many and bytes."""
     if count := sum(layer.shape[0] for layer in layers):
-        with reporter.stage(name, count, "bricks") as advance:
+        with reporter.stage(name, total, "bricks", before=total - count, size=size) as advance:
             results(client, layers, advance)
 
 

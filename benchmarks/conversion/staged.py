@@ -34,9 +34,9 @@ class WritingReporter(Reporter):
     ended: float = 0.0
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Advance]:
+    def stage(self, name: str, total: int, unit: str, **of: int) -> Iterator[Advance]:
         start = time.perf_counter()
-        with super().stage(name, total, unit) as advance:
+        with super().stage(name, total, unit, **of) as advance:
             yield advance
         if name.startswith("writing"):
             os.sync()

@@ -185,10 +185,10 @@ def run(options: argparse.Namespace, watch: Watch) -> float:
         seconds = 0.0
 
         @contextmanager
-        def stage(self, name: str, total: int, unit: str) -> Iterator[Advance]:
+        def stage(self, name: str, total: int, unit: str, **of: int) -> Iterator[Advance]:
             watch.on = name.startswith("writing")
             start = time.perf_counter()
-            with super().stage(name, total, unit) as advance:
+            with super().stage(name, total, unit, **of) as advance:
                 yield advance
             if watch.on:
                 self.seconds += time.perf_counter() - start

@@ -1,0 +1,113 @@
+"""How those who work are: how many processes there are, who was lost or came back, their memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed import Client
+from rich.filesize import decimal
+
+from zarrmask.memory import PeakMemory
+from zarrmask.progress import Reporter
+
+INTERVAL = 1.0
+"""Seconds between two looks: a question of some bytes a worker to the scheduler."""
+
+
+@dataclass
+class Roll:
+    """Who is there, by names that no two processes share.
+
+    Attributes
+    ----------
+    present : set of str
+        At the last call.
+    most : int
+        Workers that were there at once, at most.
+    lost, regained : int
+        Since the first call. Whoever comes while another is missing stands in for that one.
+    """
+
+    present: Set[str] = field(default_factory=frozenset)
+    most: int = 0
+    lost: int = 0
+    regained: int = 0
+
+    def call(self, present: Set[str]) -> None:
+        """Take note of who is there now."""
+        self.lost += len(self.present - present)
+        arrived = len(present - self.present) if self.most else 0
+        self.regained += min(arrived, self.lost - self.regained)
+        self.present = frozenset(present)
+        self.most = max(self.most, len(present))
+
+    def __str__(self) -> str:
+        """Say it in a few words.
+
+        Examples
+        --------
+        >>> str(Roll(frozenset("abc"), most=4, lost=2, regained=1))
+        '3 of 4 workers (2 lost, 1 regained)'
+        """
+        there = f"{len(self.present)} of {self.most} workers"
+        return there + (f" ({self.lost} lost, {self.regained} regained)" if self.lost else "")
+
+    def record(self) -> dict[str, int]:
+        """Give it for JSON."""
+        return {"most": self.most, "lost": self.lost, "regained": self.regained}
+
+
+@contextmanager
+def watched(client: Client, reporter: Reporter, memory: PeakMemory) -> Iterator[Roll]:
+    """Look after the workers meanwhile: the reporter shows how they are, and says who is lost.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster that they belong to.
+    reporter : Reporter
+    memory : PeakMemory
+        Of this process and those that it started.
+    """
+    roll = Roll()
+    done = threading.Event()
+    elsewhere = 0
+
+    def look() -> None:
+        nonlocal elsewhere
+        workers: Mapping[str, int] = client.run_on_scheduler(_workers)
+        before = roll.lost, roll.regained
+        roll.call(workers.keys())
+        elsewhere = 0 if client.cluster is not None else sum(workers.values())
+        if (roll.lost, roll.regained) != before:
+            reporter.say(f"{roll}")
+
+    def watch() -> None:
+        try:
+            while not done.wait(INTERVAL):
+                look()
+        except Exception:  # the scheduler is gone, which those who need it will tell
+            return
+
+    look()
+    reporter.vitals = lambda: f"{decimal(memory.now + elsewhere, precision=1)} memory, {roll}"
+    watcher = threading.Thread(target=watch, name="vitals", daemon=True)
+    watcher.start()
+    try:
+        yield roll
+    finally:
+        done.set()
+        watcher.join()
+        reporter.vitals = str
+
+
+def _workers(dask_scheduler: Any) -> dict[str, int]:
+    """Memory in bytes of each worker's process, by a name that it alone has; on the scheduler."""
+    return {
+        worker.server_id: int(worker.metrics.get("memory", 0))
+        for worker in dask_scheduler.workers.values()
+    }

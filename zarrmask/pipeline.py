@@ -26,14 +26,15 @@ from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
 from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
+from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast, Network
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.memory import PeakMemory, sized
-from zarrmask.place import Place, is_local, output_place, reached, written_command
+from zarrmask.place import Place, output_place, reached, written_command
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
 from zarrmask.progress import Reporter, listed
-from zarrmask.pyramid import BrickGrid, Format, Pyramid, link_label, read_metadata, write_metadata
+from zarrmask.pyramid import BrickGrid, Format, Pyramid, read_metadata
 from zarrmask.room import check_room, scratch_disk
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -174,9 +175,6 @@ def run(
                 kept = write_pyramids(
                     client, source, plan, pyramids, masks, become, disk, writing, reporter
                 )
-        _finish_pyramids(pyramids, plan)
-        if isinstance(place, Path):  # elsewhere there are no links
-            link_label(place / "masked.zarr", place / "mask.zarr")
         record = {
             **_record(source, settings, plan, checkpoint, identity),
             **({"command": written_command(command)} if command else {}),
@@ -192,28 +190,7 @@ def run(
             "workers": roll.record(),
             "warnings": reporter.warnings,
         }
-        for_khartes = is_local(place) and settings.ngff == "0.4"  # it opens folders, of zarr 2
-        from zarrmask.report import (  # it takes its time, and a conversion needs none of it
-            read_views,
-            write_khartes_project,
-            write_overview,
-            write_report,
-        )
-
-        with reporter.stage("report", 2 + for_khartes, "files") as advance:
-            views = read_views(place, record)
-            write_overview(place, record, views)
-            advance(1)
-            write_report(place, record, views)
-            advance(1)
-            if isinstance(place, Path) and for_khartes:
-                volumes = {name: place / f"{name}.zarr" for name in pyramids}
-                if volume is not None and Path(volume, ".zgroup").exists():
-                    volumes["volume"] = Path(volume)
-                project = place / "scroll.khprj"
-                write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
-                advance(1)
-        journal.finish(record)
+        finish_run(place, journal, record, pyramids, plan, reporter)
     return record
 
 
@@ -285,7 +262,7 @@ def convert(
         reporter.say(
             f"peak memory: {sized(measured.peak)}; predicted were {sized(forecast.memory.total)}"
         )
-        _finish_pyramids({place.stem: pyramids["volume"]}, plan)
+        describe_pyramids({place.stem: pyramids["volume"]}, plan)
         record = {"state": "finished", "identity": identity, "window": contrast.written}
         journal.finish(record)
     return place
@@ -613,18 +590,3 @@ def _referenced(stack: object, source: Source, plan: Plan, settings: Settings) -
     multiscale = read_metadata(source.path)
     serves = len(multiscale["axes"]) == 3 and len(multiscale["datasets"]) > 1
     return source.path if serves else None
-
-
-def _finish_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
-    """Give the pyramids their metadata: from here on viewers open them."""
-    origin = (plan.first, *plan.origin[1:])
-    for name, pyramid in pyramids.items():
-        levels = len(pyramid.levels)
-        write_metadata(
-            pyramid.path,
-            name,
-            levels,
-            voxel_size=plan.voxel_size,
-            origin=origin,
-            ngff=pyramid.format.ngff,
-        )

@@ -12,7 +12,7 @@ from zarrmask.errors import StackError
 from zarrmask.place import place_of
 
 from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes
-from .folder import FORMATS, open_folder
+from .folder import FORMATS, LABELS, open_folder
 from .header import printable
 from .multipage import open_multipage
 from .remote import Remote
@@ -72,6 +72,7 @@ def open_source(
     *,
     allow_missing: bool = False,
     progress: Progress | None = None,
+    labels: bool = False,
 ) -> Source:
     """Open a stack for reading by region, in this process or, pickled, in others.
 
@@ -81,6 +82,9 @@ def open_source(
         As for `open_stack`.
     progress : callable, optional
         Called with (headers checked, headers in all) from the calling thread, for a folder.
+    labels : bool
+        Whether it may hold labels instead of grey values: whole numbers of any type, in PNGs of any
+        colours (1 where any is not 0); no JPEGs.
 
     Returns
     -------
@@ -94,24 +98,30 @@ def open_source(
     """
     given = place_of(path)
     if not isinstance(given, Path):
-        return open_remote(Remote(given), allow_missing, progress)
+        return open_remote(Remote(given), allow_missing, progress, labels)
     place = os.path.abspath(given)  # noqa: PTH100  workers have another current folder
     if os.path.isdir(place):  # noqa: PTH112
-        return open_zarr(place) if is_zarr(place) else open_folder(place, allow_missing, progress)
+        if is_zarr(place):
+            return open_zarr(place, labels=labels)
+        return open_folder(place, allow_missing, progress, LABELS if labels else FORMATS)
     if not os.path.isfile(place):  # noqa: PTH113
         there = "is no file or folder" if os.path.lexists(place) else "does not exist"
         raise StackError(f"{printable(place)} {there}; expected a stack of slices")
     suffix = Path(place).suffix.lower()
     if suffix in (".tif", ".tiff"):
-        return open_multipage(place)
+        return open_multipage(place, labels=labels)
     raise StackError(
         f"{printable(place)} is one file that is no TIFF; expected a folder of numbered slices "
         f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
     )
 
 
-def open_remote(remote: Remote, allow_missing: bool, progress: Progress | None) -> Source:
+def open_remote(
+    remote: Remote, allow_missing: bool, progress: Progress | None, labels: bool
+) -> Source:
     """Open a stack at a URL."""
     if PurePath(remote.place.path).suffix.lower() in (".tif", ".tiff"):
-        return open_multipage(remote)
-    return open_zarr(remote) if is_zarr(remote) else open_folder(remote, allow_missing, progress)
+        return open_multipage(remote, labels=labels)
+    if is_zarr(remote):
+        return open_zarr(remote, labels=labels)
+    return open_folder(remote, allow_missing, progress, LABELS if labels else FORMATS)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zarrmask.errors import StackError
 
 from .header import Header, header_or_problem, printable
-from .image import jpeg_header, png_header, read_jpeg, read_png
+from .image import jpeg_header, png_header, png_labels_header, read_jpeg, read_png, read_png_labels
 from .remote import File, Remote, shown
 from .slices import ReadSlice, SliceSource, disagreements, file_in, refusal
 from .source import Progress
@@ -33,6 +33,11 @@ JPEG = Format("JPEG", jpeg_header, read_jpeg)
 PNG = Format("PNG", png_header, read_png)
 FORMATS = {".tif": TIFF, ".tiff": TIFF, ".jpg": JPEG, ".jpeg": JPEG, ".png": PNG}
 
+TIFF_LABELS = Format("TIFF", partial(tiff_header, labels=True), read_tiff)
+PNG_LABELS = Format("PNG", png_labels_header, read_png_labels)
+LABELS = {".tif": TIFF_LABELS, ".tiff": TIFF_LABELS, ".png": PNG_LABELS}
+"""How images of labels are read; JPEG would blur them."""
+
 # Headers are waited for, not computed: on a network disk each is a round trip or two.
 THREADS = 8
 THREADS_TO_SERVER = 32
@@ -42,7 +47,12 @@ MOST_NUMBER = 2**53
 RANGES = 20  # missing ranges spelled out in one message
 
 
-def open_folder(place: str | Remote, allow_missing: bool, progress: Progress | None) -> SliceSource:
+def open_folder(
+    place: str | Remote,
+    allow_missing: bool,
+    progress: Progress | None,
+    formats: Mapping[str, Format] = FORMATS,
+) -> SliceSource:
     """Open a folder of numbered slices, every header checked.
 
     Parameters
@@ -53,6 +63,8 @@ def open_folder(place: str | Remote, allow_missing: bool, progress: Progress | N
         Let missing numbers read as zeros.
     progress : callable, optional
         Called with (headers done, headers in all).
+    formats : mapping
+        By extension, how files are read.
 
     Returns
     -------
@@ -64,12 +76,12 @@ def open_folder(place: str | Remote, allow_missing: bool, progress: Progress | N
     StackError
         If there are no slices or they are no volume; one error names all bad files.
     """
-    names, odd = slice_files(place)
+    names, odd = slice_files(place, formats)
     extension = only_extension(place, names + odd)
     numbered, problems = by_number(names)
     problems = [f"{printable(n)}: a broken link, or no regular file" for n in odd] + problems
     problems += doubtful_numbers(numbered, allow_missing)
-    files = FORMATS[extension]
+    files = formats[extension]
     found = read_headers(place, files.header, numbered, progress)
     bad, usual = disagreements({numbered[number]: found[number] for number in found})
     if bad or problems:
@@ -86,7 +98,9 @@ def open_folder(place: str | Remote, allow_missing: bool, progress: Progress | N
     )
 
 
-def slice_files(place: str | Remote) -> tuple[list[str], list[str]]:
+def slice_files(
+    place: str | Remote, formats: Mapping[str, Format] = FORMATS
+) -> tuple[list[str], list[str]]:
     """List the folder's slice files, and the entries so named that are no readable file.
 
     Raises
@@ -103,7 +117,7 @@ def slice_files(place: str | Remote) -> tuple[list[str], list[str]]:
             others["hidden"] += 1
         elif kind == "folder":
             others["folders"] += 1
-        elif suffix not in FORMATS:
+        elif suffix not in formats:
             others[suffix or "without extension"] += 1
         else:
             (names if kind == "file" else odd).append(name)
@@ -111,7 +125,7 @@ def slice_files(place: str | Remote) -> tuple[list[str], list[str]]:
         there = ", ".join(f"{count:,} {printable(what)}" for what, count in others.most_common(10))
         raise StackError(
             f"{shown(place)} holds no slices (found: {there or 'nothing, it is empty'}); "
-            f"expected numbered files ({', '.join(FORMATS)}), a multipage TIFF or a zarr"
+            f"expected numbered files ({', '.join(formats)}), a multipage TIFF or a zarr"
         )
     return sorted(names), sorted(odd)
 

@@ -54,9 +54,12 @@ class Header:
         return f"{self.shape[0]} x {self.shape[1]} {self.dtype}"
 
 
-def wrong_dtype(dtype: np.dtype) -> str | None:
-    """Say what is wrong with pixels of this type, or None if they can be read."""
-    if dtype.newbyteorder("=") in ACCEPTED:
+def wrong_dtype(dtype: np.dtype, *, labels: bool = False) -> str | None:
+    """Say what is wrong with pixels of this type, or None if they can be read.
+
+    Labels may be of any kind of whole numbers, or truth values.
+    """
+    if dtype.newbyteorder("=") in ACCEPTED or (labels and dtype.kind in "biu"):
         return None
     hints = {"f": "convert it to float32 first", "i": "convert it to uint16 first"}
     hint = hints.get(dtype.kind.replace("u", "i"), "save it as uint8 or uint16")

@@ -76,6 +76,34 @@ def png_header(file: File) -> Header:
     BadSliceError
         If it is not that.
     """
+    rows, columns, bits, colour = png_kind(file)
+    if colour != 0:
+        raise BadSliceError(f"{PNG_COLOURS.get(colour, 'unknown colours')}; expected greyscale")
+    if bits not in (8, 16):
+        raise BadSliceError(f"{bits} bits a pixel; expected 8 or 16")
+    return whole_image(rows, columns, np.dtype(np.uint8 if bits == 8 else np.uint16))
+
+
+def png_labels_header(file: File) -> Header:
+    """Read and check the header of a PNG of labels, of whatever colours and bits.
+
+    Raises
+    ------
+    BadSliceError
+        If it is no PNG, or truncated.
+    """
+    rows, columns, _, _ = png_kind(file)
+    return whole_image(rows, columns, np.dtype(np.uint8))
+
+
+def png_kind(file: File) -> tuple[int, int, int, int]:
+    """Read rows, columns, bits and kind of colour of a PNG, and check that it has an end.
+
+    Raises
+    ------
+    BadSliceError
+        If it is no PNG, or truncated.
+    """
     with opened(file) as stream:
         start = stream.read(33)
         if start[:8] != PNG_START:
@@ -85,11 +113,7 @@ def png_header(file: File) -> Header:
         if PNG_END not in tail(stream, len(start)):
             raise BadSliceError("truncated: no end marker")
     columns, rows, bits, colour = struct.unpack(">IIBB", start[16:26])
-    if colour != 0:
-        raise BadSliceError(f"{PNG_COLOURS.get(colour, 'unknown colours')}; expected greyscale")
-    if bits not in (8, 16):
-        raise BadSliceError(f"{bits} bits a pixel; expected 8 or 16")
-    return whole_image(rows, columns, np.dtype(np.uint8 if bits == 8 else np.uint16))
+    return rows, columns, bits, colour
 
 
 def tail(stream: Stream, start: int) -> bytes:
@@ -118,6 +142,20 @@ def read_png(file: File, header: Header, y: slice, x: slice, out: np.ndarray) ->
     out[...] = grey(imagecodecs.png_decode(content(file)), header)[
         y.start : y.stop, x.start : x.stop
     ]
+
+
+def read_png_labels(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
+    """Decode a PNG of labels and take a region of it: 1 where any colour is not 0, and seen."""
+    image = imagecodecs.png_decode(content(file))
+    if image.shape[:2] != header.shape:
+        raise ValueError(f"decoded to {image.shape}; its header said {header}")
+    part = image[y.start : y.stop, x.start : x.stop]
+    if part.ndim == 2:
+        out[...] = part > 0
+    elif part.shape[2] == 3:
+        out[...] = (part > 0).any(axis=2)
+    else:
+        out[...] = (part[:, :, :-1] > 0).any(axis=2) & (part[:, :, -1] > 0)
 
 
 def content(file: File) -> bytes:

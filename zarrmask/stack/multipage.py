@@ -1,6 +1,7 @@
 """A TIFF that holds a whole volume: a page a slice, or one page and the others' pixels after it."""
 
 from dataclasses import replace
+from functools import partial
 
 from tifffile import TiffFile
 
@@ -12,13 +13,15 @@ from .slices import SliceSource, disagreements, refusal
 from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff
 
 
-def open_multipage(place: str | Remote) -> SliceSource:
+def open_multipage(place: str | Remote, *, labels: bool = False) -> SliceSource:
     """Open a multipage TIFF, every page's header checked.
 
     Parameters
     ----------
     place : str or Remote
         The file. A TIFF of one page is a stack of one slice.
+    labels : bool
+        Whether it may hold labels of any type.
 
     Returns
     -------
@@ -33,7 +36,8 @@ def open_multipage(place: str | Remote) -> SliceSource:
 
     def headers(place: str | Remote) -> list[Header | str]:
         with open_tiff(place if isinstance(place, str) else place.file("")) as tif:
-            return arranged(tif, [header_or_problem(page_header, page) for page in full_pages(tif)])
+            read = partial(page_header, labels=labels)
+            return arranged(tif, [header_or_problem(read, page) for page in full_pages(tif)])
 
     found = header_or_problem(headers, place)
     if isinstance(found, str):

@@ -24,8 +24,8 @@ GAP = 2**14
 """Bytes between wanted parts of rows that are read along: to ask once more costs as much."""
 
 
-def tiff_header(file: File) -> Header:
-    """Read and check the header of a TIFF that is one slice.
+def tiff_header(file: File, *, labels: bool = False) -> Header:
+    """Read and check the header of a TIFF that is one slice; of labels, or grey values.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def tiff_header(file: File) -> Header:
         If it is not a TIFF, holds more than one image or `page_header` refuses it.
     """
     with open_tiff(file) as tif:
-        header = page_header(tif.pages.first)
+        header = page_header(tif.pages.first, labels=labels)
         if (count := image_count(tif)) > 1:
             raise BadSliceError(
                 f"{count:,} images in one file; expected one slice a file "
@@ -92,8 +92,8 @@ def declared_images(tif: TiffFile) -> int:
     return 1
 
 
-def page_header(page: TiffPage) -> Header:
-    """Check one page from its tags alone.
+def page_header(page: TiffPage, *, labels: bool = False) -> Header:
+    """Check one page, of labels or of grey values, from its tags alone.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def page_header(page: TiffPage) -> Header:
         If it is not one greyscale image of an accepted dtype, cannot be decoded, or its pixels are
         not all inside the file.
     """
-    if problem := wrong_pixels(page) or wrong_codec(page) or truncation(page):
+    if problem := wrong_pixels(page, labels=labels) or wrong_codec(page) or truncation(page):
         raise BadSliceError(problem)
     assert page.dtype is not None  # wrong_pixels has seen to it
     rows, columns = page.shape
@@ -116,7 +116,7 @@ def page_header(page: TiffPage) -> Header:
     )
 
 
-def wrong_pixels(page: TiffPage) -> str | None:
+def wrong_pixels(page: TiffPage, *, labels: bool = False) -> str | None:
     """Say why the page is no greyscale image of an accepted dtype, or None."""
     if page.samplesperpixel > 1:
         return f"{page.samplesperpixel} samples a pixel (colour?); expected greyscale"
@@ -128,7 +128,7 @@ def wrong_pixels(page: TiffPage) -> str | None:
         return "zero is white (MINISWHITE); expected zero to be black: invert it first"
     if len(page.shape) != 2 or 0 in page.shape:
         return f"an image of shape {page.shape}; expected rows x columns"
-    return wrong_dtype(page.dtype)
+    return wrong_dtype(page.dtype, labels=labels)
 
 
 def wrong_codec(page: TiffPage) -> str | None:

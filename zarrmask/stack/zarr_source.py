@@ -133,13 +133,15 @@ class ZarrSource(RegionSource):
         return region.astype(self.dtype, copy=False)
 
 
-def open_zarr(place: str | Remote) -> ZarrSource:
+def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     """Open a zarr array, or an OME-Zarr image at its level 0.
 
     Parameters
     ----------
     place : str or Remote
         Folder of the array or of the image's group.
+    labels : bool
+        Whether it may hold labels of any type.
 
     Returns
     -------
@@ -162,7 +164,7 @@ def open_zarr(place: str | Remote) -> ZarrSource:
         what = redacted(str(error))
         raise StackError(f"{path}: its zarr metadata cannot be read: {what}") from None
     if isinstance(node, zarr.Array):
-        return checked(place, "zarr array", node)
+        return checked(place, "zarr array", node, labels=labels)
     attributes: dict[str, Any] = dict(node.attrs)
     image = attributes.get("ome", attributes)  # NGFF 0.5 has its own namespace
     if not isinstance(image, dict) or not image.get("multiscales"):
@@ -178,7 +180,8 @@ def open_zarr(place: str | Remote) -> ZarrSource:
         raise StackError(f"{path}: its level 0, {printable(paths[0])!r}, is no zarr array")
     if names and names[-3:] != ["z", "y", "x"]:
         raise StackError(f"{path}: axes {', '.join(names)}; expected z, y, x last")
-    return checked(place, "OME-Zarr", array, size, coarser_levels(array, others, scales))
+    coarser = coarser_levels(array, others, scales)
+    return checked(place, "OME-Zarr", array, size, coarser, labels=labels)
 
 
 def described(
@@ -261,13 +264,15 @@ def checked(
     array: zarr.Array,
     voxel_size: float | None = None,
     coarser: Sequence[Level] = (),
+    *,
+    labels: bool = False,
 ) -> ZarrSource:
-    """Make a source of an array, once it is known to be one volume of grey values."""
+    """Make a source of an array, once it is known to be one volume of grey values or labels."""
     problems = []
     if array.ndim < 3 or any(n != 1 for n in array.shape[:-3]) or 0 in array.shape:
         shape = " x ".join(map(str, array.shape))
         problems.append(f"an array of {shape}; expected slices x rows x columns (z, y, x)")
-    if problem := wrong_dtype(np.dtype(array.dtype)):
+    if problem := wrong_dtype(np.dtype(array.dtype), labels=labels):
         problems.append(problem)
     if problems:
         path = place.shown if isinstance(place, Remote) else printable(place)

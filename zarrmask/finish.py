@@ -1,0 +1,78 @@
+"""What a run leaves when its voxels are written: metadata, pictures, report, project, record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zarrmask.journal import Journal
+from zarrmask.place import Place, is_local
+from zarrmask.plan import Plan
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import Pyramid, link_label, write_metadata
+
+
+def describe_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
+    """Give the pyramids their metadata: from here on viewers open them."""
+    origin = (plan.first, *plan.origin[1:])
+    for name, pyramid in pyramids.items():
+        write_metadata(
+            pyramid.path,
+            name,
+            len(pyramid.levels),
+            voxel_size=plan.voxel_size,
+            origin=origin,
+            ngff=pyramid.format.ngff,
+        )
+
+
+def finish_run(
+    place: Place,
+    journal: Journal,
+    record: Mapping[str, Any],
+    pyramids: Mapping[str, Pyramid],
+    plan: Plan,
+    reporter: Reporter,
+) -> None:
+    """Write all that a run leaves beside its voxels; the record last.
+
+    Parameters
+    ----------
+    place : Place
+        The run's folder.
+    journal : Journal
+        Its journal.
+    record : mapping
+        What `run.json` is to hold.
+    pyramids : mapping
+        What was written, by name.
+    plan : Plan
+    reporter : Reporter
+    """
+    from zarrmask.report import (  # it takes its time, and a conversion needs none of it
+        read_views,
+        write_khartes_project,
+        write_overview,
+        write_report,
+    )
+
+    describe_pyramids(pyramids, plan)
+    if isinstance(place, Path):  # elsewhere there are no links
+        link_label(place / "masked.zarr", place / "mask.zarr")
+    form = next(iter(pyramids.values())).format
+    for_khartes = is_local(place) and form.ngff == "0.4"  # it opens folders, of zarr 2
+    with reporter.stage("report", 2 + for_khartes, "files") as advance:
+        views = read_views(place, record)
+        write_overview(place, record, views)
+        advance(1)
+        write_report(place, record, views)
+        advance(1)
+        if isinstance(place, Path) and for_khartes:
+            volumes = {name: place / f"{name}.zarr" for name in pyramids}
+            if record["volume"] is not None and Path(record["volume"], ".zgroup").exists():
+                volumes["volume"] = Path(record["volume"])
+            project = place / "scroll.khprj"
+            write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
+            advance(1)
+    journal.finish(record)

@@ -104,6 +104,18 @@ def model_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def norm_counters(model: nn.Module) -> dict[str, Tensor]:
+    """Give the counters of batch norms, int64 (), under detectron2's names.
+
+    They are no weights, but detectron2 misses those of norms that it has frozen.
+    """
+    return {
+        _detectron2_name(name): tensor
+        for name, tensor in model.state_dict().items()
+        if name.endswith("num_batches_tracked")
+    }
+
+
 def weight_shapes(model: nn.Module) -> dict[str, Shape]:
     """Give the shapes of `model_weights`."""
     return {name: tuple(tensor.shape) for name, tensor in model_weights(model).items()}

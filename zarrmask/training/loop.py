@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zarrmask.detection.config import STRIDES, ModelConfig
-from zarrmask.detection.weights import load_weights, model_weights
+from zarrmask.detection.weights import load_weights, model_weights, norm_counters
 from zarrmask.errors import OutputError, SettingsError, TrainingError
 from zarrmask.lock import hold
 from zarrmask.training.batches import Batch, stream
@@ -29,6 +29,7 @@ from zarrmask.training.state import (
     LAST,
     STATE,
     numbered,
+    outdated,
     read_state,
     save_config,
     save_detectron2,
@@ -86,9 +87,10 @@ def train(
         See `simulated_lesson` and `annotated_lesson`.
     out : Path
         Folder for ``training.pt`` (to go on from), ``model.safetensors`` with ``model.yaml`` (the
-        last weights), ``model_0000999.pth`` (those after 1,000 iterations), ``model_best.pth``
-        (those that did best on the slices held out), ``metrics.json`` and ``curves.png``. Each is
-        replaced in one step. The same lesson with the same `out` goes on where it was stopped.
+        last weights), ``model_0000999.pth`` (those after 1,000 iterations; the newest few, see
+        ``ZARRMASK.KEEP``), ``model_best.pth`` (those that did best on the slices held out),
+        ``metrics.json`` and ``curves.png``. Each is replaced in one step. The same lesson with the
+        same `out` goes on where it was stopped.
     threads : int, optional
         Of the network; by default what the makers of batches leave of the cores.
     workers : int, optional
@@ -272,12 +274,15 @@ class Training:
         )
 
     def _save_best(self, out: Path) -> None:
-        save_detectron2(self.kept, out / BEST, self.done)
+        self._save_detectron2(out / BEST)
         save_config(self.lesson.config, self.recipe, (out / BEST).with_suffix(".yaml"))
+
+    def _save_detectron2(self, path: Path) -> None:
+        save_detectron2({**self.kept, **norm_counters(self.pupil.model)}, path, self.done)
 
     def _save(self, out: Path) -> None:
         """Write the weights, and then what it takes to go on."""
-        save_detectron2(self.kept, out / numbered(self.done), self.done)
+        self._save_detectron2(out / numbered(self.done))
         save_config(self.lesson.config, self.recipe, (out / LAST).with_suffix(".yaml"))
         save_last(self.kept, out / LAST, self.done)
         momentum = {
@@ -294,6 +299,8 @@ class Training:
             "noted": (self.done, self.best, self.sums, self.count),
         }
         save_state(state, out / STATE)
+        for iterations in outdated(self.done, self.recipe.period, self.recipe.keep):
+            (out / numbered(iterations)).unlink(missing_ok=True)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `_save` has written; rates and decays are the recipe's of today."""

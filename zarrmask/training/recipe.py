@@ -125,6 +125,8 @@ class Recipe:
     workers: int = key("DATALOADER.NUM_WORKERS", 4, whole(0))
     drops_empty: bool = key("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, flag)
 
+    keep: int = key("ZARRMASK.KEEP", 3, whole(0))
+    """Numbered checkpoints that stay, the newest, besides the best and the last; 0: all."""
     optimizer: str = key("ZARRMASK.OPTIMIZER", "SGD", choice("SGD", "AdamW"))
     average: float = key("ZARRMASK.AVERAGE", 0.0, fraction)
     """Decay of a running mean of the weights, which is kept instead of the last ones; 0: none."""

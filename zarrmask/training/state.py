@@ -51,6 +51,27 @@ def numbered(iterations: int) -> str:
     return f"model_{iterations - 1:07d}.pth"
 
 
+def outdated(done: int, period: int, keep: int) -> list[int]:
+    """Give after how many iterations those checkpoints were written that need not be kept.
+
+    Parameters
+    ----------
+    done : int
+        Iterations after which the newest was written.
+    period : int
+        Iterations from one to the next.
+    keep : int
+        How many stay; 0 is all.
+
+    Examples
+    --------
+    >>> outdated(1000, 300, 2)
+    [300, 600]
+    """
+    written = [*range(period, done, period), done]
+    return written[:-keep] if keep else []
+
+
 def save_config(config: ModelConfig, recipe: Recipe, path: Path) -> None:
     """Write a config that detectron2 and zarrmask read, with nothing to be looked up elsewhere."""
     document = as_document({**stated_keys(config), **recipe_keys(recipe)})

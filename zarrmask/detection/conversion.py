@@ -23,7 +23,7 @@ def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -
     Weights keep their names, types and every bit. The `iteration` and the author go along;
     optimizers and the like do not, nor what the config says as well (`pixel_mean`, `pixel_std`,
     `cell_anchors`), nor the counters of batch norms (`num_batches_tracked`), which detectron2
-    neither misses nor uses.
+    does not use, and misses only where ``FREEZE_AT`` froze norms that learned once.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError, ZarrmaskError
+from zarrmask.masking.field import UNITS, pieces_apart, signed_distance
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 
@@ -70,8 +71,27 @@ def test_the_volume_is_the_stack(run, stack):
     np.testing.assert_array_equal(level(out, "volume"), np.array(slices))
 
 
-def test_masks_are_the_replaced_scripts_for_the_same_detections(run):
+def test_masks_are_interpolated_between_keyframes_and_grown(run):
     out, _ = run
+    found, mask = keyframes(out), level(out, "mask") > 0
+    inside = [plane > 0 for plane in found["mask"]]
+    fields = [signed_distance(plane).astype(float) for plane in inside]
+    for z in range(23):
+        one, place = z // 7, z % 7 / 7
+        field = fields[one]
+        if place and one < 3:
+            field = field * (1 - place) + fields[one + 1] * place
+            apart = pieces_apart(inside[one], inside[one + 1])
+            field = np.maximum(field, signed_distance(apart)) if apart.any() else field
+        sure = abs(field / UNITS + 4) > 0.1  # it grows by half of int(170 * 5 / 100)
+        np.testing.assert_array_equal(mask[z][sure], (field / UNITS > -4)[sure])
+    assert mask.any()
+
+
+def test_held_masks_are_the_replaced_scripts_for_the_same_detections(stack, cluster, tmp_path):
+    options = {"propagate": "hold", "every": 7, "dilate": 5, "scheduler": cluster}
+    out = tmp_path / "out"
+    zarrmask.run(stack, out, **options)
     found = keyframes(out)
     assert found["z"].tolist() == [100, 107, 114, 121]
     kernel = np.ones((8, 8), np.uint8)  # int(170 * 5 / 100)

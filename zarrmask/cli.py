@@ -166,10 +166,15 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 )
 @CLASSES
 @click.option(
+    "--propagate",
+    type=click.Choice(["field", "hold"]),
+    help="Interpolate masks between keyframes, or hold each until the next.  [default: field]",
+)
+@click.option(
     "--dilate",
-    type=float,
-    metavar="P",
-    help="Kernel side, percent of the longer side.  [default: 3]",
+    metavar="P|Lum",
+    help="By twice how much masks grow: percent of the longer side, or micrometres, as 150um."
+    "  [default: 3]",
 )
 @DETECT_WINDOW
 @click.option(

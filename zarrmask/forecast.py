@@ -11,6 +11,7 @@ import numpy as np
 
 from zarrmask.cluster import Crew
 from zarrmask.detection.inputs import NetworkInput
+from zarrmask.masking.field import cell_side, cells
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.memory import (
     A_TASK,
@@ -22,6 +23,8 @@ from zarrmask.memory import (
     decoding_bytes,
     detecting_bytes,
     detector_bytes,
+    field_bytes,
+    held_bytes,
     writing_bytes,
 )
 from zarrmask.place import is_local
@@ -197,8 +200,15 @@ class Forecast:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes, at most, of what passes hand on and of slices that are decoded ahead."""
-        return self._handed_over_bytes + self.decoded_bytes
+        """Bytes, at most, of what passes hand on, of fields, and of slices decoded ahead."""
+        return self._handed_over_bytes + self._field_bytes + self.decoded_bytes
+
+    @property
+    def _field_bytes(self) -> int:
+        if not self.detects or self.plan.propagate == "hold":
+            return 0
+        _, height, width = self.source.shape
+        return 4 * self.keyframes * prod(cells((height, width), cell_side(height, width)))
 
     @property
     def _handed_over_bytes(self) -> int:
@@ -218,7 +228,7 @@ class Forecast:
         itemsize, block = self.source.dtype.itemsize, self.source.block
         grid, form = self.plan.grid, next(iter(self.pyramids.values())).format
         outputs = {n: (p.format, np.dtype(p.dtype).itemsize) for n, p in self.pyramids.items()}
-        keyframes = self._keyframes_a_brick() if self.detects else 0
+        masks = self._mask_bytes(grid.brick) if self.detects else 0
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
         worker, shared = WORKER, 0
@@ -241,7 +251,7 @@ class Forecast:
             decoding = decoding_bytes((1, height, width), block, itemsize)
             each["decoding a slice"] = height * width * itemsize + decoding, self.tasks["decoding"]
         each["writing a brick"] = (
-            writing_bytes(grid.brick, itemsize, reading, outputs, keyframes, whole, self.rescales),
+            writing_bytes(grid.brick, itemsize, reading, outputs, masks, whole, self.rescales),
             len(grid),
         )
         for pyramid in self.pyramids.values():
@@ -260,6 +270,13 @@ class Forecast:
             workers=self.crew.workers,
             threads=self.crew.threads,
         )
+
+    def _mask_bytes(self, brick: Shape) -> int:
+        """Bytes that a brick's masks are made of."""
+        if self.plan.propagate == "hold":
+            return held_bytes(self._keyframes_a_brick(), *brick[1:])
+        _, height, width = self.source.shape
+        return field_bytes(self._keyframes_a_brick() + 1, brick[1], (height, width))
 
     def _keyframes_a_brick(self) -> int:
         """Most keyframes that a brick's masks are made of."""

@@ -14,7 +14,8 @@ from types import TracebackType
 import psutil
 from rich.filesize import decimal
 
-from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
+from zarrmask.masking import field_store, keyframe_store
+from zarrmask.masking.field import cell_side, cells
 from zarrmask.pyramid import Format, Shape
 from zarrmask.tasks import PIECE
 
@@ -135,7 +136,7 @@ def writing_bytes(
     itemsize: int,
     block: Shape,
     outputs: Mapping[str, tuple[Format, int]],
-    keyframes: int,
+    masks: int,
     whole: bool,
     rescales: bool,
 ) -> int:
@@ -151,8 +152,8 @@ def writing_bytes(
         What is read of it at once.
     outputs : mapping
         Format, and bytes a voxel, of each output.
-    keyframes : int
-        How many a brick's masks are made of.
+    masks : int
+        Bytes that its masks are made of.
     whole : bool
         Whether the brick is read at once, not tile by tile.
     rescales : bool
@@ -172,9 +173,31 @@ def writing_bytes(
     if "mask" in outputs:
         bytes_ += tile[0] * tile[1] * min(PIECE, width) * (1 + itemsize)
         bytes_ += tile[1] * width * itemsize  # whole rows, of which some columns are wanted
-        # The masks that it is cut by, and the last while it is read: in chunks, and dilated.
-        bytes_ += keyframes * height * width + 3 * max(height, ROWS_A_CHUNK) * width
-    return bytes_
+    return bytes_ + masks
+
+
+def held_bytes(keyframes: int, height: int, width: int) -> int:
+    """Bytes of the masks that a brick is cut by, and of the last while it is read and dilated."""
+    return keyframes * height * width + 3 * max(height, keyframe_store.ROWS_A_CHUNK) * width
+
+
+def field_bytes(keyframes: int, height: int, shape: tuple[int, int]) -> int:
+    """Bytes of the fields that a brick's masks are interpolated from, and of chunks of them.
+
+    Parameters
+    ----------
+    keyframes : int
+        How many.
+    height : int
+        Rows of the brick.
+    shape : (height, width)
+        Of a slice, pixels.
+    """
+    side = cell_side(*shape)
+    rows, columns = cells(shape, side)
+    mine, chunk = min(rows, height // side + 3), min(rows, field_store.ROWS_A_CHUNK)
+    decoded = AT_ONCE * field_store.KEYFRAMES_A_CHUNK * chunk
+    return 2 * (2 * keyframes * mine + decoded) * columns
 
 
 def memory_in_use() -> int:

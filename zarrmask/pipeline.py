@@ -16,6 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from distributed import Client
+
 from zarrmask import __version__
 from zarrmask.cluster import Crew, connect, find_crew
 from zarrmask.contrast import needs_sample, output_dtype, rescaling, settle_contrast
@@ -29,7 +32,7 @@ from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
 from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast, Network
 from zarrmask.journal import Journal
-from zarrmask.masking import HeldMasks, KeyframeStore
+from zarrmask.masking import FieldStore, HeldMasks, InterpolatedMasks, KeyframeStore, Masks
 from zarrmask.memory import PeakMemory, sized
 from zarrmask.place import Place, output_place, reached, written_command
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
@@ -42,6 +45,7 @@ from zarrmask.stack import Source, open_source
 from zarrmask.stages import (
     bricks_left,
     detect_keyframes,
+    measure_fields,
     sample_greys,
     write_pyramids,
 )
@@ -168,7 +172,7 @@ def run(
                     f"nothing was found on {len(empty)} of {len(plan.keyframes)} keyframes; the "
                     f"slices that hold their masks are empty: {listed(empty)}"
                 )
-            masks = HeldMasks(store, plan.keyframes, source.shape[1:], plan.side)
+            masks = _masks(client, journal, store, source, plan, settings, reporter)
             writing = journal.ledger.stage("writing")
             with _disk(journal, scheduler) as disk:
                 become = rescaling(source.dtype, settings, contrast)
@@ -531,6 +535,25 @@ def _recipe(settings: Settings, checkpoint: Path) -> Recipe:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _masks(
+    client: Client,
+    journal: Journal,
+    store: KeyframeStore,
+    source: Source,
+    plan: Plan,
+    settings: Settings,
+    reporter: Reporter,
+) -> Masks:
+    """The masks of all slices, by the rule that was chosen."""
+    shape = source.shape[1:]
+    if settings.propagate == "hold":
+        return HeldMasks(store, plan.keyframes, shape, plan.side)
+    fields = FieldStore(journal.scratch / "fields.zarr", shape)
+    positions = np.arange(len(plan.keyframes))
+    measure_fields(client, store, positions, fields, journal.ledger.stage("measuring"), reporter)
+    return InterpolatedMasks(fields, plan.keyframes, store.areas()[positions], plan.side / 2)
 
 
 def _still_there(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:

@@ -30,8 +30,10 @@ class Plan:
         Their slice numbers.
     grid : BrickGrid
         The outputs' bricks; its shape is that of the outputs.
+    propagate : str
+        How masks come to the slices between keyframes; see `Settings`.
     side : int
-        Side of the dilation's square kernel, pixels.
+        Side of the dilation's square kernel, pixels; a mask grows by half of it each way.
     voxel_size : float or None
         Micrometres.
     """
@@ -42,6 +44,7 @@ class Plan:
     keyframes: NDArray[np.int64]
     numbers: NDArray[np.int64]
     grid: BrickGrid
+    propagate: str
     side: int
     voxel_size: float | None
 
@@ -72,6 +75,7 @@ def make_plan(source: Source, settings: Settings) -> Plan:
         raise SettingsError(f"every slice of {begin}:{stop} is missing from {source.path}")
     keyframes = keyframe_indices(present, settings.every) + offset
     shape = (end - offset, bottom - top, right - left)
+    voxel_size = settings.voxel_size or source.voxel_size
     return Plan(
         origin=(offset, top, left),
         first=begin,
@@ -81,8 +85,9 @@ def make_plan(source: Source, settings: Settings) -> Plan:
         grid=brick_grid(
             shape, source.dtype.itemsize, source.block, step=output_format(settings).step
         ),
-        side=kernel_side(height, width, settings.dilate),
-        voxel_size=settings.voxel_size or source.voxel_size,
+        propagate=settings.propagate,
+        side=kernel_side(height, width, settings.dilate, voxel_size),
+        voxel_size=voxel_size,
     )
 
 

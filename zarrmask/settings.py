@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,8 @@ _BRIEF.maxlevel = 2
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
 Window = Literal["auto"] | tuple[Finite, Finite]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Micrometres = Annotated[str, Field(pattern="^[0-9.e+-]+um$")]
 Range = tuple[int | None, int | None]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -62,6 +65,21 @@ def _numbers(value: object) -> object:
 
 def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if numbers is None else tuple(sorted(set(numbers)))
+
+
+def _dilation(value: object) -> object:
+    """Read "3", percent, or "150um"."""
+    if not isinstance(value, str):
+        return value
+    if not (number := value.strip().removesuffix("%")).endswith("um"):
+        return number
+    try:
+        length = float(number.removesuffix("um"))
+    except ValueError:
+        length = -1.0
+    if not 0 <= length < inf:
+        raise ValueError("write a dilation in percent of the longer side, 3, or as 150um")
+    return f"{length:g}um"
 
 
 def _compressor(value: object) -> object:
@@ -110,8 +128,12 @@ class Settings(BaseModel):
         A detection counts above this score.
     classes : tuple of int, or None
         Classes of the detector, counted from 0, whose detections count; None is all.
-    dilate : float
-        Side of the square kernel that grows a mask, in percent of the slice's longer side.
+    propagate : "field" or "hold"
+        How slices between keyframes get their masks: by signed distances to the keyframes' edges,
+        interpolated; or as in the scripts that zarrmask replaces, which hold a keyframe's mask.
+    dilate : float or str
+        By twice how much a mask grows, in percent of the slice's longer side, or "150um", in
+        micrometres: the side of the square kernel where masks are held.
     detect_window : "seed", "auto" or (lo, hi)
         How the detector's 8 bits are taken from 16: the high byte, percentiles of the keyframes, or
         the given grey values.
@@ -155,7 +177,8 @@ class Settings(BaseModel):
     every: int = Field(10, ge=1)
     score: float = Field(0.1, ge=0, le=1)
     classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None
-    dilate: float = Field(3.0, ge=0, le=100)
+    propagate: Literal["field", "hold"] = "field"
+    dilate: Annotated[Percent | Micrometres, BeforeValidator(_dilation)] = 3.0
     detect_window: Annotated[DetectWindow, BeforeValidator(_window)] = "seed"
     dtype: Literal["uint8", "uint16"] | None = None
     window: Annotated[Window | None, BeforeValidator(_window)] = None

@@ -25,7 +25,14 @@ from zarrmask.detection.inputs import Window
 from zarrmask.errors import ZarrmaskError
 from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
-from zarrmask.masking import HeldMasks, KeyframeStore, Sighting, read_together
+from zarrmask.masking import (
+    KEYFRAMES_A_CHUNK,
+    FieldStore,
+    KeyframeStore,
+    Masks,
+    Sighting,
+    read_together,
+)
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key
@@ -198,12 +205,50 @@ def detect_keyframes(
     store.write_sightings([Sighting.from_json(found[str(n)]) for n in range(len(found))])
 
 
+def measure_fields(
+    client: Client,
+    store: KeyframeStore,
+    positions: NDArray[np.int64],
+    fields: FieldStore,
+    ledger: Ledger,
+    reporter: Reporter,
+) -> None:
+    """Measure the signed distances by which masks are interpolated.
+
+    Parameters
+    ----------
+    positions : (k,) int64
+        Where in the store the keyframes' masks are that are used, in the order of their slices.
+    fields : FieldStore
+        Where they go.
+    """
+    if fields.create(len(positions)):
+        ledger.forget()  # somebody removed what it speaks of
+    firsts = np.arange(0, len(positions), KEYFRAMES_A_CHUNK)
+    missing = firsts[ledger.missing(firsts.tolist())]
+    if not len(missing):
+        return
+    measured = da.from_array(missing, chunks=1).map_blocks(
+        tasks.measure_fields,
+        store=store,
+        positions=positions,
+        fields=fields,
+        ledger=ledger,
+        dtype=bool,
+        meta=np.empty(0, bool),
+    )
+    with reporter.stage(
+        "measuring masks", len(missing) * KEYFRAMES_A_CHUNK, "keyframes"
+    ) as advance:
+        results(client, [measured], lambda count: advance(count * KEYFRAMES_A_CHUNK))
+
+
 def write_pyramids(
     client: Client,
     source: Source,
     plan: Plan,
     pyramids: Mapping[str, Pyramid],
-    masks: HeldMasks | None,
+    masks: Masks | None,
     rescaling: Rescaling | None,
     scratch: Path | None,
     ledger: Ledger,

@@ -20,7 +20,7 @@ from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
 from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
 from zarrmask.ledger import Ledger
-from zarrmask.masking import HeldMasks, HeldRegion, KeyframeStore, Sighting, cut_out
+from zarrmask.masking import FieldStore, KeyframeStore, Masks, RegionMasks, Sighting, cut_out
 from zarrmask.pyramid import (
     BrickGrid,
     Pyramid,
@@ -86,6 +86,29 @@ def detect(
     return np.ones(len(positions), bool)
 
 
+def measure_fields(
+    first: NDArray[np.int64],
+    *,
+    store: KeyframeStore,
+    positions: NDArray[np.int64],
+    fields: FieldStore,
+    ledger: Ledger,
+) -> NDArray[np.bool_]:
+    """Measure how far from the edges of their masks the cells of some keyframes are.
+
+    Parameters
+    ----------
+    first : (1,) int64
+        Place of the first of them; see `FieldStore.write`.
+    positions : (k,) int64
+        Where in the store all keyframes are.
+    """
+    place = int(first[0])
+    fields.write(place, store.masks(), positions)
+    ledger.enter(place, None)
+    return np.ones(1, bool)
+
+
 def write_brick(
     index: NDArray[np.int64],
     *,
@@ -93,7 +116,7 @@ def write_brick(
     origin: Shape,
     grid: BrickGrid,
     outputs: Mapping[str, Pyramid],
-    masks: HeldMasks | None,
+    masks: Masks | None,
     rescaling: Rescaling | None,
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
@@ -114,7 +137,7 @@ def write_brick(
         The outputs' bricks.
     outputs : mapping
         What is written, of "volume", "mask" and "masked".
-    masks : HeldMasks or None
+    masks : Masks or None
         Where the object is, in indices of the stack; None where the volume alone is written.
     rescaling : Rescaling or None
         What becomes of grey values; None leaves them as they are.
@@ -122,7 +145,7 @@ def write_brick(
     """
     brick = _brick(index)
     region = grid.region(brick)
-    held = masks.held(*shifted(region, origin)) if masks is not None else None
+    inside = masks.region(*shifted(region, origin)) if masks is not None else None
     file = next(iter(outputs.values())).format.file
     by_tile = reads_by_tile(source, origin, file)
     whole = None if by_tile else shifted(region, origin)
@@ -139,8 +162,8 @@ def write_brick(
                 if "volume" in steps:
                     voxels = read(tile)
                     steps["volume"].write(tile, voxels)
-                if held is not None:
-                    part = held.part(*within(tile, region)[:2])
+                if inside is not None:
+                    part = inside.part(*within(tile, region)[:2])
                     kept += _write_inside(tile, part, steps, read, voxels)
                 for one in steps.values():
                     one.settle()
@@ -153,7 +176,7 @@ def write_brick(
 
 def _write_inside(
     tile: Region,
-    held: HeldRegion,
+    masks: RegionMasks,
     steps: Mapping[str, Step],
     read: Callable[[Region], NDArray],
     voxels: NDArray | None,
@@ -161,7 +184,7 @@ def _write_inside(
     """Write a tile's mask and what is inside it, and count that; `voxels` are read if need be."""
     z, y, x = tile
     mask, masked, volume = steps["mask"], steps["masked"], steps.get("volume")
-    runs = held.columns(mask.file, PIECE)
+    runs = masks.columns(mask.file, PIECE)
     if not runs:
         return 0
     first = 0
@@ -185,7 +208,7 @@ def _write_inside(
             else:
                 masked.write(piece, seen)
         else:
-            held.fill(inside, columns)
+            masks.fill(inside, columns)
             kept += int(np.count_nonzero(inside))
             mask.write(piece, inside)
             masked.write(piece, cut_out(seen, inside, buffer("cut", sides(piece), seen.dtype)))

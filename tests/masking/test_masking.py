@@ -108,7 +108,7 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
 
     masks = HeldMasks(store, chosen, (height, width), side)
     region = (slice(2, 12), slice(5, 30), slice(10, 45))
-    part = masks.held(*region).part(slice(1, 9), slice(2, 20))
+    part = masks.region(*region).part(slice(1, 9), slice(2, 20))
     block = np.full((8, 18, 17), 7, np.uint8)
     part.fill(block, slice(3, 20))
     expected = np.array(expected)[region][1:9, 2:20]

@@ -177,7 +177,7 @@ def _window(dataset: CocoDataset, settings: Settings) -> Window:
 
 
 def _judged(
-    image: CocoImage, true: Region, found: NDArray[np.uint8], detections: int, percent: float
+    image: CocoImage, true: Region, found: NDArray[np.uint8], detections: int, percent: float | str
 ) -> Judged:
     ignored = image.ignored().mask()
     side = masking.kernel_side(image.height, image.width, percent)

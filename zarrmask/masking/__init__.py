@@ -2,14 +2,21 @@
 
 from zarrmask.masking.cut import cut_out
 from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
-from zarrmask.masking.hold import HeldMasks, HeldRegion
+from zarrmask.masking.field_store import KEYFRAMES_A_CHUNK, FieldStore
+from zarrmask.masking.hold import HeldMasks
+from zarrmask.masking.interpolation import InterpolatedMasks
 from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
 from zarrmask.masking.keyframes import held_by, keyframe_indices, read_together
+from zarrmask.masking.protocol import Masks, RegionMasks
 
 __all__ = [
+    "KEYFRAMES_A_CHUNK",
+    "FieldStore",
     "HeldMasks",
-    "HeldRegion",
+    "InterpolatedMasks",
     "KeyframeStore",
+    "Masks",
+    "RegionMasks",
     "Sighting",
     "cut_out",
     "dilate",

@@ -8,16 +8,42 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.errors import SettingsError
 
-def kernel_side(height: int, width: int, percent: float) -> int:
-    """Side of the square kernel in pixels, from a percentage of the slice's longer side.
+
+def kernel_side(
+    height: int, width: int, dilate: float | str, voxel_size: float | None = None
+) -> int:
+    """Side of the square kernel in pixels.
+
+    Parameters
+    ----------
+    height, width : int
+        Of a slice, pixels.
+    dilate : float or str
+        In percent of its longer side; or as "150um", in micrometres.
+    voxel_size : float, optional
+        Micrometres.
+
+    Raises
+    ------
+    SettingsError
+        Where it is in micrometres and the voxel size is not known.
 
     Examples
     --------
-    >>> kernel_side(720, 1280, 3)
-    38
+    >>> kernel_side(720, 1280, 3), kernel_side(720, 1280, "150um", 7.91)
+    (38, 18)
     """
-    return int(max(height, width) * percent / 100)
+    longer = max(height, width)
+    if not isinstance(dilate, str):
+        return int(longer * dilate / 100)
+    if voxel_size is None:
+        raise SettingsError(
+            f"a dilation of {dilate} needs the size of a voxel, which the stack does not state; "
+            "give it with --voxel-size, or the dilation in percent of the slice's longer side"
+        )
+    return min(int(float(dilate.removesuffix("um")) / voxel_size), longer)
 
 
 def dilate(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zarrmask.masking.dilation import dilated_part
 from zarrmask.masking.keyframe_store import KeyframeStore
 from zarrmask.masking.keyframes import held_by
+from zarrmask.masking.runs import whole_files
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class HeldMasks:
     shape: tuple[int, int]
     side: int
 
-    def held(self, z: slice, y: slice, x: slice) -> HeldRegion:
-        """Masks of a region, each keyframe's read and dilated once."""
+    def region(self, z: slice, y: slice, x: slice) -> HeldRegion:
+        """Masks of a region of the stack, each keyframe's read and dilated once; see `Masks`."""
         masks = self.store.masks()
         runs = []
         for position, start, stop in held_by(z.start, z.stop, self.keyframes):
@@ -50,7 +51,7 @@ class HeldMasks:
         return HeldRegion(z.stop - z.start, runs)
 
     def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:
-        """Which slices, from index `start` to before `stop`, the object is on: (stop - start,)."""
+        """Which slices the object is on; see `Masks`."""
         areas = self.store.areas()
         out = np.zeros(stop - start, bool)
         for position, first, end in held_by(start, stop, self.keyframes):
@@ -84,41 +85,19 @@ class HeldRegion:
         return HeldRegion(z.stop - z.start, runs)
 
     def columns(self, side: int, most: int) -> list[tuple[slice, bool]]:
-        """Cut the columns that the masks reach into runs of whole files.
-
-        Parameters
-        ----------
-        side : int
-            Columns of a file.
-        most : int
-            Columns of a run, at most; a multiple of `side`.
-
-        Returns
-        -------
-        list of (slice, bool)
-            Columns, and whether all of their voxels are inside.
-        """
+        """Cut the columns that the masks reach into runs of whole files; see `RegionMasks`."""
         planes = [plane for _, _, plane in self.runs]
         if not planes:
             return []
         covered = sum(stop - start for start, stop, _ in self.runs) == self.depth
-        first = range(0, planes[0].shape[1], side)
+        width = planes[0].shape[1]
+        first = range(0, width, side)
         some = np.bitwise_or.reduceat(np.max([p.max(axis=0) for p in planes], axis=0), first) > 0
         every = np.bitwise_and.reduceat(np.min([p.min(axis=0) for p in planes], axis=0), first) > 0
-        runs: list[tuple[slice, bool]] = []
-        for start, reached, full in zip(first, some, every & covered, strict=True):
-            if not reached:
-                continue
-            stop = min(start + side, planes[0].shape[1])
-            last, alike = runs[-1] if runs else (slice(0, 0), None)
-            if last.stop == start and alike == full and stop - last.start <= most:
-                runs[-1] = slice(last.start, stop), bool(full)
-            else:
-                runs.append((slice(start, stop), bool(full)))
-        return runs
+        return whole_files(some.tolist(), (every & covered).tolist(), width, side, most)
 
     def fill(self, out: NDArray[np.uint8], columns: slice) -> None:
-        """Write the masks of some of the region's columns into an array (z, y, x) uint8."""
+        """Write the masks of some of the region's columns; see `RegionMasks`."""
         if sum(stop - start for start, stop, _ in self.runs) < self.depth:
             out.fill(0)
         for start, stop, plane in self.runs:

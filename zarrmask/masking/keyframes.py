@@ -5,6 +5,8 @@ Arithmetic only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,3 +94,64 @@ def held_by(start: int, stop: int, keyframes: NDArray[np.int64]) -> list[tuple[i
         for position, (first, end) in enumerate(zip(keyframes, ends, strict=True))
         if first < stop and end > start
     ]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Slices between two keyframes.
+
+    Attributes
+    ----------
+    one, other : int
+        Positions of the keyframes; the same where there is but one.
+    start : int
+        The first of the slices.
+    places : tuple of float
+        Where each of them lies, from 0 at the one to 1 at the other.
+    """
+
+    one: int
+    other: int
+    start: int
+    places: tuple[float, ...]
+
+    def part(self, slices: slice) -> list[Span]:
+        """Those that are among other slices, counted from the first of these: a span or none."""
+        first = max(self.start, slices.start)
+        stop = min(self.start + len(self.places), slices.stop)
+        if first >= stop:
+            return []
+        places = self.places[first - self.start : stop - self.start]
+        return [replace(self, start=first - slices.start, places=places)]
+
+
+def spans_between(start: int, stop: int, keyframes: NDArray[np.int64]) -> list[Span]:
+    """Cut slices into spans between keyframes.
+
+    Slices before the first and after the last are with that one alone.
+
+    Parameters
+    ----------
+    start, stop : int
+        Slice indices, `stop` excluded.
+    keyframes : (k,) int64
+        Their slice indices, ascending; one at least.
+
+    Examples
+    --------
+    >>> for span in spans_between(2, 6, np.array([3, 5])):
+    ...     print(span)
+    Span(one=0, other=0, start=2, places=(0.0,))
+    Span(one=0, other=1, start=3, places=(0.0, 0.5))
+    Span(one=1, other=1, start=5, places=(0.0,))
+    """
+    last = len(keyframes) - 1
+    around = np.searchsorted(keyframes, np.arange(start, stop), "right") - 1
+    spans = []
+    for position in np.unique(around).tolist():
+        slices = np.flatnonzero(around == position) + start
+        one, other = max(position, 0), min(max(position, -1) + 1, last)
+        gap = int(keyframes[other] - keyframes[one]) or 1
+        places = (slices - keyframes[one]) / gap if one != other else np.zeros(len(slices))
+        spans.append(Span(one, other, int(slices[0]), tuple(places.tolist())))
+    return spans

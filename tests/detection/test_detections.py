@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zarrmask.detection import detections
 from zarrmask.detection.detections import Detections, instance_mask, union_mask
 
 sides = st.floats(-10, 40, width=32)
@@ -63,14 +62,6 @@ def test_union_is_the_union_of_the_instances(instances):
     for box, patch in instances:
         expected |= instance_mask(box, patch, (23, 31))
     assert np.array_equal(union_mask(found, (23, 31)), expected)
-
-
-def test_bands_change_nothing(monkeypatch):
-    box = np.array([3.3, 1.2, 38.8, 59.1], np.float32)
-    patch = np.random.default_rng(0).random((28, 28), np.float32)
-    whole = instance_mask(box, patch, (60, 40))
-    monkeypatch.setattr(detections, "_BAND_VALUES", 100)
-    assert np.array_equal(instance_mask(box, patch, (60, 40)), whole)
 
 
 def test_pasting_into_a_large_slice_takes_little_memory():

@@ -7,8 +7,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-_BAND_VALUES = 1 << 21  # mask values at a time: 8 MB of float32, whatever the slice's size
-
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -107,22 +105,29 @@ def instance_mask(
 
 
 def _paste(mask: NDArray[np.uint8], box: NDArray[np.float32], patch: NDArray[np.float32]) -> None:
-    """Add a patch to a mask, in bands of rows, so that no whole slice of floats is ever held.
+    """Add a patch to a mask; no array of floats is ever as large as the slice.
 
     As detectron2 pastes masks: the patch is interpolated linearly between the centres of its cells
-    and is zero outside. Such an interpolation is a product: row weights @ patch @ column weights.
+    and is zero outside. Between two rows of cells it is interpolated only where one of them is
+    inside and the other is not: elsewhere both say the same.
     """
     x0, y0, x1, y1 = (float(side) for side in box)
     rows = _covered(y0, y1, mask.shape[0])
     columns = _covered(x0, x1, mask.shape[1])
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return
-    across = patch @ _weights(columns, x0, x1, patch.shape[1]).T
-    height = max(1, _BAND_VALUES // (columns.stop - columns.start))
-    for start in range(rows.start, rows.stop, height):
-        band = slice(start, min(start + height, rows.stop))
-        inside = _weights(band, y0, y1, patch.shape[0]) @ across >= 0.5
-        mask[band, columns] |= inside * np.uint8(255)
+    across = np.pad(patch @ _weights(columns, x0, x1, patch.shape[1]).T, ((1, 1), (0, 0)))
+    inside = across >= 0.5
+    place = _cells(rows, y0, y1, len(patch)) + 1
+    below = np.floor(place).astype(np.intp)
+    share = (place - below).astype(np.float32)[:, None]
+    part = mask[rows, columns]
+    for row in np.unique(below).tolist():
+        band = slice(*np.searchsorted(below, (row, row + 1)))
+        part[band] |= (inside[row] & inside[row + 1]) * np.uint8(255)
+        edge = np.flatnonzero(inside[row] != inside[row + 1])
+        lower, upper = across[row, edge], across[row + 1, edge]
+        part[band, edge] |= (lower + share[band] * (upper - lower) >= 0.5) * np.uint8(255)
 
 
 def _covered(low: float, high: float, size: int) -> slice:
@@ -130,10 +135,15 @@ def _covered(low: float, high: float, size: int) -> slice:
     return slice(max(0, int(np.ceil(low - 0.5))), min(size, int(np.floor(high - 0.5)) + 1))
 
 
+def _cells(pixels: slice, low: float, high: float, cells: int) -> NDArray[np.float64]:
+    """Where each pixel's centre lies among cells from `low` to `high`, counted at their centres."""
+    centres = np.arange(pixels.start, pixels.stop) + 0.5
+    place: NDArray[np.float64] = (centres - low) / (high - low) * cells - 0.5
+    return place
+
+
 def _weights(pixels: slice, low: float, high: float, cells: int) -> NDArray[np.float32]:
     """Weight of each cell at each pixel's centre, (pixels, cells)."""
-    centres = np.arange(pixels.start, pixels.stop) + 0.5
-    place = (centres - low) / (high - low) * cells - 0.5
-    weights = 1 - np.abs(place[:, None] - np.arange(cells))
+    weights = 1 - np.abs(_cells(pixels, low, high, cells)[:, None] - np.arange(cells))
     positive: NDArray[np.float32] = np.maximum(weights, 0).astype(np.float32)
     return positive

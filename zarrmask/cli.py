@@ -97,6 +97,26 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _volume_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Whether there is a volume beside the masked one, and what they share."""
+    for option in (
+        click.option(
+            "--links/--no-links",
+            default=None,
+            help="Let volume and masked volume share what lies wholly inside, by hard links.  "
+            "[default: where the disk has them]",
+        ),
+        click.option(
+            "--volume/--no-volume",
+            default=None,
+            help="Write the unmasked volume, or do not.  [default: unless STACK is an OME-Zarr "
+            "pyramid]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 class _NumbersCommand(click.Command):
     """Takes `--window LO HI` beside `--window auto`, `--detect-window` and `--classes` likewise."""
 
@@ -177,17 +197,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     "  [default: 3]",
 )
 @DETECT_WINDOW
-@click.option(
-    "--volume/--no-volume",
-    default=None,
-    help="Write the unmasked volume, or do not.  [default: unless STACK is an OME-Zarr pyramid]",
-)
-@click.option(
-    "--links/--no-links",
-    default=None,
-    help="Let volume and masked volume share what lies wholly inside, by hard links.  [default: "
-    "where the disk has them]",
-)
+@_volume_options
 @_output_options
 @_cluster_options
 def run_command(stack: str, out: str, **options: Any) -> None:
@@ -195,6 +205,37 @@ def run_command(stack: str, out: str, **options: Any) -> None:
     from zarrmask.pipeline import run
 
     _summarise(out, run(stack, out, command=_command(), **options))
+
+
+@cli.command("apply", cls=_NumbersCommand)
+@STACK
+@click.argument("masks", type=click.Path())
+@OUT
+@click.option(
+    "--first",
+    type=int,
+    metavar="Z",
+    help="Slice number of the first mask of a volume.  [default: the stack's first]",
+)
+@click.option(
+    "--dilate",
+    metavar="P|Lum",
+    help="Grow masks by a square kernel of P percent of the longer side, or micrometres.  "
+    "[default: 0]",
+)
+@click.option("--erode", metavar="P|Lum", help="Shrink masks likewise.")
+@_volume_options
+@_output_options
+@_cluster_options
+def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
+    """Mask STACK with given MASKS, and write into OUT what `run` writes.
+
+    MASKS: a folder of numbered PNGs or TIFFs, a TIFF volume, a zarr or OME-Zarr of labels, or the
+    OUT of another run. A mask is held until the next.
+    """
+    from zarrmask.apply import apply
+
+    _summarise(out, apply(stack, masks, out, **options, command=_command()))
 
 
 @cli.command("convert", cls=_NumbersCommand)

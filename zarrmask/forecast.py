@@ -120,9 +120,14 @@ class Forecast:
         return keyframe_runs(self.source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
 
     @property
+    def masks(self) -> bool:
+        """Whether anything is masked, be it by masks that are given."""
+        return "mask" in self.pyramids
+
+    @property
     def keyframes(self) -> int:
-        """Slices that the detector sees."""
-        return len(self.plan.keyframes) if self.detects else 0
+        """Slices that have a mask of their own."""
+        return len(self.plan.keyframes) if self.masks else 0
 
     @property
     def tasks(self) -> dict[str, int]:
@@ -172,7 +177,7 @@ class Forecast:
             name: sum(stored(pyramid, level)[0] for level in range(len(pyramid.levels)))
             for name, pyramid in self.pyramids.items()
         }
-        if self.detects:
+        if self.masks:
             files["keyframes"] = self.keyframes * ceil(self.source.shape[1] / ROWS_A_CHUNK)
         return files
 
@@ -205,7 +210,7 @@ class Forecast:
 
     @property
     def _field_bytes(self) -> int:
-        if not self.detects or self.plan.propagate == "hold":
+        if not self.masks or self.plan.propagate == "hold":
             return 0
         _, height, width = self.source.shape
         return 4 * self.keyframes * prod(cells((height, width), cell_side(height, width)))
@@ -228,7 +233,7 @@ class Forecast:
         itemsize, block = self.source.dtype.itemsize, self.source.block
         grid, form = self.plan.grid, next(iter(self.pyramids.values())).format
         outputs = {n: (p.format, np.dtype(p.dtype).itemsize) for n, p in self.pyramids.items()}
-        masks = self._mask_bytes(grid.brick) if self.detects else 0
+        masks = self._mask_bytes(grid.brick) if self.masks else 0
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
         worker, shared = WORKER, 0

@@ -432,7 +432,7 @@ def _record(
     source: Source,
     settings: Settings,
     plan: Plan,
-    checkpoint: Path,
+    checkpoint: Path | None,
     identity: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What of a finished run's record was known before it began."""
@@ -446,7 +446,7 @@ def _record(
         "shape": list(plan.shape),
         "voxel_size_um": plan.voxel_size,
         "dilation_pixels": plan.side,
-        "checkpoint": {"path": str(checkpoint), "sha256": identity["checkpoint"]},
+        "checkpoint": checkpoint and {"path": str(checkpoint), "sha256": identity["checkpoint"]},
         "versions": _versions(settings),
     }
 

@@ -27,13 +27,14 @@ from zarrmask.images.numbered import (
 )
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
 from zarrmask.journal import Journal
-from zarrmask.memory import decoding_bytes
+from zarrmask.memory import PeakMemory, decoding_bytes
 from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import read_metadata, sides
 from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
 from zarrmask.stages import results
+from zarrmask.vitals import watched
 
 WHAT = ("masked", "mask", "volume")
 FORMATS = ("tif", "jpg", "png")
@@ -129,7 +130,9 @@ def export(
                 journal.start(identity)
             shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
             with (
+                PeakMemory() as measured,
                 connect(scheduler, None if scheduler else crew.workers) as client,
+                watched(client, reporter, measured),
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)

@@ -24,13 +24,14 @@ from zarrmask.images.numbered import (
     local_folder,
     require_space,
 )
-from zarrmask.memory import detecting_bytes
+from zarrmask.memory import PeakMemory, detecting_bytes
 from zarrmask.place import Place
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
 from zarrmask.stages import keyframe_runs, lazy_slices, results, sample_greys
+from zarrmask.vitals import watched
 
 
 def proxy(
@@ -125,7 +126,11 @@ def proxy(
             if state == "new":
                 journal.start(identity)
             indices = plan.keyframes[np.isin(plan.numbers, missing)]
-            with connect(scheduler, None if scheduler else crew.workers) as client:
+            with (
+                PeakMemory() as measured,
+                connect(scheduler, None if scheduler else crew.workers) as client,
+                watched(client, reporter, measured),
+            ):
                 sample = partial(sample_greys, client, source, plan.keyframes, reporter)
                 contrast = settle_contrast(
                     journal, source.dtype, settings, sample, reporter, detecting=True

@@ -2,6 +2,7 @@
 
 from zarrmask.masking.cut import cut_out
 from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
+from zarrmask.masking.enlarging import enlarged_mask
 from zarrmask.masking.field_store import KEYFRAMES_A_CHUNK, FieldStore
 from zarrmask.masking.hold import HeldMasks
 from zarrmask.masking.interpolation import InterpolatedMasks
@@ -21,6 +22,7 @@ __all__ = [
     "cut_out",
     "dilate",
     "dilated_part",
+    "enlarged_mask",
     "held_by",
     "kernel_side",
     "keyframe_indices",

@@ -47,7 +47,9 @@ def kernel_side(
 
 
 def dilate(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Dilate once by a square kernel; a side below 2 changes nothing.
+    """Dilate once by a square kernel, or erode where its side is negative.
+
+    Sides from -1 to 1 change nothing. The slice's border is no edge: nothing is eroded from there.
 
     As OpenCV does: the kernel's anchor is `side // 2`, so an even kernel takes a mask one pixel
     further down and right than up and left.
@@ -58,8 +60,11 @@ def dilate(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     side : int
         Pixels.
     """
-    if side < 2:
+    if abs(side) < 2:
         return mask
+    if side < 0:
+        kernel = np.ones((-side, -side), np.uint8)
+        return np.asarray(cv2.erode(mask, kernel), np.uint8)
     return np.asarray(cv2.dilate(mask, np.ones((side, side), np.uint8)), np.uint8)
 
 
@@ -89,7 +94,7 @@ def dilated_part(
         Equal to `dilate(whole, side)[y, x]`.
     """
     rows, columns = (
-        slice(max(0, part.start - side), min(size, part.stop + side))
+        slice(max(0, part.start - abs(side)), min(size, part.stop + abs(side)))
         for part, size in zip((y, x), shape, strict=True)
     )
     mask = read(rows, columns)

@@ -90,6 +90,10 @@ class KeyframeStore:
         """Keep the undilated mask (y, x) of the keyframe at `position`."""
         self._array("mask", "r+")[position] = mask
 
+    def write_rows(self, position: int, top: int, rows: NDArray[np.uint8]) -> None:
+        """Keep rows (y, x) of the undilated mask at `position`, from `top` on: whole chunks."""
+        self._array("mask", "r+")[position, top : top + len(rows)] = rows
+
     def write_sightings(self, sightings: Sequence[Sighting]) -> None:
         """Keep what was found on all keyframes, in their order."""
         group = zarr.open_group(zarr_store(self.path), mode="r+")

@@ -1,0 +1,196 @@
+"""Masks that are given, on a real cluster of processes."""
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import given as given_by
+from hypothesis import strategies as st
+
+import zarrmask as package
+from zarrmask.apply import apply
+from zarrmask.errors import OutputError, SettingsError, StackError
+from zarrmask.filling import parts
+from zarrmask.given import GivenMasks
+from zarrmask.masking import KeyframeStore, enlarged_mask
+from zarrmask.progress import Reporter
+
+
+def level(out, name, n=0):
+    return zarr.open_array(out / f"{name}.zarr" / str(n), mode="r")[:]
+
+
+def ellipse(shape, number):
+    """A mask that drifts with its number."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    y, x = (y + 0.5) / shape[0] - 0.5, (x + 0.5) / shape[1] - 0.45 - 0.002 * (number - 100)
+    return ((y / 0.3) ** 2 + (x / 0.25) ** 2 < 1).astype(np.uint8) * 255
+
+
+def painted(folder, numbers, shape=(150, 170), name="{:05d}.png"):
+    folder.mkdir()
+    for number in numbers:
+        cv2.imwrite(str(folder / name.format(number)), ellipse(shape, number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(cluster, stack, tmp_path_factory):
+    """A run that holds masks: its folder and its record."""
+    out = tmp_path_factory.mktemp("apply") / "out"
+    options = {"every": 7, "dilate": 5, "propagate": "hold", "scheduler": cluster}
+    return out, package.run(stack, out, **options)
+
+
+def test_masks_are_held_over_gaps(stack, cluster, tmp_path):
+    """The replaced scripts' rule, by numbers: also from before a range, and nothing before all."""
+    painted(tmp_path / "masks", [102, 110, 111])
+    out = tmp_path / "out"
+    record = apply(stack, tmp_path / "masks", out, z="100:120", voxel_size=8, scheduler=cluster)
+    nothing = np.zeros((150, 170), np.uint8)
+    by_number = {n: ellipse((150, 170), n) for n in (102, 110, 111)}
+    expected, held = [], nothing
+    for number in range(100, 120):
+        held = by_number.get(number, held)
+        expected.append(held)
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    volume = level(out, "volume")
+    np.testing.assert_array_equal(level(out, "masked"), np.where(expected, volume, 0))
+    assert (out / "report.html").exists()
+    assert (out / "scroll.khprj").exists()
+    assert any("slices 100 to 101 come before" in warning for warning in record["warnings"])
+    assert record["masks"]["count"] == 3
+    assert record["voxels"]["kept"] == np.count_nonzero(expected)
+    apply(stack, tmp_path / "masks", tmp_path / "later", z="113:118", scheduler=cluster)
+    np.testing.assert_array_equal(level(tmp_path / "later", "mask"), expected[13:18])
+
+
+def test_the_masks_of_a_run_give_the_run(run, stack, cluster, tmp_path):
+    """As PNGs before dilation; or all of them, as they are in its folder."""
+    out, record = run
+    store = KeyframeStore(out / "keyframes.zarr")
+    (tmp_path / "masks").mkdir()
+    for number, mask in zip(store.numbers(), store.masks()[:], strict=True):
+        cv2.imwrite(str(tmp_path / "masks" / f"{number}.png"), mask)
+    given = apply(stack, tmp_path / "masks", tmp_path / "a", dilate=5, scheduler=cluster)
+    again = apply(stack, out, tmp_path / "b", scheduler=cluster)
+    assert again["masks"]["count"] == len(store.numbers())
+    for name in ("volume", "mask", "masked"):
+        for n in range(2):
+            np.testing.assert_array_equal(level(tmp_path / "a", name, n), level(out, name, n))
+            np.testing.assert_array_equal(level(tmp_path / "b", name, n), level(out, name, n))
+    assert given["voxels"] == again["voxels"] == record["voxels"]
+
+
+def test_label_volumes_and_erosion(stack, cluster, tmp_path):
+    labels = np.array([ellipse((150, 170), n) for n in range(100, 123)]).astype(np.int64) // 60
+    zarr.save(tmp_path / "labels.zarr", labels)
+    tifffile.imwrite(
+        tmp_path / "labels.tif", labels[5:9].astype(np.int32), photometric="minisblack"
+    )
+    out = tmp_path / "a"
+    apply(stack, tmp_path / "labels.zarr", out, erode="40um", voxel_size=8, scheduler=cluster)
+    kernel = np.ones((5, 5), np.uint8)
+    expected = [cv2.erode((label > 0).astype(np.uint8) * 255, kernel) for label in labels]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    with pytest.raises(StackError, match=r"4 masks and the stack 23 slices.*--first"):
+        apply(stack, tmp_path / "labels.tif", tmp_path / "b", scheduler=cluster)
+    options = {"z": "105:109", "first": 105, "volume": False, "scheduler": cluster}
+    apply(stack, tmp_path / "labels.tif", tmp_path / "b", **options)
+    np.testing.assert_array_equal(level(tmp_path / "b", "mask") > 0, labels[5:9] > 0)
+    assert not (tmp_path / "b" / "volume.zarr").exists()
+
+
+def test_masks_of_proxies_are_enlarged(stack, cluster, tmp_path):
+    painted(tmp_path / "masks", range(100, 123, 11), shape=(75, 85))
+    apply(stack, tmp_path / "masks", tmp_path / "out", scheduler=cluster)
+    true = ellipse((150, 170), 111) > 0
+    mask = level(tmp_path / "out", "mask")[11] > 0
+    assert (mask & true).sum() / (mask | true).sum() > 0.98
+
+
+@pytest.mark.parametrize("scale", [3, 8])
+def test_an_enlarged_edge_is_smooth(scale):
+    small, true = ellipse((100, 110), 100), ellipse((100 * scale, 110 * scale), 100) > 0
+    smooth = enlarged_mask(small, true.shape) > 0
+    teeth = np.repeat(np.repeat(small, scale, 0), scale, 1) > 0
+    assert (smooth ^ true).sum() < 0.8 * (teeth ^ true).sum()
+
+
+def test_a_stopped_work_goes_on(stack, cluster, tmp_path):
+    painted(tmp_path / "masks", [100, 110])
+
+    class Stopping(Reporter):
+        def stage(self, name, *arguments, **options):
+            if name == "writing":
+                raise KeyboardInterrupt
+            return super().stage(name, *arguments, **options)
+
+    arguments = stack, tmp_path / "masks", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        apply(*arguments, scheduler=cluster, reporter=Stopping())
+    with pytest.raises(OutputError, match=r"settings.dilate"):
+        apply(*arguments, dilate=3, scheduler=cluster)
+    record = apply(*arguments, scheduler=cluster)
+    assert record["resumed"]
+    assert "copying masks" not in {stage["name"] for stage in record["stages"]}
+    np.testing.assert_array_equal(level(tmp_path / "out", "mask")[9], ellipse((150, 170), 100))
+    before = (tmp_path / "out" / "run.json").read_bytes()
+    apply(*arguments, scheduler=cluster)
+    assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+
+def test_masks_that_do_not_fit(run, stack, tmp_path):
+    painted(tmp_path / "away", range(3), shape=(90, 170))
+    with pytest.raises(StackError, match=r"(?s)slices 0 to 2; the stack's are 100.*90 x 170"):
+        apply(stack, tmp_path / "away", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StackError, match="holds no slices"):
+        apply(stack, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(StackError, match="slices of a scan"):
+        apply(stack, stack, tmp_path / "out")
+    with pytest.raises(StackError, match="numbers in their names"):
+        apply(stack, painted(tmp_path / "fine", [100]), tmp_path / "out", first=100)
+    with pytest.raises(SettingsError, match="--dilate or --erode"):
+        apply(stack, tmp_path / "fine", tmp_path / "out", dilate=1, erode=1)
+    with pytest.raises(SettingsError, match="no settings every"):
+        apply(stack, tmp_path / "fine", tmp_path / "out", every=3)
+    with pytest.raises(OutputError, match="would overwrite"):
+        apply(stack, run[0] / "mask.zarr", run[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(stack, cluster, zarrmask, tmp_path):
+    painted(tmp_path / "masks", [100])
+    options = ["--dilate", "2", "--z", "100:104", "--scheduler", cluster]
+    code, printed, _ = zarrmask("apply", stack, "masks", "out", *options)
+    assert (code, printed.startswith("kept ")) == (0, True)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["settings"]["dilate"] == 2
+    grown = cv2.dilate(ellipse((150, 170), 100), np.ones((3, 3), np.uint8))
+    np.testing.assert_array_equal(level(tmp_path / "out", "mask")[3], grown)
+    assert zarrmask("info", "out")[0] == 0
+
+
+@given_by(
+    depth=st.integers(1, 9),
+    rows=st.sampled_from([64, 512, 600, 2000]),
+    chosen=st.sets(st.integers(0, 39), min_size=1),
+    same=st.booleans(),
+)
+def test_parts_cover_all_masks_once(depth, rows, chosen, same):
+    height = 1700
+    source = SimpleNamespace(
+        block=(depth, min(rows, height), 100), shape=(40, height, 1300), dtype=np.dtype("i8")
+    )
+    given = GivenMasks(source, np.array(sorted(chosen)), np.array(sorted(chosen)) + 7)
+    shape = (height, 1300) if same else (2 * height, 2600)
+    seen = np.zeros((len(chosen), shape[0]), int)
+    for part in parts(given, shape):
+        seen[part.first : part.stop, part.top : part.bottom] += 1
+        assert part.top % 512 == 0
+    assert (seen == 1).all()

@@ -1,0 +1,204 @@
+"""Masking a stack with masks that are given: no model, no detection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from zarrmask.cluster import connect, find_crew
+from zarrmask.contrast import rescaling, settle_contrast
+from zarrmask.errors import SettingsError
+from zarrmask.filling import fill_keyframes
+from zarrmask.finish import finish_run
+from zarrmask.given import open_given
+from zarrmask.journal import Journal
+from zarrmask.masking import HeldMasks, KeyframeStore, kernel_side
+from zarrmask.memory import PeakMemory
+from zarrmask.pipeline import (
+    CONVERTED,
+    _as_begun,
+    _check_room,
+    _disk,
+    _forecast,
+    _keep_apart,
+    _open,
+    _pyramids,
+    _record,
+    _referenced,
+    _refuse_worker,
+    _still_there,
+    _voxels,
+)
+from zarrmask.place import Place, output_place, reached, written_command
+from zarrmask.plan import make_plan
+from zarrmask.progress import Reporter, listed
+from zarrmask.settings import read_settings
+from zarrmask.stages import sample_greys, write_pyramids
+from zarrmask.vitals import watched
+
+APPLIED = CONVERTED | {"volume", "links"}
+"""Settings, beside the dilation, that decide what comes out."""
+
+
+def apply(
+    stack: str | Place,
+    masks: str | Place,
+    out: str | Place,
+    *,
+    first: int | None = None,
+    dilate: float | str | None = None,
+    erode: float | str | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | int | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    command: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Mask a stack with given masks: write what `zarrmask.run` writes, without a model.
+
+    A mask counts for its slice and those after it, until the next; slices before the first have
+    none.
+
+    Parameters
+    ----------
+    stack, out : path, URL or UPath
+        As for `zarrmask.run`.
+    masks : path, URL or UPath
+        A folder of numbered PNGs or TIFFs, a TIFF volume, a zarr array or an OME-Zarr of labels, or
+        the folder of another run. What is above 0 is inside. Masks of smaller slices, such as
+        proxies, are enlarged by their smooth edge.
+    first : int, optional
+        Number of the slice that a volume's first mask is for; see `zarrmask.given.open_given`.
+    dilate, erode : float or str, optional
+        Side of the square kernel by which masks grow or shrink: percent of the slice's longer side,
+        or micrometres, as "150um".
+    scheduler, workers, memory, overwrite, reporter, command
+        As for `zarrmask.run`.
+    **options
+        Fields of `zarrmask.settings.Settings` that decide what is written.
+
+    Returns
+    -------
+    dict
+        The run's record, as `run.json` holds it.
+
+    Raises
+    ------
+    ZarrmaskError
+        What was found, what was expected, and what to do.
+    """
+    _refuse_worker()
+    if unknown := sorted(set(options) - APPLIED - {"allow_missing"}):
+        raise SettingsError(f"given masks have no settings {', '.join(unknown)}")
+    if dilate and erode:
+        raise SettingsError("masks are dilated or eroded; give --dilate or --erode")
+    place = output_place(out)
+    reporter = reporter or Reporter()
+    settings = read_settings(**options, dilate=erode or dilate or 0, propagate="hold")
+    source = _open(stack, settings.allow_missing, reporter)
+    plan = make_plan(source, settings)
+    sampled, stack_first = plan.keyframes, int(source.numbers[0])
+    given = open_given(masks, source, first).needed(plan.first, plan.stop)
+    shape = source.shape[1], source.shape[2]
+    side = kernel_side(*shape, settings.dilate, plan.voxel_size)
+    plan = replace(
+        plan,
+        keyframes=given.numbers - stack_first,
+        numbers=given.numbers,
+        side=-side if erode else side,
+    )
+    used = json.loads(settings.model_dump_json(include=APPLIED))
+    used |= {"erode" if erode else "dilate": settings.dilate, "propagate": "hold"}
+    numbers = [int(given.numbers[0]), int(given.numbers[-1]), len(given.numbers)]
+    identity = {
+        "settings": used,
+        "input": {
+            "shape": list(source.shape),
+            "dtype": str(source.dtype),
+            "missing": list(source.missing),
+            "fingerprint": source.fingerprint(),
+        },
+        "masks": {"fingerprint": given.fingerprint(), "numbers": numbers},
+    }
+    journal = Journal.of_run(place)
+    volume = _referenced(stack, source, plan, settings)
+    pyramids = _pyramids(journal, plan, source, settings, referenced=volume is not None)
+    _keep_apart(source, journal)
+    _keep_apart(given.source, journal)
+    crew = find_crew(scheduler, workers, memory)
+    forecast = _forecast(source, plan, pyramids, crew, settings, None)
+    with reached(place), journal.lock():
+        state = journal.check(identity, overwrite=overwrite)
+        if state == "finished":
+            _still_there(place, pyramids.values(), journal.others)
+            reporter.say(f"{place} is finished already; --overwrite would make it anew")
+            return journal.read() or {}
+        if state == "unfinished":
+            reporter.say(f"{place} is unfinished; going on with what is missing")
+            forecast = _as_begun(journal, forecast)
+        _check_room(forecast, journal, state, reporter)
+        with (
+            PeakMemory() as measured,
+            connect(scheduler, None if scheduler else forecast.crew.workers) as client,
+            watched(client, reporter, measured) as roll,
+        ):
+            reporter.say(f"dashboard: {client.dashboard_link}")
+            if state == "new":
+                journal.start(identity)
+                forecast = _as_begun(journal, forecast)
+            plan = forecast.plan
+            sample = partial(sample_greys, client, source, sampled, reporter)
+            contrast = settle_contrast(
+                journal, source.dtype, settings, sample, reporter, detecting=False
+            )
+            store = KeyframeStore(place / "keyframes.zarr")
+            filling = journal.ledger.stage("filling")
+            fill_keyframes(client, given, shape, store, filling, reporter)
+            empty = store.without_detection()
+            _warn(reporter, plan.first, given.numbers, empty)
+            held = HeldMasks(store, plan.keyframes, shape, plan.side)
+            with _disk(journal, scheduler) as disk:
+                become = rescaling(source.dtype, settings, contrast)
+                writing = journal.ledger.stage("writing")
+                kept = write_pyramids(
+                    client, source, plan, pyramids, held, become, disk, writing, reporter
+                )
+        record = {
+            **_record(source, settings, plan, None, identity),
+            "settings": used,
+            "masks": given.record(),
+            **({"command": written_command(command)} if command else {}),
+            "resumed": state == "unfinished",
+            "volume": volume,
+            "detect_window": contrast.detected,
+            "window": contrast.written,
+            "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
+            "voxels": _voxels(plan, kept),
+            "stages": [vars(stage) for stage in reporter.stages],
+            "plan": forecast.record(),
+            "peak_memory_bytes": measured.peak,
+            "workers": roll.record(),
+            "warnings": reporter.warnings,
+        }
+        finish_run(place, journal, record, pyramids, plan, reporter)
+    return record
+
+
+def _warn(reporter: Reporter, first: int, numbers: np.ndarray, empty: list[int]) -> None:
+    """Warn of slices that will be empty."""
+    if first < numbers[0]:
+        reporter.warn(
+            f"slices {first} to {numbers[0] - 1} come before the first mask, so they are empty"
+        )
+    if empty:
+        reporter.warn(
+            f"{len(empty)} of {len(numbers)} given masks are empty, and so are the slices that "
+            f"hold them: {listed(empty)}"
+        )

@@ -1,0 +1,148 @@
+"""Filling a keyframe store with masks that are given, instead of detecting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+import dask.array as da
+import numpy as np
+from dask.delayed import delayed
+from distributed import Client
+from numpy.typing import NDArray
+
+from zarrmask.given import GivenMasks
+from zarrmask.ledger import Ledger
+from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
+from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
+from zarrmask.progress import Reporter
+from zarrmask.stages import results
+
+PART_BYTES = 2**28
+"""Of labels that a task reads at once."""
+AT_ONCE = 16
+"""Masks that a task reads at once, at most: as many as all workers can share."""
+
+
+class Part(NamedTuple):
+    """Masks that are read at once.
+
+    Attributes
+    ----------
+    first, stop : int
+        Their places.
+    top, bottom : int
+        Rows of the store's masks.
+    """
+
+    first: int
+    stop: int
+    top: int
+    bottom: int
+
+
+def parts(given: GivenMasks, shape: tuple[int, int]) -> Iterator[Part]:
+    """Cut masks into what is read at once, so that next to nothing is decoded twice.
+
+    Masks that are stored in chunks of several slices are read in bands of rows; those that are to
+    be enlarged, and images, whole.
+
+    Parameters
+    ----------
+    given : GivenMasks
+    shape : (height, width)
+        Of the store's masks, pixels.
+    """
+    depth, rows, _ = given.source.block
+    banded = given.shape == shape and rows < shape[0]
+    height = min(ROWS_A_CHUNK, shape[0]) if banded else shape[0]
+    read = (min(height, given.shape[0]), given.shape[1])
+    span = max(1, PART_BYTES // (prod(read) * given.source.dtype.itemsize))
+    most = depth if depth > 1 else AT_ONCE
+    first = 0
+    for length in read_together(given.indices, depth, span, most):
+        for top in range(0, shape[0], height):
+            yield Part(first, first + length, top, min(top + height, shape[0]))
+        first += length
+
+
+def fill_keyframes(
+    client: Client,
+    given: GivenMasks,
+    shape: tuple[int, int],
+    store: KeyframeStore,
+    ledger: Ledger,
+    reporter: Reporter,
+) -> None:
+    """Copy given masks to a keyframe store, at the slices' size; what the ledger has is there."""
+    copying, looking = ledger.stage("copying"), ledger.stage("looking")
+    if store.create(given.numbers, *shape):
+        ledger.forget()  # somebody removed what it speaks of
+    there = list(parts(given, shape))
+    missing = [there[n] for n in copying.missing(_key(part) for part in there)]
+    if missing:
+        copies = da.from_array(np.array(missing, np.int64), chunks=(1, 4)).map_blocks(
+            copy_masks,
+            given=delayed(given, traverse=False),
+            shape=shape,
+            store=store,
+            ledger=copying,
+            drop_axis=1,
+            dtype=bool,
+            meta=np.empty(0, bool),
+        )
+        with reporter.stage("copying masks", len(missing), "parts") as advance:
+            results(client, [copies], advance)
+    places = np.array(looking.missing(range(len(given.numbers))), np.int64)
+    if len(places):
+        looks = da.from_array(places, chunks=1).map_blocks(
+            look_at_mask, store=store, ledger=looking, dtype=bool, meta=np.empty(0, bool)
+        )
+        with reporter.stage("looking at masks", len(places), "masks") as advance:
+            results(client, [looks], advance)
+    found = looking.results()
+    store.write_sightings([Sighting.from_json(found[str(n)]) for n in range(len(found))])
+
+
+def copy_masks(
+    part: NDArray[np.int64],
+    *,
+    given: GivenMasks,
+    shape: tuple[int, int],
+    store: KeyframeStore,
+    ledger: Ledger,
+) -> NDArray[np.bool_]:
+    """Read a part of some masks, (1, 4) a `Part`, enlarge it if need be, and keep it."""
+    one = Part(*part[0].tolist())
+    indices = given.indices[one.first : one.stop]
+    first = int(indices[0])
+    rows = slice(one.top, one.bottom) if given.shape == shape else slice(None)
+    labels = given.source[first : int(indices[-1]) + 1, rows][indices - first]
+    for place, label in enumerate(labels, start=one.first):
+        mask = (label > 0).view(np.uint8) * np.uint8(255)
+        if given.shape != shape:
+            mask = enlarged_mask(mask, shape)
+        store.write_rows(place, one.top, mask)
+    ledger.enter(_key(one), None)
+    return np.ones(1, bool)
+
+
+def look_at_mask(
+    place: NDArray[np.int64], *, store: KeyframeStore, ledger: Ledger
+) -> NDArray[np.bool_]:
+    """Say of a mask, (1,) its place, what is said of what was detected: a box, of score 1."""
+    (one,) = place.tolist()
+    mask = np.asarray(store.masks()[one], np.uint8)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    boxes = np.empty((0, 4), np.float32)
+    if len(rows):
+        edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        boxes = np.array([edges], np.float32)
+    scores = np.ones(len(boxes), np.float32)
+    ledger.enter(one, Sighting(boxes, scores, int(np.count_nonzero(mask))).to_json())
+    return np.ones(1, bool)
+
+
+def _key(part: Part) -> str:
+    return f"{part.first}-{part.top}"

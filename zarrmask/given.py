@@ -1,0 +1,164 @@
+"""Masks that are given: painted by a person, made elsewhere, or of another run.
+
+What is above 0 is inside. A mask counts for its slice and for those after it, until the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmask.errors import StackError
+from zarrmask.journal import Journal
+from zarrmask.masking import KeyframeStore
+from zarrmask.place import Place, place_of, printable, reached
+from zarrmask.progress import listed
+from zarrmask.stack import Source, open_source
+
+MOST_LABELS = 100
+"""Different values on a slice beyond which it is taken for a slice of a scan."""
+LOOKED_AT = 3
+"""Masks of which the values are looked at before anything is written."""
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """Masks by slice number.
+
+    Attributes
+    ----------
+    source : Source
+        Their labels.
+    indices : (k,) int64
+        Where in it each is, ascending.
+    numbers : (k,) int64
+        Their slices' numbers, ascending.
+    """
+
+    source: Source
+    indices: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a mask, pixels."""
+        return self.source.shape[1], self.source.shape[2]
+
+    def needed(self, first: int, stop: int) -> GivenMasks:
+        """Those that slices from number `first` to before `stop` have, or hold from before."""
+        begin = max(0, int(np.searchsorted(self.numbers, first, "right")) - 1)
+        part = slice(begin, int(np.searchsorted(self.numbers, stop)))
+        return replace(self, indices=self.indices[part], numbers=self.numbers[part])
+
+    def fingerprint(self) -> str:
+        """Hash what would change if the masks did."""
+        return self.source.fingerprint()
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of them."""
+        return {
+            "path": self.source.path,
+            "kind": self.source.kind,
+            "shape": list(self.source.shape),
+            "count": len(self.numbers),
+            "z": [int(self.numbers[0]), int(self.numbers[-1])],
+        }
+
+
+def open_given(path: str | Place, stack: Source, first: int | None = None) -> GivenMasks:
+    """Open masks for a stack.
+
+    Parameters
+    ----------
+    path : path, URL or UPath
+        A folder of numbered PNGs or TIFFs, a TIFF volume, a zarr array, an OME-Zarr, or the folder
+        of a finished run.
+    stack : Source
+        What they are for.
+    first : int, optional
+        Number of the slice that a volume's first mask is for; by default the stack's first, if
+        there are as many masks as slices. A folder's masks have their numbers in their names.
+
+    Raises
+    ------
+    StackError
+        All that is wrong with them, at once.
+    """
+    place = place_of(path)
+    with reached(place, to_be="read"):
+        record = Journal.of_run(place).read()
+        given = _of_images(place, stack, first) if record is None else _of_run(place, record)
+    if problems := _problems(given, stack):
+        raise StackError(
+            f"the masks {printable(place)} do not fit the stack {stack.path}:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+        )
+    return given
+
+
+def _of_run(place: Place, record: Mapping[str, Any]) -> GivenMasks:
+    """Masks of another run, as it wrote them; where they are held, each once."""
+    if record["state"] != "finished":
+        raise StackError(f"the run in {place} is not finished; run its command again first")
+    settings = record["settings"]
+    if any(settings[axis] != [None, None] for axis in ("y", "x")):
+        raise StackError(f"the run in {place} wrote a crop (--y, --x); masks of whole slices are")
+    source = open_source(place / "mask.zarr")
+    first, stop = record["z"]
+    numbers = np.arange(first, stop, dtype=np.int64)
+    if settings.get("propagate") == "hold" and not record.get("corrections"):
+        keyframes = np.array(KeyframeStore(place / "keyframes.zarr").numbers())
+        numbers = numbers[np.isin(numbers, keyframes) | (numbers == first)]
+    return GivenMasks(source, numbers - first, numbers)
+
+
+def _of_images(place: Place, stack: Source, first: int | None) -> GivenMasks:
+    source = open_source(place, allow_missing=True, labels=True)
+    if source.kind.endswith(" slices"):
+        if first is not None:
+            raise StackError(
+                f"{source.path}: its masks have their numbers in their names, so "
+                "--first does not count"
+            )
+        numbers = source.numbers[~np.isin(source.numbers, source.missing)]
+        return GivenMasks(source, numbers - source.numbers[0], numbers)
+    depth = source.shape[0]
+    if first is None and depth != stack.shape[0]:
+        raise StackError(
+            f"{source.path} holds {depth} masks and the stack {stack.shape[0]} slices, so nobody "
+            "knows whose they are; give the number of the first one's slice with --first"
+        )
+    begin = int(stack.numbers[0]) if first is None else first
+    numbers = np.arange(begin, begin + depth, dtype=np.int64)
+    return GivenMasks(source, numbers - begin, numbers)
+
+
+def _problems(given: GivenMasks, stack: Source) -> list[str]:
+    problems = []
+    first, last = int(stack.numbers[0]), int(stack.numbers[-1])
+    if not ((given.numbers >= first) & (given.numbers <= last)).any():
+        problems.append(
+            f"they are of slices {given.numbers[0]} to {given.numbers[-1]}; the stack's are "
+            f"{first} to {last}"
+        )
+    (rows, columns), (height, width) = given.shape, stack.shape[1:]
+    if abs(rows - height * columns / width) > 1 and abs(columns - width * rows / height) > 1:
+        problems.append(
+            f"they are {rows} x {columns} pixels, the slices {height} x {width}: not the same "
+            "shape made smaller"
+        )
+    looked_at = np.unique(np.linspace(0, len(given.indices) - 1, LOOKED_AT).astype(int))
+    values = {
+        int(given.numbers[n]): len(np.unique(given.source[int(given.indices[n])]))
+        for n in looked_at
+    }
+    if grey := [number for number, count in values.items() if count > MOST_LABELS]:
+        problems.append(
+            f"those of slices {listed(grey)} hold {max(values.values())} different values: slices "
+            "of a scan? Expected 0 outside and the same few labels inside"
+        )
+    return problems

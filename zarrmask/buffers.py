@@ -7,7 +7,6 @@ megabytes, and for the chunks that are encoded, that takes longer than the work 
 from __future__ import annotations
 
 import ctypes
-import gc
 import threading
 from contextlib import suppress
 from functools import cache
@@ -38,7 +37,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     ndarray
         Contiguous, not initialised.
     """
-    _settle()
+    _keep_freed_memory()
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     memory: NDArray[np.uint8] | None = getattr(_held, name, None)
@@ -49,13 +48,11 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
 
 
 @cache
-def _settle() -> None:
-    """Let this process keep what it has: modules for good, and what is freed for the next tile.
+def _keep_freed_memory() -> None:
+    """Let glibc keep what this process frees instead of giving it back block by block.
 
-    The garbage collector need not look through all modules again and again. glibc is told by Dask's
-    nannies to give back what it can, block by block, for workers that hold data between tasks.
+    Dask's nannies set it to give back what they can, for workers that hold data between tasks.
     """
-    gc.freeze()
     with suppress(AttributeError, OSError):  # another C library has other ways
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, KEPT)

@@ -118,14 +118,17 @@ def _paste(mask: NDArray[np.uint8], box: NDArray[np.float32], patch: NDArray[np.
         return
     across = np.pad(patch @ _weights(columns, x0, x1, patch.shape[1]).T, ((1, 1), (0, 0)))
     inside = across >= 0.5
+    solid = (inside[:-1] & inside[1:]) * np.uint8(255)
+    differs = inside[:-1] != inside[1:]
     place = _cells(rows, y0, y1, len(patch)) + 1
     below = np.floor(place).astype(np.intp)
     share = (place - below).astype(np.float32)[:, None]
     part = mask[rows, columns]
-    for row in np.unique(below).tolist():
-        band = slice(*np.searchsorted(below, (row, row + 1)))
-        part[band] |= (inside[row] & inside[row + 1]) * np.uint8(255)
-        edge = np.flatnonzero(inside[row] != inside[row + 1])
+    starts = np.searchsorted(below, np.arange(len(across)))
+    for row in range(below[0], below[-1] + 1):
+        band = slice(starts[row], starts[row + 1])
+        part[band] |= solid[row]
+        edge = np.flatnonzero(differs[row])
         lower, upper = across[row, edge], across[row + 1, edge]
         part[band, edge] |= (lower + share[band] * (upper - lower) >= 0.5) * np.uint8(255)
 

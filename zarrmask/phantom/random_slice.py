@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.phantom.noise import Array, Field, enlarge, smoothstep
+from zarrmask.phantom.photograph import photograph
 from zarrmask.phantom.render import compose
 from zarrmask.phantom.scanner import Scanner
 from zarrmask.phantom.scroll import Look, Scroll, Section
@@ -19,7 +20,7 @@ Mask = NDArray[np.bool_]
 
 
 def simulate(
-    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.16
+    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.22
 ) -> tuple[NDArray[np.uint8], list[Mask]]:
     """Draw one slice of a scroll that nobody has drawn before.
 
@@ -46,7 +47,7 @@ def simulate(
     look = _look(rng, height, width, usual)
     if rng.random() < empty:  # case and film are left, as beyond a scroll's end
         look = replace(look, broken=1.0)
-    section = Scroll(rng, look).section(0.0, tall, wide)
+    section = _fibrous(rng, Scroll(rng, look).section(0.0, tall, wide), over)
     scanner = _scanner(rng, over, usual)
     image = _slice(rng, section, scanner, tall, wide, over, usual)
     if over > 1.0:
@@ -55,7 +56,7 @@ def simulate(
         )
     share = (section.inside & scanner.sees(tall, wide)).astype(np.float32)
     truth = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5
-    return _photograph(rng, image), _pieces(truth)
+    return photograph(rng, image), _pieces(truth)
 
 
 def _sides(rng: np.random.Generator, short: int) -> tuple[int, int]:
@@ -77,6 +78,9 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
     centre = (0.5 + float(rng.normal(0, shake)), 0.5 + float(rng.normal(0, shake)))
     if not usual and rng.random() < 0.2:  # cut by the border
         centre = (float(u(0.1, 0.9)), float(u(0.1, 0.9)))
+    elif rng.random() < 0.15:  # a detail of a larger slice
+        axes = (axes[0] * float(u(1, 1.6)), axes[1] * float(u(1, 1.6)))
+        centre = (centre[0] + float(rng.normal(0, 0.12)), centre[1] + float(rng.normal(0, 0.12)))
     turn = 0.0
     if rng.random() < 0.25:  # free rotation wants axes equal in pixels, not in shares
         turn = float(u(0, np.pi))
@@ -84,22 +88,32 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
         axes = (side / width, side / height * float(u(0.5, 1.0)))
     crushed = float(rng.choice([0.0, 0.5, 1.0, 1.4], p=[0.05, 0.2, 0.4, 0.35]))
     end = 1.0 if usual else rng.random()
-    mouth = float(u(0.3, 3.0)) if end < 0.11 else 0.0
-    broken = float(u(0.15, 0.6)) if 0.08 < end < 0.2 else 0.0
-    low, high = (0.005, 0.011) if usual else (0.003, 0.03)
+    mouth = float(u(0.3, 3.0)) if end < 0.14 else 0.0
+    broken = float(u(0.15, 0.6)) if 0.1 < end < 0.25 else 0.0
+    low, high = (0.0035, 0.01) if usual else (0.003, 0.03)
     pitch = float(np.exp(u(np.log(low), np.log(high))))
     return Look(
         centre=centre, axes=axes, turn=turn, corner=float(u(1.5, 3.0)),
         lobes=0.14 * crushed * float(u(0.2, 1)), folds=int(rng.integers(0, 11) * min(crushed, 1.0)),
         depth=0.32 * crushed * float(u(0.2, 1)), reach=float(np.exp(u(-1.2, 1.5))),
         warp=0.1 * crushed * float(u(0, 1)), pitch=pitch, crumple=float(u(0, 0.4) * u(0.1, 1)),
-        streaks=int(rng.integers(96, 640)),
+        streaks=int(rng.integers(96, 900)),
         lamination=float(u(0.05, 0.6 if usual else 0.8)),
         grain=float(u(0.3 if usual else 0.1, 0.9)),
         closeness=float(rng.normal(0.45, 0.15 if usual else 0.3)), opening=float(u(0.2, 1.2)),
         gaps=int(rng.integers(0, 5)), inclusions=float(rng.choice([0, u(0, 0.08)])),
         mouth=mouth, hollow=float(u(0, 0.6)), broken=broken,
     )  # fmt: skip
+
+
+def _fibrous(rng: np.random.Generator, section: Section, over: float) -> Section:
+    """Let the sheets' density differ from pixel to pixel; real ones are finer than drawn ones."""
+    noise = np.empty(section.density.shape, np.float32)
+    cv2.setRNGSeed(int(rng.integers(2**31)))
+    cv2.randn(noise, 0.0, 1.0)
+    noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.45 * over), np.float32)
+    noise *= np.float32(rng.choice([0.0, rng.uniform(0, 0.7)]) / noise.std())
+    return replace(section, density=section.density * np.clip(1 + noise, 0, 2))
 
 
 def _slice(
@@ -217,27 +231,6 @@ def _thread(rng: np.random.Generator, drawn: NDArray[np.uint8]) -> None:
     steps = rng.normal(0, min(height, width) * 0.06, (6, 2))
     line = rng.random(2) * (width, height) + np.cumsum(steps, axis=0)
     cv2.polylines(drawn, [line.astype(np.int32)], False, int(rng.integers(60, 255)), 1, cv2.LINE_AA)
-
-
-def _photograph(rng: np.random.Generator, image: Array) -> NDArray[np.uint8]:
-    """Grey values as somebody may have stored them: window, gamma, labels, JPEG."""
-    u = rng.uniform
-    image = np.clip((image - u(-0.05, 0.05)) * u(0.8, 1.25), 0, 1)
-    if rng.random() < 0.4:
-        image = image ** np.float32(np.exp(rng.normal(0, 0.3)))
-    if rng.random() < 0.04:
-        image = 1 - image
-    grey = np.asarray(image * np.float32(255), np.uint8)
-    if rng.random() < 0.1:
-        height, width = grey.shape
-        place = (int(u(0, 0.8) * width), int(u(0.05, 1) * height))
-        text = f"z {rng.integers(20000)} {u(0, 9):.2f} mm"
-        cv2.putText(grey, text, place, cv2.FONT_HERSHEY_SIMPLEX, u(0.3, 0.6), 255, 1, cv2.LINE_AA)
-        cv2.rectangle(grey, place, (place[0] + int(u(10, 90)), place[1] + 3), 255, cv2.FILLED)
-    if rng.random() < 0.35:
-        _, packed = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, int(u(30, 95))])
-        grey = np.asarray(cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE), np.uint8)
-    return grey
 
 
 def _pieces(truth: Mask, least: float = 0.0015) -> list[Mask]:

@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 
 
 def simulate(
-    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.22
+    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.25
 ) -> tuple[NDArray[np.uint8], list[Mask]]:
     """Draw one slice of a scroll that nobody has drawn before.
 
@@ -101,7 +101,8 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
         lamination=float(u(0.05, 0.6 if usual else 0.8)),
         grain=float(u(0.3 if usual else 0.1, 0.9)),
         closeness=float(rng.normal(0.45, 0.15 if usual else 0.3)), opening=float(u(0.2, 1.2)),
-        gaps=int(rng.integers(0, 5)), inclusions=float(rng.choice([0, u(0, 0.08)])),
+        gaps=int(rng.integers(0, 5)), gape=float(rng.choice([1.0, u(1, 2.5)])),
+        inclusions=float(rng.choice([0, u(0, 0.08)])),
         mouth=mouth, hollow=float(u(0, 0.6)), broken=broken,
     )  # fmt: skip
 

@@ -50,6 +50,8 @@ class Look:
         How tightly the sheets lie (mean) and how much that varies.
     gaps : int
         Wide gaps that run along the wraps.
+    gape : float
+        How wide these are, over the usual.
     inclusions : float
         Share of the section that holds bright crusts.
     mouth : float
@@ -79,6 +81,7 @@ class Look:
     closeness: float = 0.5
     opening: float = 0.5
     gaps: int = 2
+    gape: float = 1.0
     inclusions: float = 0.02
     mouth: float = 0.0
     hollow: float = 0.0
@@ -275,7 +278,7 @@ class Scroll:
             shape = fields["gaps"].at(t)[i]
             open_ = around(shape, 512) + np.float32(0.5)
             middle = self._gap_places[i] + 0.012 * around(shape[::-1][:7], 512)
-            half = np.clip(open_, 0, 1.2) * self._gap_widths[i] * 256
+            half = np.clip(open_, 0, 1.2) * self._gap_widths[i] * look.gape * 256
             upper = np.stack([np.arange(512), middle * 256 - half], axis=1)
             lower = np.stack([np.arange(512), middle * 256 + half], axis=1)
             band = np.concatenate([upper, lower[::-1]])

@@ -19,7 +19,7 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError, ZarrmaskError
-from zarrmask.masking.field import UNITS, pieces_apart, signed_distance
+from zarrmask.masking.field import UNITS, parts_apart, signed_distance
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 
@@ -75,13 +75,14 @@ def test_masks_are_interpolated_between_keyframes_and_grown(run):
     out, _ = run
     found, mask = keyframes(out), level(out, "mask") > 0
     inside = [plane > 0 for plane in found["mask"]]
-    fields = [signed_distance(plane).astype(float) for plane in inside]
+    measured = [signed_distance(plane) for plane in inside]
+    fields = [field.astype(float) for field in measured]
     for z in range(23):
         one, place = z // 7, z % 7 / 7
         field = fields[one]
         if place and one < 3:
             field = field * (1 - place) + fields[one + 1] * place
-            apart = pieces_apart(inside[one], inside[one + 1])
+            apart = parts_apart(*inside[one : one + 2], measured[one : one + 2])
             field = np.maximum(field, signed_distance(apart)) if apart.any() else field
         sure = abs(field / UNITS + 4) > 0.1  # it grows by half of int(170 * 5 / 100)
         np.testing.assert_array_equal(mask[z][sure], (field / UNITS > -4)[sure])

@@ -11,11 +11,13 @@ from hypothesis.extra.numpy import arrays
 from zarrmask.masking import FieldStore, InterpolatedMasks
 from zarrmask.masking.field import (
     NOWHERE,
+    REACH,
     UNITS,
     cell_side,
     cells,
     cells_around,
     coarse_mask,
+    parts_apart,
     pieces_apart,
     signed_distance,
 )
@@ -87,6 +89,19 @@ def test_pieces_apart_are_those_that_share_nothing(pair):
                 assert apart[piece].all()
 
 
+@given(st.integers(0, 200), st.integers(0, 10))
+def test_growth_by_the_reach_holds_both_masks_on_all_slices_between(tmp_path_factory, seed, blur):
+    rng, shape = np.random.default_rng(seed), (90, 200)
+    planes = []
+    for _ in range(2):
+        noise = rng.normal(size=shape).astype(np.float32)
+        noise = cv2.GaussianBlur(noise, (0, 0), blur + 0.5)
+        planes.append(np.where(noise > noise.std(), np.uint8(255), np.uint8(0)))
+    masks = masks_of(tmp_path_factory.mktemp("fields"), planes, [0, 7], int(REACH * 200) + 1)
+    found = filled(masks, slice(0, 8), slice(0, 90), slice(0, 200))
+    assert found[1:7][:, (planes[0] | planes[1]) > 0].all()
+
+
 @given(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 9), st.data())
 def test_cells_around_pixels_are_all_that_they_are_interpolated_from(size, length, side, data):
     start = data.draw(st.integers(0, size - 1))
@@ -142,12 +157,16 @@ def test_keyframes_keep_their_masks(tmp_path, shape):
             assert not (~found & (cv2.erode(plane, kernel) > 0)).any()
 
 
-def test_a_disc_between_two_has_the_radius_between_theirs(tmp_path):
-    planes = [disc((200, 220), (100, 110), radius) for radius in (40, 60)]
+@pytest.mark.parametrize(("radius", "moved"), [(60, False), (120, True)])
+def test_a_disc_between_two_has_the_radius_between_theirs(tmp_path, radius, moved):
+    """Unless it grows by more than an edge may move: then all of it is kept."""
+    shape = 1000, 900
+    planes = [disc(shape, (500, 450), 50), disc(shape, (500, 450), radius)]
     masks = masks_of(tmp_path, planes, [0, 10], 0)
-    for z in range(11):
-        found = filled(masks, slice(z, z + 1), slice(0, 200), slice(0, 220))
-        assert np.sqrt(found.sum() / np.pi) == pytest.approx(40 + 2 * z, abs=0.6)
+    for z in range(1, 10):
+        found = filled(masks, slice(z, z + 1), slice(0, 1000), slice(0, 900))
+        expected = radius if moved else 50 + (radius - 50) * z / 10
+        assert np.sqrt(found.sum() / np.pi) == pytest.approx(expected, abs=0.7)
 
 
 @pytest.mark.parametrize("growth", [-7, 0, 12.5, 30])
@@ -238,7 +257,8 @@ def by_hand(planes, keyframes, growth, side):
         one, other = after - 1, after
         place = (z - keyframes[one]) / (keyframes[other] - keyframes[one])
         field = fields[one] * (1 - place) + fields[other] * place
-        apart = pieces_apart(coarse[one], coarse[other])
+        ends = [signed_distance(coarse[n]) for n in (one, other)]
+        apart = parts_apart(coarse[one], coarse[other], ends)
         if place and apart.any():
             field = np.maximum(field, signed_distance(apart))
         distances.append(field)

@@ -17,6 +17,8 @@ LONGEST = 1024
 pixels a box: they hold no detail that this would lose."""
 UNITS = 16
 """Units of distance in a cell: fields are whole numbers of them."""
+REACH = 0.015
+"""How far an edge may move between two keyframes, as part of a slice's longer side."""
 NOWHERE = np.int16(-2000 * UNITS)
 """Distance where no edge is in sight; no two cells are as far apart."""
 
@@ -96,6 +98,33 @@ def pieces_apart(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np
         shared[pieces[against]] = True
         shared[0] = True  # what is no piece
         apart |= ~shared[pieces]
+    return apart
+
+
+def parts_apart(
+    one: NDArray[np.bool_],
+    other: NDArray[np.bool_],
+    fields: tuple[NDArray[np.int16], NDArray[np.int16]],
+) -> NDArray[np.bool_]:
+    """What of either mask interpolation must not take away: (y, x) bool.
+
+    Pieces that the other lacks, and parts that lie farther than `REACH` from the other mask: a
+    mouth that opens, an arm that ends. All else of either mask stays within `REACH` of what is
+    interpolated; so a mask that grows by as much, as it does by default, holds both masks whole on
+    all slices between them.
+
+    Parameters
+    ----------
+    one, other : (y, x) bool
+    fields : pair of (y, x) int16
+        Theirs; see `signed_distance`.
+    """
+    apart = pieces_apart(one, other)
+    reach = int(REACH * max(one.shape) * UNITS)
+    for mask, field in ((one, fields[1]), (other, fields[0])):
+        far = mask & (field < -reach)
+        if far.any():  # with what joins it to the other mask
+            apart |= mask & (signed_distance(far) > -reach - UNITS)
     return apart
 
 

@@ -15,7 +15,7 @@ from zarrmask.masking.field import (
     cell_side,
     cells,
     coarse_mask,
-    pieces_apart,
+    parts_apart,
     signed_distance,
 )
 from zarrmask.place import Place, zarr_store
@@ -84,13 +84,14 @@ class FieldStore:
         before = None
         for place in range(first, min(stop + 1, len(positions))):
             inside = coarse_mask(np.asarray(masks[int(positions[place])], np.uint8), self.side)
+            field = signed_distance(inside)
             if place < stop:
-                fields[place - first] = signed_distance(inside)
+                fields[place - first] = field
             if before is not None:
-                apart = pieces_apart(before, inside)
+                apart = parts_apart(before[0], inside, (before[1], field))
                 if apart.any():
                     kept[place - 1 - first] = signed_distance(apart)
-            before = inside
+            before = inside, field
         distance[first:stop] = fields
         self._array("kept", "r+")[first:stop] = kept
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,7 +47,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
     def all(self, tag):
@@ -74,8 +76,13 @@ def test_every_kind_of_run_can_be_shown(tmp_path, fake_run, name):
         assert picture.width == 1800
         assert 600 < picture.height < 4000
     page = read(report(tmp_path, record))
-    slices = min(6, record["input"]["shape"][0])
-    assert len(page.all("img")) == slices + (2 if slices > 1 else 0)
+    seen = read_views(tmp_path, record)
+    depth = record["input"]["shape"][0]
+    side_by_side, in_turn = min(6, depth), min(72, depth)
+    assert (len(seen.slices), len(seen.frames)) == (side_by_side, in_turn)
+    beside = sum(len(planes) for _, planes in seen.suspects)
+    sections = 2 if depth > 1 else 0
+    assert len(page.all("img")) == side_by_side + in_turn + beside + sections
     assert all(image["alt"] for image in page.all("img"))
     assert page.all("html") == [{"lang": "en"}]
     assert len(page.all("h1")) == 1
@@ -163,7 +170,8 @@ def test_a_record_that_lacks_things_shows_dashes(tmp_path, fake_run, record):
 def test_nothing_is_loaded_from_anywhere(tmp_path, fake_run):
     record = fake_run(tmp_path)
     page = read(report(tmp_path, record))
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert page.all("script") == [{}]
     loads = [
         value
         for _, attrs in page.tags
@@ -175,7 +183,9 @@ def test_nothing_is_loaded_from_anywhere(tmp_path, fake_run):
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?:|url\(|@import", text)
     policies = [meta.get("content", "") for meta in page.all("meta")]
-    assert any("default-src 'none'" in policy for policy in policies)
+    (policy,) = [policy for policy in policies if "default-src 'none'" in policy]
+    script = re.search("<script>(.*)</script>", text, re.DOTALL)[1]
+    assert f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in policy
 
 
 HOSTILE = [

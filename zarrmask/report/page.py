@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shlex
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from zarrmask.atomic import replace_file
 from zarrmask.place import Place, is_local
 from zarrmask.report import headline, words
-from zarrmask.report.charts import area_chart, score_chart
-from zarrmask.report.views import Plane, Views, open_pyramid
+from zarrmask.report.charts import curves, histogram
+from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture
+from zarrmask.report.suspects import at_border_always
+from zarrmask.report.views import Views, open_pyramid
 from zarrmask.report.words import DASH, counted, number, pick, plain
 
 PROJECT = "scroll.khprj"
@@ -33,25 +34,21 @@ FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A plane as the template shows it."""
-
-    title: str
-    alt: str
-    data: str
-    width: int
-    height: int
-    outline: str
-    bar: Bar
+SCRIPT = files("zarrmask.report").joinpath("slider.js").read_text(encoding="utf8")
+LISTED = 100
+"""Suspicious ranges in the table, at most."""
+REASONS = 4
+"""Told of one of them, at most."""
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A scale bar: how much of the picture's width it takes, and what that is."""
+class Range:
+    """A suspicious range as the template shows it."""
 
-    percent: float
-    label: str
+    slices: str
+    why: Sequence[str]
+    weight: int  # of 100
+    pictures: Sequence[tuple[Picture, bool]]  # and whether it is the worst
 
 
 def write_report(out: Place, record: Mapping[str, Any], views: Views) -> Place:
@@ -104,13 +101,19 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         "tiles": _tiles(views, record),
         "warnings": _warnings(views, record),
         "from_masked": views.from_masked,
-        "slices": [_picture(views, plane) for plane in views.slices],
-        "sections": [_picture(views, plane) for plane in views.sections]
+        "slices": [picture(views, plane, SLICE) for plane in views.slices],
+        "frames": [picture(views, plane, FRAME) for plane in views.frames],
+        "sections": [picture(views, plane, SECTION) for plane in views.sections]
         if views.shape[0] > 1
         else [],
         "lying": views.lying,
-        "area": area_chart(views),
-        "scores": score_chart(views, number(pick(record, "settings", "score"))),
+        "ranges": _ranges(views),
+        "unlisted": max(0, len(views.suspects) - LISTED),
+        "measured": bool(views.keyframes.sketches),
+        "curves": curves(views, number(pick(record, "settings", "score"))),
+        "greys": histogram(views),
+        "script": SCRIPT,
+        "script_hash": b64encode(sha256(SCRIPT.encode()).digest()).decode(),
         "tables": _tables(record),
         "stages": _stages(record),
         "files": [
@@ -140,8 +143,13 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
             f"{len(keyframes.z):,}",
             f"{empty:,} without a detection" if empty else "none without a detection",
         ),
+        (
+            "to look at",
+            f"{len(views.suspects):,}",
+            "suspicious range" + ("" if len(views.suspects) == 1 else "s"),
+        ),
         ("time", words.duration(headline.run_seconds(record)), _sessions(record)),
-        ("peak memory", words.size(pick(record, "peak_memory_bytes")), "all processes"),
+        ("peak memory", words.size(pick(record, "peak_memory_bytes")), _processes(record)),
     ]
 
 
@@ -154,6 +162,11 @@ def _warnings(views: Views, record: Mapping[str, Any]) -> list[str]:
     if empty and not any(listed in warning for warning in warnings):
         among = [int(z) for z in views.keyframes.z]
         warnings.append(f"Keyframes without a detection: z {words.runs(empty, among)}")
+    if at_border_always(views.keyframes):
+        warnings.append(
+            "Most keyframes' masks touch the slice's border: the object may reach beyond what was "
+            "scanned, or the mask takes what is around it."
+        )
     if not views.survey.area.any():
         warnings.append("The mask is empty: nothing was kept.")
     return warnings
@@ -180,35 +193,19 @@ def _settings(record: Mapping[str, Any]) -> Any:
     return {**values, **known} if isinstance(values, Mapping) else values
 
 
-def _picture(views: Views, plane: Plane) -> Picture:
-    stream = BytesIO()
-    Image.fromarray(plane.image).save(stream, format="JPEG", quality=85)
-    height, width = plane.image.shape
-    kind = "Slice" if plane.axis == 0 else "Section"
-    shows = "with the outline of the mask" if plane.outlines else "where the mask is empty"
-    return Picture(
-        title=views.depicts(plane),
-        alt=f"{kind} {views.depicts(plane)} of the scan {shows}",
-        data=b64encode(stream.getvalue()).decode("ascii"),
-        width=width,
-        height=height,
-        outline="".join(_path(line.tolist()) for line in plane.outlines),
-        bar=_bar(width * plane.pixel, views.voxel_size_um),
-    )
-
-
-def _path(line: list[list[float]]) -> str:
-    return "M" + "L".join(f"{x:.2f},{y:.2f}" for x, y in line) + "Z"
-
-
-def _bar(voxels: float, voxel_size_um: float | None) -> Bar:
-    """Choose a round length of about a quarter of a picture's width."""
-    length, unit = (voxels, "voxels") if voxel_size_um is None else (voxels * voxel_size_um, "µm")
-    if voxel_size_um is not None and length >= 4000:
-        length, unit = length / 1000, "mm"
-    ticks = MaxNLocator(4).tick_values(0, length)
-    chosen = float(ticks[1] - ticks[0])
-    return Bar(round(100 * chosen / length, 2), f"{words.short(chosen)} {unit}")
+def _ranges(views: Views) -> list[Range]:
+    """Give the suspicious ranges, the worst first."""
+    z = views.keyframes.z.tolist()
+    ranges = []
+    for one, planes in views.suspects[:LISTED]:
+        first, last = z[one.first], z[one.last]
+        why = [*one.why[:REASONS]]
+        why += [f"and {len(one.why) - REASONS} more"] if len(one.why) > REASONS else []
+        worst = z[one.worst] - views.first_z
+        pictures = [(picture(views, plane, SUSPECT), plane.index == worst) for plane in planes]
+        slices = f"z {first}" if first == last else f"z {first} to {last}"
+        ranges.append(Range(slices, why, round(100 * min(1, one.weight)), pictures))
+    return ranges
 
 
 def _tables(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -225,6 +222,13 @@ def _rows(values: Any) -> list[tuple[str, str]]:
     if not isinstance(values, Mapping) or not values:
         return [(DASH, DASH if values is None else plain(values))]
     return [(str(key).replace("_", " "), plain(value)) for key, value in values.items()]
+
+
+def _processes(record: Mapping[str, Any]) -> str:
+    most, lost = (number(pick(record, "workers", name)) for name in ("most", "lost"))
+    if most is None:
+        return "all processes"
+    return f"{most:.0f} workers" + (f", {lost:.0f} lost" if lost else "")
 
 
 def _sessions(record: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What there is to see of a finished run: a few pictures, the mask's area over z, the keyframes.
 
-Only single planes of a coarse level are read, and one coarse mask level block by block, so that
-time and memory stay small whatever the volume's size.
+Coarse levels are read block by block, single planes of finer ones, and a sketch of each keyframe's
+mask is kept, so that time and memory stay small whatever the volume's size.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
 from zarrmask.place import Place, place_of, zarr_store
+from zarrmask.report.greys import MOST, Greys, look_through, spread
+from zarrmask.report.keyframes import Keyframes, Sketch, read_keyframes
+from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import number, pick
 
 Z, Y, X = range(3)
 
-SLICES = 6
-"""How many slices are shown, spread over z."""
-SLICE_PIXELS, SECTION_PIXELS = 600, 1000
+SLICES, FRAMES = 6, 72
+"""How many slices are shown side by side, and how many one can leaf through, spread over z."""
+SUSPECTS = 12
+"""How many suspicious ranges are shown with pictures."""
+CHUNKED = 2**27
+"""Voxels that are decoded for a picture, at most, if the pyramid has a level that is so coarse."""
+SLICE_PIXELS, SUSPECT_PIXELS, SECTION_PIXELS = 500, 420, 1000
 """The longer side that a picture has at least, where the volume is that large."""
 MOST_PIXELS = 2000
 """The longer side that a picture has at most, where a pyramid lacks coarse levels."""
@@ -73,6 +80,8 @@ class Plane:
         Closed lines around the mask, x and y in pixels of `image` (0: the first one's edge).
     pixel : float
         Side of a pixel, voxels.
+    found : tuple of float32 arrays (n, 2)
+        Likewise around what the detector found, of a keyframe.
     """
 
     axis: int
@@ -80,27 +89,13 @@ class Plane:
     image: NDArray[np.uint8]
     outlines: tuple[Outline, ...]
     pixel: float
+    found: tuple[Outline, ...] = ()
 
     def turned(self) -> Plane:
         """Swap rows and columns."""
         outlines = tuple(line[:, ::-1] for line in self.outlines)
         image = np.ascontiguousarray(self.image.T)
         return Plane(self.axis, self.index, image, outlines, self.pixel)
-
-
-@dataclass(frozen=True)
-class Keyframes:
-    """What the detector said, one entry a keyframe: (k,) arrays."""
-
-    z: NDArray[np.int64]
-    count: NDArray[np.int64]
-    best_score: NDArray[np.float64]
-    area: NDArray[np.float64]
-
-    @property
-    def empty_z(self) -> list[int]:
-        """Slice numbers of the keyframes without a detection."""
-        return [int(z) for z in self.z[self.count == 0]]
 
 
 @dataclass(frozen=True)
@@ -133,11 +128,18 @@ class Views:
     shape: tuple[int, int, int]
     first_z: int
     voxel_size_um: float | None
-    slices: tuple[Plane, ...]
+    frames: tuple[Plane, ...]  # slices, ascending
     xz: Plane
     yz: Plane
     survey: Survey
     keyframes: Keyframes
+    greys: Greys
+    suspects: tuple[tuple[Suspect, tuple[Plane, ...]], ...]  # with pictures of the worst
+
+    @property
+    def slices(self) -> tuple[Plane, ...]:
+        """Some of the frames, to be seen side by side."""
+        return tuple(self.frames[place] for place in spread(len(self.frames), SLICES))
 
     @property
     def stop_z(self) -> int:
@@ -195,29 +197,48 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
             f"{place} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "
             "run. Run again with --overwrite."
         )
+    only_masked = place == out / "masked.zarr"
     survey = survey_mask(mask, number(pick(record, "voxels", "kept")))
-    places: list[tuple[int, int, int]] = [
-        (Z, index, SLICE_PIXELS) for index in spread(mask.shape[Z], SLICES)
-    ]
-    places += [(Y, survey.middle[Y], SECTION_PIXELS), (X, survey.middle[X], SECTION_PIXELS)]
-    *slices, xz, yz = _planes(grey, mask, places, only_masked=place == out / "masked.zarr")
+    keyframes = read_keyframes(out / "keyframes.zarr")
     z = pick(record, "z")
     first = number(z[0]) if isinstance(z, list | tuple) and z else None
+    first_z = int(first or 0)
     voxel_size = (
         number(pick(record, "voxel_size_um"))
         or number(pick(record, "input", "voxel_size_um"))
         or mask.voxel_size_um
     )
+    level = _level(grey, mask, SLICE_PIXELS, (Y, X), most=MOST)
+    greys, taken = look_through(
+        grey.levels[level],
+        mask.levels[level],
+        FRAMES,
+        first_z,
+        2**level,
+        only_masked=only_masked,
+    )
+    span = greys.span(only_kept=only_masked)
+    frames = tuple(
+        _plane(Z, min((index << level) + 2**level // 2, mask.shape[Z] - 1), *cut, 2**level, span)
+        for index, cut in taken.items()
+    )
+    xz, yz = (_section(grey, mask, axis, survey.middle[axis], span) for axis in (Y, X))
+    found = suspects(keyframes, greys, record)
     return Views(
         from_masked=from_masked,
         shape=mask.shape,
-        first_z=int(first or 0),
+        first_z=first_z,
         voxel_size_um=voxel_size,
-        slices=tuple(slices),
+        frames=frames,
         xz=xz,
         yz=yz,
         survey=survey,
-        keyframes=read_keyframes(out / "keyframes.zarr"),
+        keyframes=keyframes,
+        greys=greys,
+        suspects=tuple(
+            (one, _beside(grey, mask, keyframes, one, first_z, span) if n < SUSPECTS else ())
+            for n, one in enumerate(found)
+        ),
     )
 
 
@@ -261,42 +282,6 @@ def _voxel_size(multiscale: Mapping[str, Any]) -> float | None:
         if transformation.get("type") == "scale":
             return float(transformation["scale"][-1])
     return None
-
-
-def read_keyframes(path: Place) -> Keyframes:
-    """Read what the detector said on each keyframe, ascending in z; nothing if it was not kept."""
-    if not path.is_dir():
-        nothing = np.zeros(0)
-        return Keyframes(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
-    try:
-        group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
-        z, count, score, area = (
-            np.asarray(group[name][...])  # type: ignore[index]
-            for name in ("z", "count", "best_score", "area")
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected what a finished "
-            "run leaves. Run again with --overwrite."
-        ) from error
-    order = np.argsort(z)
-    return Keyframes(
-        z[order].astype(np.int64),
-        count[order].astype(np.int64),
-        score[order].astype(np.float64),
-        area[order].astype(np.float64),
-    )
-
-
-def spread(depth: int, count: int) -> list[int]:
-    """Choose up to `count` indices below `depth`, evenly spread and close to both ends.
-
-    Examples
-    --------
-    >>> spread(300, 6), spread(3, 6), spread(1, 6)
-    ([6, 63, 121, 178, 236, 293], [0, 1, 2], [0])
-    """
-    return sorted({int(place) for place in np.linspace(0.02, 0.98, count) * (depth - 1) + 0.5})
 
 
 def survey_mask(mask: Pyramid, kept: float | None) -> Survey:
@@ -353,29 +338,86 @@ def _centre(weights: NDArray[np.int64]) -> float:
     return float(np.average(np.arange(len(weights)), weights=weights))
 
 
-def _planes(
+def _level(grey: Pyramid, mask: Pyramid, pixels: int, axes: tuple[int, int], *, most: int) -> int:
+    """Choose the coarsest level that shows so many pixels, but one of no more than `most` voxels.
+
+    Only levels count of which both pyramids have one of the same size.
+    """
+    same = [
+        level
+        for level, (one, other) in enumerate(zip(grey.levels, mask.levels, strict=False))
+        if one.shape == other.shape
+    ]
+    wanted = grey.level_for(pixels, axes)
+    return next((n for n in same if n >= wanted and grey.levels[n].size <= most), same[-1])
+
+
+def _section(
+    grey: Pyramid, mask: Pyramid, axis: int, index: int, span: tuple[float, float]
+) -> Plane:
+    """Cut across y or x."""
+    rows, columns = (other for other in (Z, Y, X) if other != axis)
+    level = _level(grey, mask, SECTION_PIXELS, (rows, columns), most=grey.levels[0].size)
+    image, inside = (_cut(pyramid.levels[level], axis, index >> level) for pyramid in (grey, mask))
+    return _plane(axis, index, image, inside != 0, 2**level, span)
+
+
+def _plane(
+    axis: int,
+    index: int,
+    image: NDArray[Any],
+    inside: NDArray[np.bool_],
+    side: int,
+    span: tuple[float, float],
+    found: Sketch | None = None,
+) -> Plane:
+    """Stretch a cut's grey values and trace the mask's edge, and what was found on a keyframe."""
+    image, inside, shrunk = _limited(image.astype(np.float32), inside)
+    pixel = shrunk * side
+    scale = found.pixel / pixel if found else 1.0
+    as_found = tuple(line * scale for line in outlines(found.inside)) if found else ()
+    return Plane(axis, index, _stretched(image, *span), outlines(inside), pixel, as_found)
+
+
+def _beside(
     grey: Pyramid,
     mask: Pyramid,
-    places: list[tuple[int, int, int]],
-    *,
-    only_masked: bool,
-) -> list[Plane]:
-    """Read planes and stretch all of them by one pair of percentiles, so that they compare."""
-    raw = []
-    for axis, index, pixels in places:
-        rows, columns = (other for other in (Z, Y, X) if other != axis)
-        level = grey.level_for(pixels, (rows, columns))
-        image, inside = (
-            _cut(pyramid.levels[level], axis, index >> level) for pyramid in (grey, mask)
-        )
-        image, inside, shrunk = _limited(image.astype(np.float32), inside != 0)
-        raw.append((axis, index, image, inside, shrunk * 2**level))
-    shown = [image[inside] if only_masked else image.ravel() for _, _, image, inside, _ in raw]
-    low, high = _contrast(np.concatenate(shown))
-    return [
-        Plane(axis, index, _stretched(image, low, high), outlines(inside), pixel)
-        for axis, index, image, inside, pixel in raw
-    ]
+    keyframes: Keyframes,
+    suspect: Suspect,
+    first_z: int,
+    span: tuple[float, float],
+) -> tuple[Plane, ...]:
+    """Show the worst keyframe of a range between its neighbours."""
+    places = [suspect.worst + step for step in (-1, 0, 1)]
+    places = [place for place in places if 0 <= place < len(keyframes.z)]
+    indices = [int(keyframes.z[place]) - first_z for place in places]
+    if not all(0 <= index < mask.shape[Z] for index in indices):
+        return ()
+    level = _suspect_level(grey, mask, int(np.diff(indices).min(initial=mask.shape[Z])))
+    coarse = np.unique(np.array(indices) >> level)
+    images, insides = (
+        np.asarray(pyramid.levels[level].oindex[coarse, slice(None), slice(None)])
+        for pyramid in (grey, mask)
+    )
+    planes = []
+    for place, index in zip(places, indices, strict=True):
+        n = int(np.searchsorted(coarse, index >> level))
+        found = keyframes.sketches[place] if keyframes.sketches else None
+        planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
+    return tuple(planes)
+
+
+def _suspect_level(grey: Pyramid, mask: Pyramid, apart: int) -> int:
+    """Choose a level on which neighbouring keyframes are told apart, if it can be read quickly."""
+    level = _level(grey, mask, SUSPECT_PIXELS, (Y, X), most=grey.levels[0].size)
+
+    def quick(level: int) -> bool:
+        array = grey.levels[level]
+        return array.chunks[Z] * array.shape[Y] * array.shape[X] <= CHUNKED
+
+    while level and 2**level > apart and quick(level - 1):
+        level -= 1
+    return level
 
 
 def _cut(array: zarr.Array[Any], axis: int, index: int) -> NDArray[Any]:
@@ -396,13 +438,6 @@ def _limited(
         for one in (image, inside.astype(np.float32))
     )
     return small, share >= 0.5, factor
-
-
-def _contrast(values: NDArray[np.float32]) -> tuple[float, float]:
-    if not values.size:
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(values, (1, 99)))
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _stretched(image: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

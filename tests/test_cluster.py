@@ -1,12 +1,15 @@
 """The cluster that zarrmask starts, and those it is told of."""
 
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import psutil
 import pytest
 from distributed import Client
 
+import zarrmask
 from zarrmask import ZarrmaskError
 from zarrmask.cluster import connect
 from zarrmask.detection.actors import nearest
@@ -38,30 +41,47 @@ def test_workers_of_a_named_cluster_are_not_counted_here(cluster):
         pass
 
 
-def test_a_scheduler_without_workers_is_named(monkeypatch):
-    monkeypatch.setattr("zarrmask.cluster.PATIENCE", 1)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "dask",
-            "scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--no-dashboard",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextmanager
+def scheduler():
+    """A scheduler without workers: its address."""
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    command = [sys.executable, "-m", "dask", "scheduler", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        address = next(line.split()[-1] for line in process.stderr if "Scheduler at:" in line)
-        with pytest.raises(ZarrmaskError, match="has no worker"), connect(address):
-            pass
+        yield next(line.split()[-1] for line in process.stderr if "Scheduler at:" in line)
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_scheduler_without_workers_is_named(monkeypatch):
+    monkeypatch.setattr("zarrmask.cluster.PATIENCE", 1)
+    with (
+        scheduler() as address,
+        pytest.raises(ZarrmaskError, match="has no worker"),
+        connect(address),
+    ):
+        pass
+
+
+def test_workers_that_do_not_see_the_output_are_named(stack, tmp_path):
+    """A worker on what might be another machine: another disk lies under the output's path."""
+    hidden = tmp_path / "shared"
+    hidden.mkdir()
+    elsewhere = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs none {hidden} && exec $0 $*"]
+    if shutil.which("unshare") is None or subprocess.run([*elsewhere, "true"]).returncode:
+        pytest.skip("nothing can be mounted here")
+    with scheduler() as address:
+        options = [address, "--host", "127.0.0.1", "--no-dashboard", "--no-nanny"]
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", *options]
+        process = subprocess.Popen([*elsewhere, *worker], stderr=subprocess.DEVNULL)
+        try:
+            with pytest.raises(ZarrmaskError, match=rf"1 of .* 1 workers(.|\n)*{hidden}/"):
+                zarrmask.convert(stack, hidden / "out.zarr", scheduler=address)
+            assert not [path for path in hidden.rglob("*") if path.is_file()]
+        finally:
+            process.terminate()
+            process.wait()
 
 
 class _Detector:

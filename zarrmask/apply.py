@@ -31,6 +31,7 @@ from zarrmask.pipeline import (
     _record,
     _referenced,
     _refuse_worker,
+    _seen,
     _still_there,
     _voxels,
 )
@@ -144,9 +145,10 @@ def apply(
             reporter.say(f"{place} is unfinished; going on with what is missing")
             forecast = _as_begun(journal, forecast)
         _check_room(forecast, journal, state, reporter)
+        workers = None if scheduler else forecast.crew.workers
         with (
             PeakMemory() as measured,
-            connect(scheduler, None if scheduler else forecast.crew.workers) as client,
+            connect(scheduler, workers, _seen(journal, source)) as client,
             watched(client, reporter, measured) as roll,
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")

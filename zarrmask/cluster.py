@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -16,6 +17,7 @@ from distributed import Client, LocalCluster
 from distributed.system import memory_limit
 
 from zarrmask.errors import SettingsError, ZarrmaskError
+from zarrmask.place import Place
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
 _PRELOAD = (
@@ -39,6 +41,8 @@ PATIENCE = 60
 """Seconds that the first worker of a named cluster may take to come."""
 PAUSE = 0.8
 """Share of its limit at which a worker of a named cluster takes no more tasks (Dask's default)."""
+MOST_NAMED = 5
+"""Workers that an error names."""
 LEAST_MEMORY = 10**6
 
 
@@ -114,7 +118,9 @@ def _size(memory: str | int) -> int:
 
 
 @contextmanager
-def connect(scheduler: str | None = None, workers: int | None = None) -> Iterator[Client]:
+def connect(
+    scheduler: str | None = None, workers: int | None = None, seen: Sequence[Place] = ()
+) -> Iterator[Client]:
     """Connect to a Dask cluster.
 
     Parameters
@@ -124,14 +130,17 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
         at the end: processes with one thread each, on 127.0.0.1 only.
     workers : int, optional
         Processes of the local cluster; one a core by default.
+    seen : sequence of Place
+        What the workers of a cluster that was named are to see; see `require_sight`.
 
     Raises
     ------
     ZarrmaskError
-        Where no scheduler answers, or it has no worker.
+        Where no scheduler answers, or it has no worker, or one that does not see all that.
     """
     if scheduler is not None:
         with _reach(scheduler, workers) as client:
+            require_sight(client, seen)
             yield client
         return
     if workers is None:
@@ -156,6 +165,43 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> Iterato
         Client(cluster) as client,
     ):
         yield client
+
+
+def require_sight(client: Client, paths: Sequence[Place]) -> None:
+    """Refuse a cluster some of whose workers lack zarrmask, or do not see some files.
+
+    Parameters
+    ----------
+    client : Client
+    paths : sequence of Place
+        What there is, of what a run reads and writes; URLs are the same everywhere.
+
+    Raises
+    ------
+    ZarrmaskError
+        With the workers and what they do not see.
+    """
+    wanted = [str(path) for path in paths if isinstance(path, Path)]
+    try:
+        unseen: dict[str, list[str]] = client.run(_unseen, wanted)
+    except ModuleNotFoundError as error:
+        raise ZarrmaskError(
+            f"a worker of the cluster lacks the module {error.name}; install the same zarrmask, "
+            "with what it needs, on all workers"
+        ) from None
+    blind = {worker: lacking for worker, lacking in unseen.items() if lacking}
+    if blind:
+        lines = [f"  {worker}: {', '.join(lacking)}" for worker, lacking in blind.items()]
+        more = [f"  and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+        raise ZarrmaskError(
+            f"{len(blind)} of the cluster's {len(unseen)} workers do not see what is read or "
+            "written; have it under the same path everywhere (a shared file system), or at a URL:\n"
+            + "\n".join(lines[:MOST_NAMED] + more)
+        )
+
+
+def _unseen(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]
 
 
 @contextmanager

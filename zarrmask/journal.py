@@ -201,6 +201,11 @@ class Journal:
         return record[name]
 
     @property
+    def held(self) -> Place:
+        """File that is there while this run holds the output."""
+        return self.work / LOCK
+
+    @property
     def ledger(self) -> Ledger:
         """What is finished, task by task."""
         return Ledger(self.work / FINISHED)
@@ -220,7 +225,7 @@ class Journal:
             Where another run holds it.
         """
         made = _make_folders(self.out, self.work)
-        with hold(self.work / LOCK, self.out):
+        with hold(self.held, self.out):
             try:
                 yield
             finally:

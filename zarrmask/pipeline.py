@@ -142,7 +142,7 @@ def run(
         workers = None if scheduler else forecast.crew.workers
         with (
             PeakMemory() as measured,
-            connect(scheduler, workers) as client,
+            connect(scheduler, workers, _seen(journal, source, checkpoint)) as client,
             watched(client, reporter, measured) as roll,
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
@@ -245,7 +245,7 @@ def convert(
         workers = None if scheduler else forecast.crew.workers
         with (
             PeakMemory() as measured,
-            connect(scheduler, workers) as client,
+            connect(scheduler, workers, _seen(journal, source)) as client,
             watched(client, reporter, measured),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
@@ -422,6 +422,12 @@ def _places(source: Source) -> set[str]:
         return {source.path.rstrip("/")}
     place = Path(source.path)
     return {str(path.resolve()) for path in (place, *place.glob("[0-9]*"))}
+
+
+def _seen(journal: Journal, source: Source, *others: Path) -> list[Place]:
+    """What all workers are to see."""
+    stack = [] if "://" in source.path else [Path(source.path)]
+    return [journal.held, *stack, *others]
 
 
 def _within(place: str, folder: str) -> bool:

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 
 import zarrmask
 from zarrmask import stages
-from zarrmask.masking import Sighting
+from zarrmask.masking import Sighting, seek
 from zarrmask.pyramid import brick_grid
 from zarrmask.stack import cuts_blocks, open_source
 
@@ -182,20 +182,27 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
     images(tmp_path / "stack", volume, ".png")
 
     def detect(client, source, plan, window, detectors, load, store, ledger, reporter):
-        store.create(plan.numbers, *source.shape[1:])
-        sightings = []
-        for place, index in enumerate(plan.keyframes):
-            mask = np.zeros(source.shape[1:], np.uint8)
-            mask[100:280, 480:530] = 255 if index in (5, 10) else 0
-            store.write_mask(place, mask)
-            found = int(mask.any())
-            sightings.append(Sighting(np.ones((found, 4)), np.ones(found), int((mask > 0).sum())))
-        store.write_sightings(sightings)
+        def look(positions, first):
+            store.reserve(first + len(positions), *source.shape[1:])
+            sightings = []
+            for place, index in enumerate(plan.keyframes[positions], start=first):
+                mask = np.zeros(source.shape[1:], np.uint8)
+                mask[100:280, 480:530] = 255 if index in (5, 10) else 0
+                store.write_mask(place, mask)
+                found = int(mask.any())
+                boxes, scores = np.ones((found, 4)), np.ones(found)
+                sightings.append(Sighting.of_mask(mask, boxes, scores))
+            return sightings
+
+        found = seek(plan.placing, look)
+        store.write_sightings(plan.numbers[found.positions], found.sightings, found.states)
+        return found
 
     monkeypatch.setattr("zarrmask.pipeline.detect_keyframes", detect)
     monkeypatch.setattr("zarrmask.pipeline.start_detectors", lambda *_: [None])
     decodes.clear()
-    options = {"every": 5, "dilate": 0, "volume": False, "detect_window": (0, 700)}
+    options = {"every": 5, "propagate": "hold", "dilate": 0, "volume": False}
+    options["detect_window"] = (0, 700)
     zarrmask.run(tmp_path / "stack", tmp_path / "out", scheduler=here, **options)
     wanted = {(tmp_path / f"stack/{z}.png").read_bytes() for z in range(5, 15)}
     assert decodes == Counter(wanted)

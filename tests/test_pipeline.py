@@ -172,7 +172,7 @@ def test_a_script_without_its_guard_is_told_so(stack, tmp_path):
 def test_other_settings_are_refused_by_name(run, stack):
     out, _ = run
     before = contents(out)
-    with pytest.raises(OutputError, match=r"settings\.every: 7 then, 10 now"):
+    with pytest.raises(OutputError, match=r"settings\.every: 7 then, 'auto' now"):
         zarrmask.run(stack, out, dilate=5, voxel_size=7.91)
     assert contents(out) == before
 

@@ -11,7 +11,12 @@ from zarrmask.shipped import CONFIGS
 
 def test_defaults():
     settings = read_settings()
-    assert (settings.every, settings.score, settings.dilate) == (10, 0.1, 3)
+    assert (settings.every, settings.score, settings.dilate) == ("auto", 0.1, 3)
+    assert settings.mend
+    held = read_settings(propagate="hold")
+    assert (held.every, held.mend) == (10, False)  # as the replaced scripts
+    asked = read_settings(propagate="hold", every="auto", mend=True)
+    assert (asked.every, asked.mend) == ("auto", True)
     assert settings.voxel_size is None
     assert settings.detect_window == "seed"
     assert settings.volume is None

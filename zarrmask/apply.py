@@ -17,7 +17,7 @@ from zarrmask.filling import fill_keyframes
 from zarrmask.finish import finish_run
 from zarrmask.given import open_given
 from zarrmask.journal import Journal
-from zarrmask.masking import HeldMasks, KeyframeStore, kernel_side
+from zarrmask.masking import HeldMasks, KeyframeStore, Placing, kernel_side
 from zarrmask.memory import PeakMemory
 from zarrmask.pipeline import (
     CONVERTED,
@@ -111,7 +111,7 @@ def apply(
     side = kernel_side(*shape, settings.dilate, plan.voxel_size)
     plan = replace(
         plan,
-        keyframes=given.numbers - stack_first,
+        placing=Placing(given.numbers - stack_first),
         numbers=given.numbers,
         side=-side if erode else side,
     )
@@ -165,7 +165,7 @@ def apply(
             fill_keyframes(client, given, shape, store, filling, reporter)
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
-            held = HeldMasks(store, plan.keyframes, shape, plan.side)
+            held = HeldMasks(store, plan.keyframes, store.used(), shape, plan.side)
             with _disk(journal, scheduler) as disk:
                 become = rescaling(source.dtype, settings, contrast)
                 writing = journal.ledger.stage("writing")

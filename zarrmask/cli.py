@@ -180,7 +180,28 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     help="Where the network runs.  [default: auto]",
 )
-@click.option("--every", type=int, metavar="N", help="A keyframe every N slices.  [default: 10]")
+@click.option(
+    "--every",
+    metavar="auto|N",
+    help="A keyframe where masks change, or every N slices.  [default: auto; 10 with --propagate "
+    "hold]",
+)
+@click.option(
+    "--every-max", type=int, metavar="N", help="Farthest that keyframes stand apart.  [default: 64]"
+)
+@click.option("--every-min", type=int, metavar="N", help="Closest that they stand.  [default: 8]")
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="P",
+    help="Neighbours' edges agree within this percentage of the longer side.  [default: 1]",
+)
+@click.option(
+    "--mend/--no-mend",
+    default=None,
+    help="Detect anew where a keyframe contradicts those around it, and do not use it if that does "
+    "not help.  [default: unless --propagate hold]",
+)
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
 )

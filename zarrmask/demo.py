@@ -87,10 +87,10 @@ def _simulate(stack: Path, shape: Shape, overwrite: bool, reporter: Reporter) ->
 
 
 def _agreement(store: KeyframeStore, truth: Path) -> float:
-    """Intersection over union of all keyframes' masks with the truth."""
-    masks = store.masks()
+    """Intersection over union of the masks of all keyframes that are used with the truth."""
+    masks, numbers = store.masks(), store.numbers()
     overlap = Overlap(0, 0, 0)
-    for position, number in enumerate(store.numbers()):
-        true = np.asarray(Image.open(truth / f"{number:05d}.png")) > 0
+    for position in store.used().tolist():
+        true = np.asarray(Image.open(truth / f"{numbers[position]:05d}.png")) > 0
         overlap += Overlap.of_masks(true, np.asarray(masks[position]) > 0)
     return overlap.iou

@@ -77,7 +77,7 @@ def fill_keyframes(
 ) -> None:
     """Copy given masks to a keyframe store, at the slices' size; what the ledger has is there."""
     copying, looking = ledger.stage("copying"), ledger.stage("looking")
-    if store.create(given.numbers, *shape):
+    if store.reserve(len(given.numbers), *shape):
         ledger.forget()  # somebody removed what it speaks of
     there = list(parts(given, shape))
     missing = [there[n] for n in copying.missing(_key(part) for part in there)]
@@ -102,7 +102,8 @@ def fill_keyframes(
         with reporter.stage("looking at masks", len(places), "masks") as advance:
             results(client, [looks], advance)
     found = looking.results()
-    store.write_sightings([Sighting.from_json(found[str(n)]) for n in range(len(found))])
+    sightings = [Sighting.from_json(found[str(n)]) for n in range(len(found))]
+    store.write_sightings(given.numbers, sightings)
 
 
 def copy_masks(
@@ -140,7 +141,7 @@ def look_at_mask(
         edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         boxes = np.array([edges], np.float32)
     scores = np.ones(len(boxes), np.float32)
-    ledger.enter(one, Sighting(boxes, scores, int(np.count_nonzero(mask))).to_json())
+    ledger.enter(one, Sighting.of_mask(mask, boxes, scores).to_json())
     return np.ones(1, bool)
 
 

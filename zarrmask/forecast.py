@@ -104,20 +104,21 @@ class Forecast:
         return self.network is not None
 
     @property
-    def detecting(self) -> KeyframeRuns | None:
-        """How keyframes are read for the detector."""
+    def detecting(self) -> list[KeyframeRuns]:
+        """How keyframes are read for the detector, round by round, if all are seen."""
         if self.network is None:
-            return None
+            return []
         seen = self.network.input.shape(*self.source.shape[1:])
-        return keyframe_runs(self.source, self.plan.keyframes, seen, self.crew.workers)
+        rounds = (self.plan.keyframes[positions] for positions in self.plan.placing.rounds())
+        return [keyframe_runs(self.source, one, seen, self.crew.workers) for one in rounds]
 
     @property
-    def sampling(self) -> KeyframeRuns | None:
+    def sampling(self) -> list[KeyframeRuns]:
         """How slices are read for a sample of grey values."""
         if not self.samples:
-            return None
+            return []
         chosen = sampled_slices(self.plan.keyframes)
-        return keyframe_runs(self.source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
+        return [keyframe_runs(self.source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))]
 
     @property
     def masks(self) -> bool:
@@ -126,14 +127,19 @@ class Forecast:
 
     @property
     def keyframes(self) -> int:
-        """Slices that have a mask of their own."""
+        """Slices that have a mask of their own, at most."""
         return len(self.plan.keyframes) if self.masks else 0
 
     @property
+    def keyframes_at_least(self) -> int:
+        """Slices that the detector sees in any case."""
+        return len(self.plan.placing.first) if self.detects else 0
+
+    @property
     def tasks(self) -> dict[str, int]:
-        """Number of tasks of each stage."""
-        runs = {"sampling contrast": self.sampling, "detecting": self.detecting}
-        detecting = {stage: len(run.lengths) if run else 0 for stage, run in runs.items()}
+        """Number of tasks of each stage, at most."""
+        rounds = {"sampling contrast": self.sampling, "detecting": self.detecting}
+        detecting = {n: sum(len(runs.lengths) for runs in each) for n, each in rounds.items()}
         coarser: dict[str, int] = {}
         for pyramid in self.pyramids.values():
             for level in pyramid.passes[1:]:
@@ -151,11 +157,11 @@ class Forecast:
         """
         block, itemsize, shape = self.source.block, self.source.dtype.itemsize, self.source.shape
         read: dict[str, int] = {}
-        for name, runs in (("sample", self.sampling), ("keyframes", self.detecting)):
-            if runs is not None:
+        for name, rounds in (("sample", self.sampling), ("keyframes", self.detecting)):
+            for runs in rounds:
                 depth, height, width = runs.source.shape
                 slices = covered(runs.spans(), runs.source.block[0], depth)
-                read[name] = slices * height * width * itemsize
+                read[name] = read.get(name, 0) + slices * height * width * itemsize
         if self.decodes_ahead:
             read["slices"] = self.plan.shape[0] * shape[1] * shape[2] * itemsize
         if self.decodes_ahead or block[:2] == (1, 1):
@@ -237,7 +243,7 @@ class Forecast:
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
         worker, shared = WORKER, 0
-        if self.network is not None and (runs := self.detecting) is not None:
+        if self.network is not None:
             seen = prod(self.network.input.shape(height, width))
             worker, shared = WORKER + detector_bytes(self.network.weights, seen), TORCH_SHARED
             sizes = {
@@ -248,9 +254,10 @@ class Forecast:
                     runs.source.block,
                     itemsize,
                 )
+                for runs in self.detecting
                 for span, length in zip(runs.spans(), runs.lengths, strict=True)
             }
-            each["detecting on a slice"] = max(sizes), len(runs.lengths)
+            each["detecting on a slice"] = max(sizes), self.tasks["detecting"]
         if self.decodes_ahead:
             reading, whole = (1, 1, 1), False
             decoding = decoding_bytes((1, height, width), block, itemsize)
@@ -349,6 +356,7 @@ class Forecast:
             "shape": list(self.plan.shape),
             "dtype": str(self.source.dtype),
             "keyframes": self.keyframes,
+            "keyframes_at_least": self.keyframes_at_least,
             "bricks": {"count": len(grid), "grid": list(grid.counts), "voxels": list(grid.brick)},
             "tasks": self.tasks,
             "bytes_read": self.bytes_read,

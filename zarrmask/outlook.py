@@ -37,6 +37,11 @@ def describe_forecast(forecast: Forecast, free: int | None, hours: float | None)
     }
     if forecast.detects:
         lines["keyframes"] = f"{forecast.keyframes:,}"
+        if (least := forecast.keyframes_at_least) < forecast.keyframes:
+            lines["keyframes"] = (
+                f"{least:,} to {forecast.keyframes:,}: as many as it takes until neighbours agree; "
+                "all that follows is for the most there may be"
+            )
     lines["bricks"] = (
         f"{len(grid):,} ({times(grid.counts)}), each {z:,} x {y:,} x {x:,} voxels, "
         f"{sized(grid_bytes(grid.brick, itemsize))}"
@@ -67,6 +72,8 @@ def describe_forecast(forecast: Forecast, free: int | None, hours: float | None)
     lines["workers"] = workers + threads
     lines["memory"] = f"{sized(memory.total)} at most of {there}: {sized(memory.a_worker)} a worker"
     lines["time"] = "not measured; --measure does" if hours is None else took(hours)
+    if hours is not None and forecast.keyframes_at_least < forecast.keyframes:
+        lines["time"] = f"at most {lines['time']}"
     return lines
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from distributed import Client
 
 from zarrmask import __version__
@@ -32,7 +31,15 @@ from zarrmask.errors import CheckpointError, OutputError, ZarrmaskError
 from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast, Network
 from zarrmask.journal import Journal
-from zarrmask.masking import FieldStore, HeldMasks, InterpolatedMasks, KeyframeStore, Masks
+from zarrmask.looking import detect_keyframes, record_of, warnings_of
+from zarrmask.masking import (
+    FieldStore,
+    HeldMasks,
+    InterpolatedMasks,
+    Keyframes,
+    KeyframeStore,
+    Masks,
+)
 from zarrmask.memory import PeakMemory, sized
 from zarrmask.place import Place, output_place, reached, written_command
 from zarrmask.plan import Plan, make_plan, mask_format, output_format
@@ -44,7 +51,6 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
 from zarrmask.stages import (
     bricks_left,
-    detect_keyframes,
     measure_fields,
     sample_greys,
     write_pyramids,
@@ -147,13 +153,8 @@ def run(
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             store = KeyframeStore(place / "keyframes.zarr")
-            detecting = journal.ledger.stage("detecting")
-            load = partial(start_detectors, client, _recipe(settings, checkpoint), settings.device)
-            detectors: Sequence[Any] = []
-            if state == "new" or detecting.missing(range(len(plan.keyframes))):
-                with reporter.stage("loading detectors", 1, "checkpoint") as advance:
-                    detectors = load()
-                    advance(1)
+            load = partial(_load_detectors, client, settings, checkpoint, reporter)
+            detectors = load() if state == "new" else []  # a bad checkpoint leaves nothing behind
             if state == "new":
                 journal.start(identity)
                 forecast = _as_begun(journal, forecast)
@@ -162,17 +163,15 @@ def run(
             contrast = settle_contrast(
                 journal, source.dtype, settings, sample, reporter, detecting=True
             )
-            detect_keyframes(
-                client, source, plan, contrast.detected, detectors, load, store, detecting, reporter
+            window, ledger = contrast.detected, journal.ledger
+            found = detect_keyframes(
+                client, source, plan, window, detectors, load, store, ledger, reporter
             )
             del detectors
-            empty = store.without_detection()
-            if empty:
-                reporter.warn(
-                    f"nothing was found on {len(empty)} of {len(plan.keyframes)} keyframes; the "
-                    f"slices that hold their masks are empty: {listed(empty)}"
-                )
-            masks = _masks(client, journal, store, source, plan, settings, reporter)
+            keyframes = record_of(found, plan.numbers)
+            for warning in warnings_of(keyframes):
+                reporter.warn(warning)
+            masks = _masks(client, journal, store, found, source, plan, reporter)
             writing = journal.ledger.stage("writing")
             with _disk(journal, scheduler) as disk:
                 become = rescaling(source.dtype, settings, contrast)
@@ -186,7 +185,7 @@ def run(
             "volume": volume,
             "detect_window": contrast.detected,
             "window": contrast.written,
-            "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
+            "keyframes": keyframes,
             "voxels": _voxels(plan, kept),
             "stages": [vars(stage) for stage in reporter.stages],
             "plan": forecast.record(),
@@ -528,8 +527,11 @@ def _model(settings: Settings, checkpoint: Path) -> tuple[object, NetworkInput]:
     return config, NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))
 
 
-def _recipe(settings: Settings, checkpoint: Path) -> Recipe:
-    return Recipe(
+def _load_detectors(
+    client: Client, settings: Settings, checkpoint: Path, reporter: Reporter
+) -> list[Any]:
+    """Start the detectors; see `start_detectors`."""
+    recipe = Recipe(
         checkpoint,
         settings.model,
         settings.score,
@@ -537,6 +539,10 @@ def _recipe(settings: Settings, checkpoint: Path) -> Recipe:
         settings.backend,
         settings.precision,
     )
+    with reporter.stage("loading detectors", 1, "checkpoint") as advance:
+        detectors = start_detectors(client, recipe, settings.device)
+        advance(1)
+    return detectors
 
 
 def _digest(content: bytes) -> str:
@@ -547,19 +553,19 @@ def _masks(
     client: Client,
     journal: Journal,
     store: KeyframeStore,
+    found: Keyframes,
     source: Source,
     plan: Plan,
-    settings: Settings,
     reporter: Reporter,
 ) -> Masks:
     """The masks of all slices, by the rule that was chosen."""
-    shape = source.shape[1:]
-    if settings.propagate == "hold":
-        return HeldMasks(store, plan.keyframes, shape, plan.side)
+    shape, used = source.shape[1:], store.used()
+    indices = plan.keyframes[found.positions[used]]
+    if plan.propagate == "hold":
+        return HeldMasks(store, indices, used, shape, plan.side)
     fields = FieldStore(journal.scratch / "fields.zarr", shape)
-    positions = np.arange(len(plan.keyframes))
-    measure_fields(client, store, positions, fields, journal.ledger.stage("measuring"), reporter)
-    return InterpolatedMasks(fields, plan.keyframes, store.areas()[positions], plan.side / 2)
+    measure_fields(client, store, used, fields, journal.ledger.stage("measuring"), reporter)
+    return InterpolatedMasks(fields, indices, store.areas()[used], plan.side / 2)
 
 
 def _still_there(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.errors import SettingsError
-from zarrmask.masking import kernel_side, keyframe_indices
+from zarrmask.masking import Placing, kernel_side
 from zarrmask.pyramid import BrickGrid, Format, Shape, brick_grid
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
@@ -24,10 +24,12 @@ class Plan:
         Index in the stack of the first voxel that is written.
     first, stop : int
         Slice numbers that are written, `stop` excluded.
-    keyframes : (k,) int64
-        Slice indices in the stack that the detector sees.
-    numbers : (k,) int64
-        Their slice numbers.
+    placing : Placing
+        Which slices the detector sees; its candidates are indices in the stack.
+    numbers : (c,) int64
+        The candidates' slice numbers.
+    mends : bool
+        Whether keyframes that contradict those around them are looked at anew, or replaced.
     grid : BrickGrid
         The outputs' bricks; its shape is that of the outputs.
     propagate : str
@@ -41,12 +43,18 @@ class Plan:
     origin: Shape
     first: int
     stop: int
-    keyframes: NDArray[np.int64]
+    placing: Placing
     numbers: NDArray[np.int64]
+    mends: bool
     grid: BrickGrid
     propagate: str
     side: int
     voxel_size: float | None
+
+    @property
+    def keyframes(self) -> NDArray[np.int64]:
+        """Slice indices in the stack that the detector sees, at most: (c,)."""
+        return self.placing.candidates
 
     @property
     def shape(self) -> Shape:
@@ -73,15 +81,21 @@ def make_plan(source: Source, settings: Settings) -> Plan:
     present = ~np.isin(chosen, source.missing)
     if not present.any():
         raise SettingsError(f"every slice of {begin}:{stop} is missing from {source.path}")
-    keyframes = keyframe_indices(present, settings.every) + offset
+    there = np.flatnonzero(present) + offset
+    if settings.every == "auto":
+        reach = settings.every_min, settings.every_max
+        placing = Placing.adaptive(there, *reach, settings.tolerance)
+    else:
+        placing = Placing.fixed(there, settings.every)
     shape = (end - offset, bottom - top, right - left)
     voxel_size = settings.voxel_size or source.voxel_size
     return Plan(
         origin=(offset, top, left),
         first=begin,
         stop=stop,
-        keyframes=keyframes,
-        numbers=numbers[keyframes],
+        placing=placing,
+        numbers=numbers[placing.candidates],
+        mends=settings.mend,
         grid=brick_grid(
             shape, source.dtype.itemsize, source.block, step=output_format(settings).step
         ),

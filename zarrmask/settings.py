@@ -45,6 +45,19 @@ def _range(value: object) -> object:
     return tuple(int(end) if end.strip() else None for end in (start, stop))
 
 
+def _interval(value: object) -> object:
+    """Read "auto", or a number of slices."""
+    if value == "auto":
+        return value
+    try:
+        slices = int(str(value))
+    except ValueError:
+        slices = 0
+    if slices < 1:
+        raise ValueError("write auto, or a number of slices, at least 1")
+    return slices
+
+
 def _window(value: object, info: ValidationInfo) -> object:
     """Read "LO HI"."""
     words = ("seed", "auto") if info.field_name == "detect_window" else ("auto",)
@@ -122,8 +135,19 @@ class Settings(BaseModel):
         Slice numbers, the second excluded; None is open.
     y, x : (int or None, int or None)
         Rows and columns that are written, likewise; the detector sees whole slices.
-    every : int
-        A keyframe every so many slices.
+    every : "auto" or int
+        A keyframe every so many slices; "auto" places them where masks change.
+    every_max, every_min : int
+        With "auto", keyframes stand so many slices apart at first, and so many at the least.
+    tolerance : float
+        With "auto", a slice half-way between two keyframes is seen too where their masks' edges lie
+        farther apart, in percent of the slice's longer side.
+    mend : bool
+        Whether keyframes that contradict those around them are detected anew, and not used where
+        that does not help.
+
+        Where `propagate` is "hold", by default `every` is 10, and nothing is mended: as in the
+        replaced scripts.
     score : float
         A detection counts above this score.
     classes : tuple of int, or None
@@ -174,7 +198,11 @@ class Settings(BaseModel):
     z: Annotated[Range, BeforeValidator(_range)] = (None, None)
     y: Annotated[Range, BeforeValidator(_range)] = (None, None)
     x: Annotated[Range, BeforeValidator(_range)] = (None, None)
-    every: int = Field(10, ge=1)
+    every: Annotated[Literal["auto"] | int, BeforeValidator(_interval)] = "auto"
+    every_max: int = Field(64, ge=1)
+    every_min: int = Field(8, ge=1)
+    tolerance: float = Field(1.0, ge=0, le=100)
+    mend: bool = True
     score: float = Field(0.1, ge=0, le=1)
     classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None
     propagate: Literal["field", "hold"] = "field"
@@ -191,8 +219,17 @@ class Settings(BaseModel):
     links: bool = True
     allow_missing: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_replaced_scripts(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Held masks come from keyframes at a fixed interval, whatever is on them."""
+        held = given.get("propagate") == "hold"
+        return ({"every": 10, "mend": False} if held else {}) | given
+
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
+        if self.every_min > self.every_max:
+            raise ValueError(f"every_min {self.every_min} is more than every_max {self.every_max}")
         for name in ("z", "y", "x"):
             first, stop = getattr(self, name)
             if first is not None and stop is not None and first >= stop:

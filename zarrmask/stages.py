@@ -21,25 +21,16 @@ from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
 from zarrmask import tasks
-from zarrmask.detection.inputs import Window
 from zarrmask.errors import ZarrmaskError
 from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
-from zarrmask.masking import (
-    KEYFRAMES_A_CHUNK,
-    FieldStore,
-    KeyframeStore,
-    Masks,
-    Sighting,
-    read_together,
-)
+from zarrmask.masking import KEYFRAMES_A_CHUNK, FieldStore, KeyframeStore, Masks, read_together
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
 
 SAMPLED_SLICES = 8
-MOST_LOSSES = 5
 SAMPLED_SIDE = 1024
 """Pixels: grey values are sampled from the coarsest level whose slices are no smaller."""
 READ_TOGETHER = 2**28
@@ -145,64 +136,6 @@ class _Slices:
         first, last = int(wanted[0]), int(wanted[-1])
         slices = self.source[first : last + 1, y, x]
         return slices if len(wanted) == 1 else slices[wanted - first]
-
-
-def detect_keyframes(
-    client: Client,
-    source: Source,
-    plan: Plan,
-    window: Window,
-    detectors: Sequence[Any],
-    load: Callable[[], Sequence[Any]],
-    store: KeyframeStore,
-    ledger: Ledger,
-    reporter: Reporter,
-) -> None:
-    """Detect on every keyframe that the ledger lacks; what was found goes to `store`.
-
-    Dask does not make an actor anew when its worker dies: `load` does.
-    """
-    _, height, width = source.shape
-    if store.create(plan.numbers, height, width):
-        ledger.forget()  # somebody removed what it speaks of
-    losses = 0
-    while missing := ledger.missing(range(len(plan.keyframes))):
-        detectors = detectors or load()
-        network_input = detectors[0].input().result()
-        seen = network_input.shape(height, width)
-        workers = len(client.nthreads())
-        keyframes = lazy_slices(keyframe_runs(source, plan.keyframes[missing], seen, workers))
-        sightings = da.map_blocks(
-            tasks.detect,
-            keyframes,
-            da.from_array(np.reshape(missing, (-1, 1, 1)), chunks=(keyframes.chunks[0], 1, 1)),
-            shape=(height, width),
-            detectors=detectors,
-            network_input=network_input,
-            window=window,
-            store=store,
-            ledger=ledger,
-            drop_axis=[1, 2],
-            dtype=bool,
-            meta=np.empty(0, bool),
-        )
-        try:
-            with reporter.stage(
-                "detecting",
-                len(plan.keyframes),
-                "slices",
-                before=len(plan.keyframes) - len(missing),
-                size=len(plan.keyframes) * prod(keyframes.shape[1:]) * keyframes.dtype.itemsize,
-            ) as advance:
-                results(client, [sightings], advance)
-        except (OSError, RuntimeError, ValueError) as error:
-            losses += 1
-            if "Actor" not in str(error) or losses > MOST_LOSSES:
-                raise
-            reporter.warn("a worker was lost with its detector; detectors are loaded anew")
-            detectors = []
-    found = ledger.results()
-    store.write_sightings([Sighting.from_json(found[str(n)]) for n in range(len(found))])
 
 
 def measure_fields(

@@ -20,7 +20,15 @@ from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
 from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
 from zarrmask.ledger import Ledger
-from zarrmask.masking import FieldStore, KeyframeStore, Masks, RegionMasks, Sighting, cut_out
+from zarrmask.masking import (
+    FieldStore,
+    KeyframeStore,
+    Masks,
+    RegionMasks,
+    Sighting,
+    cost,
+    cut_out,
+)
 from zarrmask.pyramid import (
     BrickGrid,
     Pyramid,
@@ -33,6 +41,7 @@ from zarrmask.pyramid import (
     tiles,
     within,
 )
+from zarrmask.second_look import MEANS
 
 if TYPE_CHECKING:
     from zarrmask.stack import Source
@@ -50,7 +59,7 @@ def grey_values(slices: NDArray) -> NDArray[np.object_]:
 
 def detect(
     keyframes: NDArray,
-    positions: NDArray[np.int64],
+    places: NDArray[np.int64],
     *,
     shape: tuple[int, int],
     detectors: Sequence[Any],
@@ -68,22 +77,62 @@ def detect(
     ----------
     keyframes : (k, y, x) uint8 or uint16
         Slices, or coarser forms of them.
-    positions : (k, 1, 1) int64
+    places : (k, 1, 1) int64
         Which of the keyframes they are.
     shape : (height, width)
         Of a slice, pixels; masks and boxes are in these.
     """
     from zarrmask.detection.actors import nearest
 
-    for image, place in zip(keyframes, positions.ravel().tolist(), strict=True):
+    for image, place in zip(keyframes, places.ravel().tolist(), strict=True):
         prepared = network_input.prepare(to_8bit(image, window), shape)
         detector = nearest(detectors, place)
         found = detector.detect(prepared, shape).result()
         mask = union_mask(found, shape)
         store.write_mask(place, mask)
-        sighting = Sighting(found.boxes, found.scores, int(np.count_nonzero(mask)))
+        sighting = Sighting.of_mask(mask, found.boxes, found.scores, prepared)
         ledger.enter(place, sighting.to_json())
-    return np.ones(len(positions), bool)
+    return np.ones(len(places), bool)
+
+
+def detect_anew(
+    keyframes: NDArray,
+    doubts: NDArray[np.object_],
+    *,
+    shape: tuple[int, int],
+    detectors: Sequence[Any],
+    network_input: NetworkInput,
+    window: Window,
+    store: KeyframeStore,
+    ledger: Ledger,
+) -> NDArray[np.bool_]:
+    """Look at some keyframes by all other means, and keep what fits those around them best.
+
+    Where nothing fits better than what was seen first, that stays, and the ledger says None.
+
+    Parameters
+    ----------
+    keyframes, shape
+        As of `detect`.
+    doubts : (k, 1, 1) of Doubt
+        Of the keyframes.
+    """
+    from zarrmask.detection.actors import nearest
+
+    for image, doubt in zip(keyframes, doubts.ravel(), strict=True):
+        detector = nearest(detectors, doubt.place)
+        lowest = cost(doubt.before, doubt.sighting, doubt.behind, doubt.usual)
+        entry = None
+        for means in MEANS:
+            prepared = means.prepare(image, window, network_input, shape)
+            found = detector.detect(prepared, shape).result().above(means.score)
+            mask = union_mask(found, shape)
+            sighting = Sighting.of_mask(mask, found.boxes, found.scores, prepared)
+            if (costs := cost(doubt.before, sighting, doubt.behind, doubt.usual)) < lowest:
+                lowest, entry = costs, {"by": means.name, **sighting.to_json()}
+                store.write_mask(doubt.place, mask)
+        ledger.enter(doubt.place, entry)
+    return np.ones(len(doubts), bool)
 
 
 def measure_fields(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask import pipeline
-from zarrmask.masking import Sighting
-from zarrmask.stages import detect_keyframes
+from zarrmask.looking import detect_keyframes
+from zarrmask.masking import Keyframes, Sighting, seek
 
 
 def ellipse(
@@ -68,20 +68,25 @@ def given_masks(part: float) -> Iterator[None]:
     """
     arguments = inspect.signature(detect_keyframes)
 
-    def put(*args: Any, **kwargs: Any) -> None:
+    def put(*args: Any, **kwargs: Any) -> Keyframes:
         call = arguments.bind(*args, **kwargs).arguments
         plan, store = call["plan"], call["store"]
         _, rows, columns = plan.shape
-        store.create(plan.numbers, rows, columns)
-        sightings = []
-        for place in range(len(plan.keyframes)):
-            mask = ellipse((rows, columns), part, plan.side, place, len(plan.keyframes))
-            store.write_mask(place, mask)
-            box = np.array([[0, 0, columns, rows]], np.float32)
-            area = int(np.count_nonzero(mask))
-            sightings.append(Sighting(box, np.ones(1, np.float32), area))
-        store.write_sightings(sightings)
+
+        def look(positions: Sequence[int], first: int) -> list[Sighting]:
+            store.reserve(first + len(positions), rows, columns)
+            sightings = []
+            for place, position in enumerate(positions, start=first):
+                mask = ellipse((rows, columns), part, plan.side, position, len(plan.keyframes))
+                store.write_mask(place, mask)
+                box = np.array([[0, 0, columns, rows]], np.float32)
+                sightings.append(Sighting.of_mask(mask, box, np.ones(1, np.float32)))
+            return sightings
+
+        found = seek(plan.placing, look)
+        store.write_sightings(plan.numbers[found.positions], found.sightings, found.states)
         os.sync()
+        return found
 
     with (
         mock.patch.object(pipeline, "detect_keyframes", put),

@@ -33,7 +33,7 @@ def test_a_scroll_is_planned_in_lines_that_fit_a_terminal(zarrmask, scroll, tmp_
     assert max(map(len, printed.splitlines())) <= 80
     for words in (
         "27,000 of 8,096 x 8,096, uint16: 3.5 TB",
-        "2,700",
+        "423 to 3,376: as many as it takes",
         "3,392 (106 x 32 x 1), each 256 x 256 x 8,096 voxels, 1.1 GB",
         "988,348 files",
         "on the target",

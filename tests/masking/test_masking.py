@@ -94,7 +94,7 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
     detected = (rng.random((depth, height, width)) < 0.01).astype(np.uint8) * 255
     chosen = keyframe_indices(np.ones(depth, bool), every)
     store = KeyframeStore(tmp_path_factory.mktemp("held") / "keyframes.zarr")
-    store.create(chosen, height, width)
+    store.reserve(len(chosen), height, width)
     for position, z in enumerate(chosen):
         store.write_mask(position, detected[z])
 
@@ -106,7 +106,7 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
                 mask = cv2.dilate(mask, np.ones((side, side), np.uint8), iterations=1)
         expected.append(mask)
 
-    masks = HeldMasks(store, chosen, (height, width), side)
+    masks = HeldMasks(store, chosen, np.arange(len(chosen)), (height, width), side)
     region = (slice(2, 12), slice(5, 30), slice(10, 45))
     part = masks.region(*region).part(slice(1, 9), slice(2, 20))
     block = np.full((8, 18, 17), 7, np.uint8)
@@ -125,12 +125,20 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
 
 def test_what_was_found_is_kept(tmp_path):
     store = KeyframeStore(tmp_path / "keyframes.zarr")
-    store.create(np.array([100, 110]), 4, 5)
-    found = Sighting(np.ones((2, 4), np.float32), np.array([0.9, 0.3], np.float32), 7)
-    nothing = Sighting(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0)
-    store.write_sightings([found, nothing])
-    assert store.numbers() == [100, 110]
-    assert store.without_detection() == [110]
+    mask, empty = np.full((4, 5), 255, np.uint8), np.zeros((4, 5), np.uint8)
+    assert store.reserve(2, 4, 5)
+    store.write_mask(1, mask)
+    boxes, scores = np.ones((2, 4), np.float32), np.array([0.9, 0.3], np.float32)
+    found = Sighting.of_mask(mask, boxes, scores)
+    nothing = Sighting.of_mask(empty, boxes[:0], scores[:0])
+    assert not store.reserve(3, 4, 5)  # makes room, and leaves what is there
+    store.write_sightings(np.array([100, 120, 110]), [nothing, found, nothing], np.int8([1, 2, 0]))
+    assert store.masks().shape == (3, 4, 5)
+    assert np.asarray(store.masks()[1]).all()
+    assert store.numbers() == [100, 120, 110]
+    assert store.used().tolist() == [0, 1]
+    assert store.without_detection() == [100]
+    assert store.areas().tolist() == [0, 20, 0]
 
 
 @given(

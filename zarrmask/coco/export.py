@@ -75,9 +75,13 @@ def annotate(
         refuse_full(folder)
         store = KeyframeStore(place / "keyframes.zarr")
         numbers, masks = store.numbers(), store.masks()
+        order = np.argsort(numbers)
         read = _reader(place, record, masks.shape[1:])
-        suspected = suspicions(store.best_scores(), _agreement(masks, reporter))
-        chosen = np.argsort(-suspected, kind="stable")[:worst].tolist()
+        suspected = np.empty(len(order))
+        suspected[order] = suspicions(
+            store.best_scores()[order], _agreement(masks, order.tolist(), reporter)
+        )
+        chosen = order[np.argsort(-suspected[order], kind="stable")][:worst].tolist()
         with (
             whole_folder(folder) as half,
             reporter.stage("writing", len(chosen), "images") as advance,
@@ -135,14 +139,13 @@ def suspicions(scores: NDArray, agreement: Sequence[float]) -> NDArray[np.float6
     return total
 
 
-def _agreement(masks: zarr.Array, reporter: Reporter) -> list[float]:
-    """IoU of the masks of each two neighbours, on every n-th pixel of large ones."""
-    count, *shape = masks.shape
-    step = -(-max(shape) // COMPARED_SIDE)
+def _agreement(masks: zarr.Array, order: list[int], reporter: Reporter) -> list[float]:
+    """IoU of each two masks that follow each other, on every n-th pixel of large ones."""
+    step = -(-max(masks.shape[1:]) // COMPARED_SIDE)
     agreement: list[float] = []
     before: NDArray[np.bool_] | None = None
-    with reporter.stage("comparing", count, "keyframes") as advance:
-        for position in range(count):
+    with reporter.stage("comparing", len(order), "keyframes") as advance:
+        for position in order:
             mask = np.asarray(masks[position])[::step, ::step] > 0
             if before is not None:
                 agreement.append(Overlap.of_masks(before, mask).iou)

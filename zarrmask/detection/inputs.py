@@ -1,5 +1,7 @@
 """From a slice to what the network sees: 8 bits, the network's size (no torch needed)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -46,6 +48,16 @@ class NetworkInput:
             scale = self.max_size / max(sides)
             sides = [side * scale for side in sides]
         return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
+
+    def scaled(self, times: float) -> NetworkInput:
+        """The same, larger or smaller; where every slice is left as it is, that stays.
+
+        Examples
+        --------
+        >>> NetworkInput(800, 1333).scaled(0.5)
+        NetworkInput(min_size=400, max_size=666)
+        """
+        return NetworkInput(round(self.min_size * times), round(self.max_size * times))
 
     def prepare(
         self, image: NDArray[np.uint8], of: tuple[int, int] | None = None

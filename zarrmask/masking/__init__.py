@@ -6,19 +6,27 @@ from zarrmask.masking.enlarging import enlarged_mask
 from zarrmask.masking.field_store import KEYFRAMES_A_CHUNK, FieldStore
 from zarrmask.masking.hold import HeldMasks
 from zarrmask.masking.interpolation import InterpolatedMasks
-from zarrmask.masking.keyframe_store import KeyframeStore, Sighting
+from zarrmask.masking.keyframe_store import KeyframeStore
 from zarrmask.masking.keyframes import held_by, keyframe_indices, read_together
+from zarrmask.masking.outliers import cost
+from zarrmask.masking.placing import Placing
 from zarrmask.masking.protocol import Masks, RegionMasks
+from zarrmask.masking.seeking import Doubt, Keyframes, seek
+from zarrmask.masking.sighting import Sighting
 
 __all__ = [
     "KEYFRAMES_A_CHUNK",
+    "Doubt",
     "FieldStore",
     "HeldMasks",
     "InterpolatedMasks",
     "KeyframeStore",
+    "Keyframes",
     "Masks",
+    "Placing",
     "RegionMasks",
     "Sighting",
+    "cost",
     "cut_out",
     "dilate",
     "dilated_part",
@@ -27,4 +35,5 @@ __all__ = [
     "kernel_side",
     "keyframe_indices",
     "read_together",
+    "seek",
 ]

@@ -25,7 +25,9 @@ class HeldMasks:
     store : KeyframeStore
         The keyframes' undilated masks.
     keyframes : (k,) int64
-        Their slice indices, ascending.
+        Slice indices of those that are used, ascending.
+    places : (k,) int64
+        Where in the store they are.
     shape : (height, width)
         Of a slice, pixels.
     side : int
@@ -34,6 +36,7 @@ class HeldMasks:
 
     store: KeyframeStore
     keyframes: NDArray[np.int64]
+    places: NDArray[np.int64]
     shape: tuple[int, int]
     side: int
 
@@ -44,7 +47,7 @@ class HeldMasks:
         for position, start, stop in held_by(z.start, z.stop, self.keyframes):
 
             def read(rows: slice, columns: slice, position: int = position) -> NDArray[np.uint8]:
-                return np.asarray(masks[position, rows, columns], np.uint8)
+                return np.asarray(masks[int(self.places[position]), rows, columns], np.uint8)
 
             plane = dilated_part(read, y, x, self.shape, self.side)
             runs.append((start - z.start, stop - z.start, plane))
@@ -52,7 +55,7 @@ class HeldMasks:
 
     def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which slices the object is on; see `Masks`."""
-        areas = self.store.areas()
+        areas = self.store.areas()[self.places]
         out = np.zeros(stop - start, bool)
         for position, first, end in held_by(start, stop, self.keyframes):
             out[first - start : end - start] = areas[position] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,39 +12,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from zarrmask.masking.sighting import AS_SEEN, REPLACED, Sighting
 from zarrmask.place import Place, zarr_store
 
 ROWS_A_CHUNK = 512
 """A brick reads 256 rows and those by which its mask is dilated; whole chunks are decoded."""
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """What was found on one keyframe.
-
-    Attributes
-    ----------
-    boxes : (n, 4) float32
-        x0, y0, x1, y1 in pixels of the slice, of the detections above the score.
-    scores : (n,) float32
-        Descending.
-    area : int
-        Pixels in the union of their masks, not dilated.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    area: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Give what `from_json` takes."""
-        return {"boxes": self.boxes.tolist(), "scores": self.scores.tolist(), "area": self.area}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Sighting:
-        """Take what `to_json` gave."""
-        boxes = np.array(entry["boxes"], np.float32).reshape(-1, 4)
-        return cls(boxes, np.array(entry["scores"], np.float32), entry["area"])
 
 
 def _dimensions(ndim: int, *others: str) -> dict[str, Any]:
@@ -54,30 +26,33 @@ def _dimensions(ndim: int, *others: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KeyframeStore:
-    """The group `keyframes.zarr`.
+    """The group `keyframes.zarr`: an entry a keyframe, in the order in which they were seen.
 
-    Arrays: `z` (k,) slice numbers; `mask` (k, y, x) uint8 0/255, the union of the detections'
-    masks, not dilated; `count`, `area` and `best_score` (k,); `boxes` (k, n, 4) and `scores`
-    (k, n), padded with NaN.
+    Arrays: `z` (k,) slice numbers, ascending only where keyframes stand at a fixed interval; `mask`
+    (k, y, x) uint8 0/255, the union of the detections' masks, not dilated; `count`, `area` and
+    `best_score` (k,); `state` (k,) int8, see `zarrmask.masking.sighting`; `boxes` (k, n, 4) and
+    `scores` (k, n), padded with NaN. All but `mask` come when all keyframes have been seen.
     """
 
     path: Place
 
-    def create(self, numbers: NDArray[np.int64], height: int, width: int) -> bool:
-        """Make the group with no masks in it, unless it is there; tell whether it was made."""
+    def reserve(self, count: int, height: int, width: int) -> bool:
+        """Make room for the masks of so many keyframes; tell whether the group had to be made."""
         group = zarr.open_group(zarr_store(self.path), mode="a", zarr_format=2)
         if isinstance(self.path, Path):
             for torn in self.path.glob("**/*.partial"):
                 torn.unlink()  # zarr was stopped while it wrote
         group.attrs.put({})
-        group.create_array("z", data=numbers, overwrite=True, attributes=_dimensions(1))
         dimensions = _dimensions(3, "y", "x")
         if "mask" in group:
-            group["mask"].attrs.put(dimensions)  # zarr may have been stopped before it wrote them
+            mask = self._array("mask", "r+")
+            mask.attrs.put(dimensions)  # zarr may have been stopped before it wrote them
+            if mask.shape[0] < count:
+                mask.resize((count, height, width))
             return False
         group.create_array(
             "mask",
-            shape=(len(numbers), height, width),
+            shape=(count, height, width),
             chunks=(1, min(height, ROWS_A_CHUNK), width),
             dtype=np.uint8,
             compressors=numcodecs.Blosc(cname="zstd", clevel=3),
@@ -94,8 +69,24 @@ class KeyframeStore:
         """Keep rows (y, x) of the undilated mask at `position`, from `top` on: whole chunks."""
         self._array("mask", "r+")[position, top : top + len(rows)] = rows
 
-    def write_sightings(self, sightings: Sequence[Sighting]) -> None:
-        """Keep what was found on all keyframes, in their order."""
+    def write_sightings(
+        self,
+        numbers: NDArray[np.int64],
+        sightings: Sequence[Sighting],
+        states: NDArray[np.int8] | None = None,
+    ) -> None:
+        """Keep what was seen on all keyframes, in their order.
+
+        Parameters
+        ----------
+        numbers : (k,) int64
+            Their slice numbers.
+        sightings : sequence of Sighting
+        states : (k,) int8, optional
+            By default all are used as they were seen.
+        """
+        if states is None:
+            states = np.full(len(numbers), AS_SEEN, np.int8)
         group = zarr.open_group(zarr_store(self.path), mode="r+")
         most = max((len(s.scores) for s in sightings), default=0)
         boxes = np.full((len(sightings), max(most, 1), 4), np.nan, np.float32)
@@ -104,6 +95,8 @@ class KeyframeStore:
             boxes[n, : len(sighting.scores)] = sighting.boxes
             scores[n, : len(sighting.scores)] = sighting.scores
         columns: dict[str, NDArray] = {
+            "z": numbers,
+            "state": states,
             "boxes": boxes,
             "scores": scores,
             "best_score": scores[:, 0],
@@ -119,6 +112,13 @@ class KeyframeStore:
         """The keyframes' undilated masks, (k, y, x) uint8, to read parts of."""
         return self._array("mask", "r")
 
+    def used(self) -> NDArray[np.int64]:
+        """Places of the keyframes that make the masks, ascending in z: (u,)."""
+        order = np.argsort(self.numbers())
+        states = np.asarray(self._array("state", "r")[:])
+        used: NDArray[np.int64] = order[states[order] != REPLACED]
+        return used
+
     def numbers(self) -> list[int]:
         """Slice numbers of the keyframes."""
         return [int(z) for z in np.asarray(self._array("z", "r")[:])]
@@ -132,9 +132,9 @@ class KeyframeStore:
         return np.asarray(self._array("best_score", "r")[:])
 
     def without_detection(self) -> list[int]:
-        """Numbers of the keyframes on which nothing was found."""
-        counts = np.asarray(self._array("count", "r")[:])
-        return [z for z, count in zip(self.numbers(), counts, strict=True) if not count]
+        """Numbers of the used keyframes on which nothing was found, ascending."""
+        numbers, counts = self.numbers(), np.asarray(self._array("count", "r")[:])
+        return [numbers[place] for place in self.used().tolist() if not counts[place]]
 
     def _array(self, name: str, mode: Literal["r", "r+"]) -> zarr.Array:
         return zarr.open_array(zarr_store(self.path / name), mode=mode)

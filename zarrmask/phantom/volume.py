@@ -16,7 +16,7 @@ from zarrmask.errors import SettingsError
 from zarrmask.phantom.noise import Field
 from zarrmask.phantom.render import compose
 from zarrmask.phantom.scanner import Scanner
-from zarrmask.phantom.scroll import Look, Scroll
+from zarrmask.phantom.scroll import Look, Scroll, Section
 from zarrmask.phantom.surroundings import Case, Film, Pores, distance_outside, hull
 
 KNOTS = (2, 8)  # fewest and most places along z between which a scroll drifts
@@ -87,12 +87,9 @@ class Phantom:
         mask : ndarray of bool, shape (h, w)
             The papyrus and the air between its wraps. The open mouth of a C is outside.
         """
-        depth, height, width = self.shape
-        if not 0 <= z < depth:
-            raise IndexError(f"slice {z} of a phantom of {depth}")
-        t = (z + 0.5) / depth
+        _, height, width = self.shape
+        section, t = self._section(z), self._along(z)
         rng = np.random.default_rng([self.seed, z])
-        section = self._scroll.section(t, height, width, self._at(t))
         film = np.zeros((height, width), np.uint8)
         away = distance_outside(hull(section.whole))
         for layer in self._films:
@@ -113,6 +110,21 @@ class Phantom:
             self._scanner.shape(image), rng, rings=np.random.default_rng([self.seed, 1 << 20])
         )
         return (np.clip(image, 0, 1) * 65535).astype(np.uint16), section.inside
+
+    def truth(self, z: int) -> NDArray[np.bool_]:
+        """Draw the truth of one slice alone; see `slice`."""
+        return self._section(z).inside
+
+    def _section(self, z: int) -> Section:
+        depth, height, width = self.shape
+        if not 0 <= z < depth:
+            raise IndexError(f"slice {z} of a phantom of {depth}")
+        t = self._along(z)
+        return self._scroll.section(t, height, width, self._at(t))
+
+    def _along(self, z: int) -> float:
+        """Where a slice lies, from 0 to 1 along the scroll."""
+        return (z + 0.5) / self.shape[0]
 
     def _at(self, t: float) -> Look:
         """Change the look at `t`: towards an end it opens into a C, breaks up and is gone."""

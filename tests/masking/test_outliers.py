@@ -1,0 +1,178 @@
+"""Mistakes of a detector, made on purpose on simulated scrolls."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zarrmask.masking.outliers import Contradiction, cost, difference, outliers
+from zarrmask.masking.placing import Placing
+from zarrmask.masking.seeking import seek
+from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW, Sighting
+from zarrmask.masking.sketch import Sketch
+from zarrmask.phantom import Phantom
+from zarrmask.phantom.mistakes import MISTAKES
+
+DEPTH = 1600
+
+
+def seen(mask, score=1.0, contrast=float("nan")):
+    scores = np.full(int(mask.any()), score, np.float32)
+    boxes = np.zeros((len(scores), 4), np.float32)
+    return Sighting(boxes, scores, int(mask.sum()), Sketch.of_pixels(mask), contrast)
+
+
+def disc(radius, x=50, y=50, side=100):
+    rows, columns = np.ogrid[:side, :side]
+    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def truth(request):
+    """The mask of a slice of a simulated scroll with its ends."""
+    return cache(Phantom((DEPTH, 96, 128), seed=request.param).truth)
+
+
+PLACINGS = {
+    "every 10": Placing.fixed(np.arange(DEPTH), 10),
+    "adaptive": Placing.adaptive(np.arange(DEPTH), 8, 64, 1.0),
+}
+
+
+@pytest.mark.parametrize("placing", PLACINGS.values(), ids=PLACINGS.keys())
+def test_of_spoiled_keyframes_nearly_all_are_caught_and_hardly_a_good_one(truth, placing):
+    count = caught = good = touched = 0
+    for seed in range(8):
+        spoiled = set()
+
+        def look(positions, first, seed=seed, spoiled=spoiled):
+            sightings = []
+            for position in positions:
+                rng = np.random.default_rng([seed, position])
+                mask = truth(int(placing.candidates[position]))
+                if rng.random() < 0.05:
+                    mistaken = rng.choice(list(MISTAKES.values()))(mask, rng)
+                    if (mistaken != mask).any():
+                        mask = mistaken
+                        spoiled.add(position)
+                sightings.append(seen(mask))
+            return sightings
+
+        found = seek(placing, look, lambda doubts: [None] * len(doubts))
+        replaced = set(found.positions[found.states == REPLACED].tolist())
+        assert {found.positions[one.place] for one in found.odd} == replaced
+        count += len(spoiled)
+        caught += len(spoiled & replaced)
+        good += len(found.positions) - len(spoiled)
+        touched += len(replaced - spoiled)
+    assert count > 40
+    assert caught >= 0.95 * count
+    assert touched < 0.01 * good
+
+
+@pytest.mark.parametrize("every", [10, 40])
+def test_a_scroll_and_its_ends_are_no_outliers(truth, every):
+    assert outliers([seen(truth(z)) for z in range(0, DEPTH, every)]) == []
+
+
+def test_a_sudden_but_real_change_is_no_outlier():
+    for after in (disc(20), disc(40, x=60), disc(0)):
+        assert outliers([seen(disc(40))] * 9 + [seen(after)] * 9) == []
+        lasting = [seen(disc(40))] * 9 + [seen(after)] * 4 + [seen(disc(40))] * 9
+        assert outliers(lasting) == []
+
+
+def test_mistakes_in_a_row_are_caught_and_what_is_between_them_is_kept():
+    right, wrong = seen(disc(40)), seen(disc(0))
+    row = [right, right, wrong, wrong, right, wrong, right, right]
+    assert outliers(row) == [2, 3, 5]
+
+
+def test_an_end_that_covers_all_borders_is_caught_unless_that_is_usual():
+    right, airy = seen(disc(40)), seen(~disc(40))
+    assert outliers([airy, right, right, right, airy]) == [0, 4]
+    assert outliers([airy] * 5) == []
+    assert outliers([airy]) == outliers([right]) == outliers([]) == []
+
+
+@given(st.lists(st.integers(0, 45), min_size=3, max_size=30).map(sorted))
+def test_what_grows_is_no_outlier(radii):
+    assert outliers([seen(disc(radius)) for radius in radii]) == []
+
+
+def test_what_the_detector_was_unsure_of_or_what_is_dark_goes_sooner():
+    right, piece = disc(30), disc(12, x=85, y=85)
+    beside = [seen(right, contrast=40.0)] * 3
+    for share, score, contrast in ((False, 1.0, 40.0), (True, 0.2, 40.0), (True, 1.0, -40.0)):
+        odd = seen(right | disc(6, x=88, y=88), score, contrast)
+        assert (outliers([*beside, odd, *beside]) == [3]) == share
+    assert outliers([*beside, seen(right | piece, contrast=40.0), *beside]) == [3]
+
+
+def test_contradiction_counts_what_neither_has_and_what_both_have():
+    plain = Sketch.of_pixels(disc(30))
+    assert Contradiction.of(plain, plain, plain) == Contradiction(0, 0)
+    nothing = Contradiction.of(plain, Sketch.of_pixels(disc(0)), plain)
+    assert nothing == Contradiction(0, 1)
+    assert Contradiction.of(Sketch.of_pixels(disc(0)), plain, plain) == Contradiction(0, 0)
+    more = Contradiction.of(plain, Sketch.of_pixels(disc(30) | disc(10, 88, 88)), plain)
+    assert 0.05 < more.surplus < 0.15
+    assert more.lacking == 0
+
+
+def test_what_fits_costs_less():
+    before, behind = seen(disc(30)), seen(disc(34))
+    fitting, other = seen(disc(32)), seen(disc(32, x=65))
+    for sides in ((before, behind), (before, None), (None, behind)):
+        assert cost(sides[0], fitting, sides[1], 3000) < cost(sides[0], other, sides[1], 3000)
+
+
+def test_it_is_said_what_speaks_against_a_keyframe():
+    right = seen(disc(30))
+    assert "nothing was found" in difference(right, seen(disc(0)), right)
+    assert "borders" in difference(right, seen(~disc(30)), right)
+    assert difference(right, seen(disc(30, x=60)), right).endswith("on neither side")
+    assert "missing" in difference(right, seen(disc(10)), right)
+
+
+# Looking again.
+
+
+def test_a_second_look_is_used_where_it_fits_and_else_the_keyframe_is_not():
+    masks = [disc(30 + z // 4) for z in range(40)]
+    first = {8: disc(0), 20: ~disc(35), 30: disc(30, x=20)}
+    second = {8: disc(32), 20: disc(34)}
+    asked = []
+
+    def look(positions, start):
+        return [seen(first.get(position, masks[position])) for position in positions]
+
+    def look_again(doubts):
+        asked.extend(doubt.place for doubt in doubts)
+        assert all(doubt.before.area and doubt.behind.area for doubt in doubts)
+        return [
+            ("other means", seen(second[doubt.place])) if doubt.place in second else None
+            for doubt in doubts
+        ]
+
+    found = seek(Placing.fixed(np.arange(40), 1), look, look_again)
+    assert asked == [8, 20, 30]  # once each
+    states = np.full(40, AS_SEEN)
+    states[[8, 20]], states[30] = SEEN_ANEW, REPLACED
+    np.testing.assert_array_equal(found.states, states)
+    assert found.sightings[8].area == disc(32).sum()
+    assert [(one.place, one.before, one.behind, one.by) for one in found.odd] == [
+        (8, 7, 9, "other means"),
+        (20, 19, 21, "other means"),
+        (30, 29, 31, None),
+    ]
+
+
+def test_without_a_second_look_nothing_is_doubted():
+    masks = [disc(40), disc(0), disc(40)]
+    placing = Placing.fixed(np.arange(3), 1)
+    found = seek(placing, lambda positions, first: [seen(masks[place]) for place in positions])
+    assert found.states.tolist() == [AS_SEEN] * 3
+    assert found.odd == []

@@ -1,0 +1,138 @@
+"""Keyframes that place themselves, on masks that are known."""
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from zarrmask.masking.placing import Placing
+from zarrmask.masking.sketch import NOWHERE, SPECK, Sketch, displacement
+
+MASKS = hnp.arrays(bool, (24, 30), elements=st.sampled_from([False, False, True]))
+
+
+def box(left, width=40, top=20, height=60, shape=(100, 200)):
+    mask = np.zeros(shape, bool)
+    mask[top : top + height, left : left + width] = True
+    return Sketch.of_pixels(mask)
+
+
+NOTHING = box(0, width=0)
+
+
+def looked(placing, sketch_of):
+    """What is seen at the end, and in how many rounds; every answer at once or one by one."""
+    seen, rounds = {}, []
+    while wanted := placing.wanted(seen):
+        assert wanted == sorted(set(wanted) - set(seen))
+        rounds.append(wanted)
+        seen |= {position: sketch_of(position) for position in wanted}
+    return seen, rounds
+
+
+# Sketches.
+
+
+@given(MASKS)
+def test_a_sketch_is_what_it_was_made_of(pixels):
+    sketch = Sketch.of_pixels(pixels)
+    again = Sketch.from_json(sketch.to_json())
+    np.testing.assert_array_equal(again.pixels, pixels)
+    assert again.area == pixels.sum()
+
+
+@given(MASKS)
+def test_a_sketch_is_empty_only_where_the_mask_is(pixels):
+    mask = cv2.resize(pixels.astype(np.uint8) * 255, (1200, 960), interpolation=cv2.INTER_NEAREST)
+    assert Sketch.of_mask(mask).shape == (205, 256)
+    assert bool(Sketch.of_mask(mask).area) == pixels.any()
+    dot = np.zeros((960, 1200), np.uint8)
+    dot[700, 900] = 255
+    assert Sketch.of_mask(dot).area == 1
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_displacement_is_how_far_an_edge_moved(one, other):
+    assert displacement(box(one), box(other)) == pytest.approx(abs(one - other) / 2)
+
+
+def test_displacement_to_nowhere():
+    assert displacement(box(5), NOTHING) == displacement(NOTHING, box(5)) == NOWHERE
+    assert displacement(NOTHING, NOTHING) == 0
+
+
+def test_a_piece_that_matches_none_lies_far_away_but_a_speck_does_not():
+    mask = box(0).pixels.copy()
+    mask[90, 150 : 150 + SPECK] = True
+    assert displacement(box(0), Sketch.of_pixels(mask)) == 0
+    mask[91, 150] = True
+    assert displacement(box(0), Sketch.of_pixels(mask)) > 50
+
+
+# Placing.
+
+
+@given(
+    st.sets(st.integers(0, 300), min_size=1).map(sorted).map(np.array),
+    st.integers(1, 12),
+    st.integers(1, 9),
+)
+def test_candidates_are_slices_that_are_there(there, least, times):
+    placing = Placing.adaptive(there, least, least * times, 1)
+    assert set(placing.candidates) <= set(there)
+    assert {there[0], there[-1]} <= set(placing.candidates[placing.first])
+    gaps = np.diff(np.searchsorted(there, placing.candidates[placing.first]))
+    assert (gaps <= least * times).all()
+    assert (np.diff(np.searchsorted(there, placing.candidates)) <= least).all()
+    fixed = Placing.fixed(there, least)
+    assert fixed.candidates.tolist() == there[::least].tolist()
+
+
+@given(st.integers(1, 90), st.integers(1, 20))
+def test_a_fixed_interval_takes_one_round(count, every):
+    placing = Placing.fixed(np.arange(count), every)
+    seen, rounds = looked(placing, lambda position: box(position))
+    assert len(rounds) == 1
+    assert sorted(seen) == list(range(len(placing.candidates)))
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 150)), min_size=1, max_size=80),
+    st.integers(1, 16),
+    st.floats(0, 30),
+)
+def test_neighbours_agree_at_the_end_or_stand_next_to_each_other(places, step, tolerance):
+    sketches = [NOTHING if place is None else box(place) for place in places]
+    placing = Placing(np.arange(len(places)), step, tolerance)
+    seen, rounds = looked(placing, sketches.__getitem__)
+    assert set(placing.first) <= set(seen)
+    for left, right in pairwise(sorted(seen)):
+        assert right - left == 1 or displacement(seen[left], seen[right]) <= tolerance
+    most = placing.rounds()
+    assert len(rounds) <= len(most)
+    for wanted, there in zip(rounds, most, strict=False):
+        assert set(wanted) <= set(there.tolist())
+    assert sorted(np.concatenate(most)) == list(range(len(places)))
+
+
+@given(st.lists(st.integers(0, 150), min_size=2, max_size=60), st.randoms())
+def test_the_order_of_answers_changes_nothing(places, random):
+    """A run that was stopped, or whose workers are slow, ends with the same keyframes."""
+    placing = Placing(np.arange(len(places)), 8, 2.0)
+    whole, _ = looked(placing, lambda position: box(places[position]))
+    seen = {}
+    while wanted := placing.wanted(seen):
+        position = random.choice(wanted)
+        seen[position] = box(places[position])
+    assert set(seen) == set(whole)
+
+
+def test_what_does_not_change_is_seen_seldom_and_an_end_closely():
+    sketches = [NOTHING] * 130 + [box(40)] * 130
+    seen, _ = looked(Placing(np.arange(260), 64, 1.0), sketches.__getitem__)
+    assert {129, 130} <= set(seen)
+    assert len(seen) == 6 + 6  # every 64th and the last; six halvings

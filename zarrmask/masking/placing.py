@@ -1,0 +1,105 @@
+"""Which slices the detector looks at, where what it has seen decides that. Arithmetic only.
+
+A few slices are looked at first. Between two neighbours whose masks disagree, the one half-way is
+looked at next, and so on, until neighbours agree or lie as close as they may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmask.masking.sketch import Sketch, displacement
+
+
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """A rule that places keyframes.
+
+    Attributes
+    ----------
+    candidates : (c,) int64
+        Indices of the slices that may be keyframes, ascending.
+    step : int
+        Every so many of them are looked at first, and the last.
+    tolerance : float
+        How far the masks of neighbours may lie apart, percent of the longer side; see
+        `displacement`.
+    """
+
+    candidates: NDArray[np.int64]
+    step: int = 1
+    tolerance: float = 0.0
+
+    @classmethod
+    def fixed(cls, there: NDArray[np.int64], every: int) -> Placing:
+        """Every n-th of the slices that are there (indices, ascending), from the first.
+
+        The replaced scripts count only slices that could be read; so does this.
+        """
+        return cls(there[::every])
+
+    @classmethod
+    def adaptive(cls, there: NDArray[np.int64], least: int, most: int, tolerance: float) -> Placing:
+        """Every `most` of the slices that are there, and the last; at most every `least`.
+
+        Examples
+        --------
+        >>> placing = Placing.adaptive(np.arange(30), least=4, most=16, tolerance=1)
+        >>> placing.candidates, placing.first
+        (array([ 0,  4,  8, 12, 16, 20, 24, 28, 29]), array([0, 4, 8]))
+        """
+        return cls(np.union1d(there[::least], there[-1:]), max(1, most // least), tolerance)
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """Positions, among the candidates, of what is looked at first."""
+        last = len(self.candidates) - 1
+        return np.union1d(np.arange(0, last + 1, self.step), [last])
+
+    def rounds(self) -> list[NDArray[np.int64]]:
+        """Positions that are looked at in each round, at most: as if no neighbours ever agreed.
+
+        Examples
+        --------
+        >>> Placing(np.arange(8), step=4).rounds()
+        [array([0, 4, 7]), array([2, 5]), array([1, 3, 6])]
+        """
+        rounds, seen = [], self.first
+        wanted = self.first
+        while len(wanted):
+            rounds.append(wanted)
+            middles = (seen[:-1] + seen[1:]) // 2
+            wanted = middles[middles > seen[:-1]]
+            seen = np.union1d(seen, wanted)
+        return rounds
+
+    def wanted(self, seen: Mapping[int, Sketch]) -> list[int]:
+        """Positions of the candidates to look at next, ascending; none where that is enough.
+
+        Depends on what is seen alone, in whatever order that came.
+
+        Parameters
+        ----------
+        seen : mapping of int to Sketch
+            Masks by position; those of `first`, or none.
+        """
+        first = self.first.tolist()
+        if missing := [position for position in first if position not in seen]:
+            return missing
+        return [place for pair in pairwise(first) for place in self._between(*pair, seen)]
+
+    def _between(self, left: int, right: int, seen: Mapping[int, Sketch]) -> Iterator[int]:
+        """What to look at between two that were seen."""
+        middle = (left + right) // 2
+        if middle in (left, right):
+            return
+        if middle in seen:
+            yield from self._between(left, middle, seen)
+            yield from self._between(middle, right, seen)
+        elif displacement(seen[left], seen[right]) > self.tolerance:
+            yield middle

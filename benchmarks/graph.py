@@ -73,7 +73,7 @@ def sleep(
 def bricks(source: SliceSource, plan: Plan, folder: Path, seconds: float) -> da.Array:
     """The bricks of a plan as `write_pyramids` maps them, each a sleep."""
     ledger, shared = Ledger(folder), delayed(source, traverse=False)
-    missing = _missing(plan.grid, ledger)
+    missing = _missing(plan.grid.indices(), ledger)
     return _bricks(missing, plan.grid, ledger, sleep, source=shared, seconds=seconds)
 
 

@@ -33,8 +33,15 @@ OUT_FOLDER = click.argument("out", type=_Folder(path_type=Path))
 
 
 def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    overwrite = click.option(
+        "--overwrite", is_flag=True, help="Replace what zarrmask left in OUT before."
+    )
+    return _crew_options(overwrite(command))
+
+
+def _crew_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Who does the work."""
     for option in (
-        click.option("--overwrite", is_flag=True, help="Replace what zarrmask left in OUT before."),
         click.option(
             "--workers",
             type=click.IntRange(1),
@@ -257,6 +264,41 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
     from zarrmask.apply import apply
 
     _summarise(out, apply(stack, masks, out, **options, command=_command()))
+
+
+@cli.command("redo")
+@OUT
+@click.option("--z", metavar="A:B", required=True, help="Slice numbers to correct, B excluded.")
+@click.option("--from", "hold", type=int, metavar="Z", help="Give them all the mask of slice Z.")
+@click.option(
+    "--dilate", metavar="P|Lum", help="Dilate by this instead: percent, or micrometres as 150um."
+)
+@click.option("--erode", metavar="P|Lum", help="Dilate by so much less, or shrink.")
+@click.option("--masks", type=click.Path(), metavar="DIR", help="Given masks, as for `apply`.")
+@click.option("--first", type=int, metavar="Z", help="Slice number of a volume's first mask.")
+@click.option("--score", type=float, metavar="S", help="Detect anew: count what is above this.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Detect anew with these weights."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="Their detectron2 config.")
+@click.option("--detect-every", metavar="auto|N", help="Detect anew on every N-th slice.")
+@_crew_options
+def redo_command(out: str, **options: Any) -> None:
+    """Correct the masks of some slices of the run in OUT; only what changes is written."""
+    from zarrmask.outlook import in_columns
+    from zarrmask.redo import redo
+
+    correction = redo(out, **options)["corrections"][-1]
+    first, stop = correction["z"]
+    click.echo(
+        in_columns(
+            {
+                "corrected": f"slices {first} to {stop - 1}",
+                "written": f"{correction['bricks']:,} bricks of those that there are",
+                "inside": f"{correction['voxels']:+,} voxels",
+            }
+        )
+    )
 
 
 @cli.command("convert", cls=_NumbersCommand)

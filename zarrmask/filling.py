@@ -132,17 +132,21 @@ def copy_masks(
 def look_at_mask(
     place: NDArray[np.int64], *, store: KeyframeStore, ledger: Ledger
 ) -> NDArray[np.bool_]:
-    """Say of a mask, (1,) its place, what is said of what was detected: a box, of score 1."""
+    """Enter in the ledger what there is to say of a mask, (1,) its place; see `sighting_of`."""
     (one,) = place.tolist()
-    mask = np.asarray(store.masks()[one], np.uint8)
+    ledger.enter(one, sighting_of(np.asarray(store.masks()[one], np.uint8)).to_json())
+    return np.ones(1, bool)
+
+
+def sighting_of(mask: NDArray[np.uint8]) -> Sighting:
+    """Say of a mask (y, x) what is said of what was detected: a box, of score 1."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     boxes = np.empty((0, 4), np.float32)
     if len(rows):
         edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         boxes = np.array([edges], np.float32)
     scores = np.ones(len(boxes), np.float32)
-    ledger.enter(one, Sighting.of_mask(mask, boxes, scores).to_json())
-    return np.ones(1, bool)
+    return Sighting.of_mask(mask, boxes, scores)
 
 
 def _key(part: Part) -> str:

@@ -69,7 +69,12 @@ class GivenMasks:
         }
 
 
-def open_given(path: str | Place, stack: Source, first: int | None = None) -> GivenMasks:
+def open_given(
+    path: str | Place,
+    stack: Source,
+    first: int | None = None,
+    begins: Mapping[int, int] | None = None,
+) -> GivenMasks:
     """Open masks for a stack.
 
     Parameters
@@ -82,6 +87,8 @@ def open_given(path: str | Place, stack: Source, first: int | None = None) -> Gi
     first : int, optional
         Number of the slice that a volume's first mask is for; by default the stack's first, if
         there are as many masks as slices. A folder's masks have their numbers in their names.
+    begins : mapping, optional
+        For other numbers of masks, which slice the first of them is for.
 
     Raises
     ------
@@ -91,7 +98,9 @@ def open_given(path: str | Place, stack: Source, first: int | None = None) -> Gi
     place = place_of(path)
     with reached(place, to_be="read"):
         record = Journal.of_run(place).read()
-        given = _of_images(place, stack, first) if record is None else _of_run(place, record)
+        given = (
+            _of_images(place, stack, first, begins) if record is None else _of_run(place, record)
+        )
     if problems := _problems(given, stack):
         raise StackError(
             f"the masks {printable(place)} do not fit the stack {stack.path}:\n"
@@ -116,7 +125,9 @@ def _of_run(place: Place, record: Mapping[str, Any]) -> GivenMasks:
     return GivenMasks(source, numbers - first, numbers)
 
 
-def _of_images(place: Place, stack: Source, first: int | None) -> GivenMasks:
+def _of_images(
+    place: Place, stack: Source, first: int | None, begins: Mapping[int, int] | None
+) -> GivenMasks:
     source = open_source(place, allow_missing=True, labels=True)
     if source.kind.endswith(" slices"):
         if first is not None:
@@ -127,12 +138,13 @@ def _of_images(place: Place, stack: Source, first: int | None) -> GivenMasks:
         numbers = source.numbers[~np.isin(source.numbers, source.missing)]
         return GivenMasks(source, numbers - source.numbers[0], numbers)
     depth = source.shape[0]
-    if first is None and depth != stack.shape[0]:
+    begins = {stack.shape[0]: int(stack.numbers[0]), **(begins or {})}
+    if first is None and depth not in begins:
         raise StackError(
             f"{source.path} holds {depth} masks and the stack {stack.shape[0]} slices, so nobody "
             "knows whose they are; give the number of the first one's slice with --first"
         )
-    begin = int(stack.numbers[0]) if first is None else first
+    begin = begins[depth] if first is None else first
     numbers = np.arange(begin, begin + depth, dtype=np.int64)
     return GivenMasks(source, numbers - begin, numbers)
 

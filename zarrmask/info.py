@@ -49,6 +49,7 @@ def _run(record: dict) -> dict[str, str]:
         "shape": _times(record["shape"]),
         "kept": f"{voxels['kept'] / voxels['total']:.1%} of {voxels['total']:,} voxels",
         "keyframes": f"{keyframes['count']}, {empty} without detection",
+        "corrections": str(len(record.get("corrections", []))),
         "warnings": str(len(record["warnings"])),
     }
 

@@ -24,6 +24,8 @@ from zarrmask.pyramid import remove_pyramid
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 WORK, LOCK, SCRATCH, FINISHED = ".zarrmask", "lock", "scratch", "finished"
+CORRECTING = "correcting"
+"""State of a finished run while some of its slices are done anew; see `zarrmask.redo`."""
 PYRAMIDS = ("volume.zarr", "mask.zarr", "masked.zarr")
 OTHERS = ("keyframes.zarr", "report.html", "overview.png")
 """What else a run writes and `--overwrite` removes; `scroll.khprj`, drawn in by a person, stays."""
@@ -156,6 +158,16 @@ class Journal:
         if record["identity"] is None:
             return "new"
         differences = _differences(record["identity"], json.loads(json.dumps(identity)))
+        corrected = record.get("corrections") or record["state"] == CORRECTING
+        if corrected and (overwrite or record["state"] == CORRECTING):
+            raise OutputError(
+                f"{self.out} holds masks that a person corrected, which no run undoes; "
+                + (
+                    "a correction was stopped: give the same `zarrmask redo` again, it goes on"
+                    if record["state"] == CORRECTING
+                    else "name another output, or remove it yourself"
+                )
+            )
         if overwrite and (differences or record["state"] == "finished"):
             return "new"
         if differences:

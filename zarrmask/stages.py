@@ -27,7 +27,7 @@ from zarrmask.ledger import Ledger
 from zarrmask.masking import KEYFRAMES_A_CHUNK, FieldStore, KeyframeStore, Masks, read_together
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
-from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key
+from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, touched
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
 
 SAMPLED_SLICES = 8
@@ -186,6 +186,7 @@ def write_pyramids(
     scratch: Path | None,
     ledger: Ledger,
     reporter: Reporter,
+    changed: Sequence[Shape] | None = None,
 ) -> int:
     """Write what is missing of every pyramid.
 
@@ -193,12 +194,19 @@ def write_pyramids(
     Slices that bricks would decode more than once are decoded into `scratch` first, slab by slab,
     if there is such a folder that all workers see.
 
+    Parameters
+    ----------
+    changed : sequence of (z, y, x), optional
+        Places of the bricks that are to be written anew, with what is made of them at coarser
+        levels; what was handed over beside them has been recalled. By default all are written.
+
     Returns
     -------
     int
-        Voxels inside the mask.
+        Voxels inside the mask, of the bricks that were written.
     """
-    made = [pyramid.create() for pyramid in pyramids.values()]
+    written = {name: pyramid for name, pyramid in pyramids.items() if not pyramid.finished}
+    made = [pyramid.create() for pyramid in written.values()]
     if any(made):
         ledger.forget()  # somebody removed what it speaks of
     first = _entries(ledger, "level-0", plan.grid)
@@ -211,34 +219,45 @@ def write_pyramids(
         outputs=dict(pyramids),
         rescaling=rescaling,
         masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
+        anew=changed is not None,
     )
-    missing = _missing(plan.grid, first)
+    bricks = plan.grid.indices() if changed is None else changed
+    missing = _missing(bricks, first)
     if scratch is not None and decodes_ahead(source, plan):
         first_slice, depth = plan.origin[0], plan.shape[0]
         needed = ~np.isin(source.numbers, source.missing)[first_slice:][:depth]
         if masks is not None and "volume" not in pyramids:
             needed &= masks.any_on(first_slice, first_slice + depth)
-        _write_slabs(client, source, plan, needed, missing, write, scratch / "decoded", reporter)
+        folder = scratch / "decoded"
+        _write_slabs(client, source, plan, needed, len(bricks), missing, write, folder, reporter)
     else:
-        bricks = write(missing, source=delayed(source, traverse=False))
-        _compute(client, [bricks], "writing", len(plan.grid), _read(source, plan), reporter)
-    for level in next(iter(pyramids.values())).passes[1:]:
+        size = _read(source, plan, len(bricks))
+        layer = write(missing, source=delayed(source, traverse=False))
+        _compute(client, [layer], "writing", len(bricks), size, reporter)
+    for level in next(iter(written.values())).passes[1:]:
         layers, total, size = [], 0, 0
-        for name, pyramid in pyramids.items():
-            grid = pyramid.bricks(level)
+        for name, pyramid in written.items():
+            grid = pyramid.bricks(level) if changed is None else pyramid.steps(level)
+            coarser = grid.indices() if changed is None else made_of(changed, plan, level, grid)
             entries = _entries(ledger, f"level-{level}-{name}", grid)
-            arguments = {"pyramid": pyramid, "level": level}
-            missing = _missing(grid, entries)
+            arguments = {"pyramid": pyramid, "level": level, "anew": changed is not None}
+            missing = _missing(coarser, entries)
             layers.append(_bricks(missing, grid, entries, tasks.write_coarser, **arguments))
-            total += len(grid)
-            size += prod(grid.shape) * np.dtype(pyramid.dtype).itemsize
+            total += len(coarser)
+            voxels = prod(grid.shape) * len(coarser) // len(grid)
+            size += voxels * np.dtype(pyramid.dtype).itemsize
         _compute(client, layers, f"writing from level {level}", total, size, reporter)
     return sum(first.results().values())
 
 
+def made_of(bricks: Sequence[Shape], plan: Plan, level: int, grid: BrickGrid) -> list[Shape]:
+    """Places of the bricks of a coarser level, cut by a grid, that are made of some of a plan's."""
+    return touched((plan.grid.region(brick) for brick in bricks), 2**level, grid)
+
+
 def bricks_left(ledger: Ledger, plan: Plan) -> float:
     """Share of the bricks that are still to be written, of the pass over the stack."""
-    missing = _missing(plan.grid, _entries(ledger, "level-0", plan.grid))
+    missing = _missing(plan.grid.indices(), _entries(ledger, "level-0", plan.grid))
     return len(missing) / len(plan.grid)
 
 
@@ -265,6 +284,7 @@ def _write_slabs(
     source: Source,
     plan: Plan,
     needed: NDArray[np.bool_],
+    total: int,
     missing: NDArray[np.int64],
     write: Callable[..., da.Array],
     folder: Path,
@@ -276,6 +296,8 @@ def _write_slabs(
     ----------
     needed : (z,) bool
         Slices of the output whose voxels any brick wants.
+    total : int
+        Bricks in all, those that are written already too.
     missing : (n, 3) int64
         Bricks to write, those of one slab together.
     write : callable
@@ -300,10 +322,8 @@ def _write_slabs(
         shutil.rmtree(folder / str(slabs[place]), ignore_errors=True)
 
     if slabs:
-        before, size = len(plan.grid) - len(missing), _read(source, plan)
-        with reporter.stage(
-            "writing", len(plan.grid), "bricks", before=before, size=size
-        ) as advance:
+        before, size = total - len(missing), _read(source, plan, total)
+        with reporter.stage("writing", total, "bricks", before=before, size=size) as advance:
             results(client, layers(), advance, at_once=SLABS, finished=remove)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -319,10 +339,10 @@ def _decoded(source: Delayed, indices: Sequence[int], folder: Path) -> Delayed:
     return delayed(decoded)(source, runs, folder)
 
 
-def _missing(grid: BrickGrid, ledger: Ledger) -> NDArray[np.int64]:
-    """Places of the bricks that the ledger lacks: (n, 3)."""
-    indices = np.array(grid.indices(), np.int64)
-    return indices[ledger.missing(brick_key(index) for index in grid.indices())]
+def _missing(bricks: Sequence[Shape], ledger: Ledger) -> NDArray[np.int64]:
+    """Of some bricks, the places of those that the ledger lacks: (n, 3)."""
+    indices = np.array(bricks, np.int64).reshape(-1, 3)
+    return indices[ledger.missing(brick_key(index) for index in bricks)]
 
 
 def _bricks(
@@ -340,9 +360,9 @@ def _bricks(
     )
 
 
-def _read(source: Source, plan: Plan) -> int:
-    """Bytes of the stack that the pass over it works on."""
-    return prod(plan.grid.shape) * source.dtype.itemsize
+def _read(source: Source, plan: Plan, bricks: int) -> int:
+    """Bytes of the stack that the pass over it works on, in so many bricks."""
+    return prod(plan.grid.shape) * source.dtype.itemsize * bricks // len(plan.grid)
 
 
 def _compute(

@@ -168,6 +168,7 @@ def write_brick(
     masks: Masks | None,
     rescaling: Rescaling | None,
     ledger: Ledger,
+    anew: bool = False,
 ) -> NDArray[np.bool_]:
     """Read a brick of the stack once and write it to every output, at levels 0 and 1.
 
@@ -191,9 +192,15 @@ def write_brick(
     rescaling : Rescaling or None
         What becomes of grey values; None leaves them as they are.
     ledger : Ledger
+    anew : bool
+        Whether what is there of the brick has to go first.
     """
     brick = _brick(index)
     region = grid.region(brick)
+    if anew:
+        for pyramid in outputs.values():
+            if not pyramid.finished:
+                pyramid.clear(0, region)
     inside = masks.region(*shifted(region, origin)) if masks is not None else None
     file = next(iter(outputs.values())).format.file
     by_tile = reads_by_tile(source, origin, file)
@@ -293,7 +300,13 @@ def _reader(
 
 
 def write_coarser(
-    index: NDArray[np.int64], *, pyramid: Pyramid, level: int, grid: BrickGrid, ledger: Ledger
+    index: NDArray[np.int64],
+    *,
+    pyramid: Pyramid,
+    level: int,
+    grid: BrickGrid,
+    ledger: Ledger,
+    anew: bool = False,
 ) -> NDArray[np.bool_]:
     """Write a brick of the level that the pass before handed over, and of the next.
 
@@ -301,8 +314,12 @@ def write_coarser(
     ----------
     index : (1, 3) int64
         Place of the brick in the grid.
+    anew : bool
+        Whether what is there of the brick has to go first.
     """
     brick = _brick(index)
+    if anew:
+        pyramid.clear(level, grid.region(brick))
     for region in tiles(grid.region(brick), grid.step[:2]):
         with pyramid.step(level, region) as writing:
             writing.write(region, np.asarray(pyramid.handed_over(level)[region]))

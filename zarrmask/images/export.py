@@ -112,6 +112,7 @@ def export(
     crew = fitted(find_crew(scheduler, workers, memory), _memory(volume, len(chosen)))
     identity = {
         "run": record["identity"],
+        "corrections": len(record.get("corrections", [])),
         "what": what,
         "level": level,
         "z": [int(chosen[0]), int(chosen[-1]) + 1],

@@ -10,7 +10,9 @@ from zarrmask.pyramid.layout import (
     brick_key,
     shifted,
     sides,
+    step_grid,
     tiles,
+    touched,
     within,
 )
 from zarrmask.pyramid.metadata import MASK_VALUE, link_label, read_metadata, write_metadata
@@ -34,7 +36,9 @@ __all__ = [
     "remove_pyramid",
     "shifted",
     "sides",
+    "step_grid",
     "tiles",
+    "touched",
     "within",
     "write_metadata",
 ]

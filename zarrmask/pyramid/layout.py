@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, lcm, prod
@@ -156,6 +156,46 @@ class BrickGrid:
             for i, b, s in zip(index, self.brick, self.shape, strict=True)
         )
         return z, y, x
+
+
+def step_grid(shape: Shape, step: Shape) -> BrickGrid:
+    """Cut a volume into the smallest bricks there are, whole along x.
+
+    Parameters
+    ----------
+    shape : (z, y, x)
+    step : (z, y, x)
+        A format's.
+    """
+    return BrickGrid(shape, (min(step[0], shape[0]), min(step[1], shape[1]), shape[2]), step)
+
+
+def touched(regions: Iterable[Region], factor: int, grid: BrickGrid) -> list[Shape]:
+    """Places of the bricks of a coarser level that hold some of a finer one's regions.
+
+    Parameters
+    ----------
+    regions : iterable of Region
+        Of the finer level.
+    factor : int
+        How many of its voxels, along each axis, a voxel of the coarser one stands for.
+    grid : BrickGrid
+        Of the coarser level.
+
+    Examples
+    --------
+    >>> grid = step_grid((600, 256, 90), (256, 256, 512))
+    >>> touched([(slice(1024, 1280), slice(0, 256), slice(0, 360))], 4, grid)
+    [(1, 0, 0)]
+    """
+    places: set[Shape] = set()
+    for region in regions:
+        z, y, x = (
+            range(part.start // (factor * side), ceil(part.stop / (factor * side)))
+            for part, side in zip(region, grid.brick, strict=True)
+        )
+        places.update(product(z, y, x))
+    return sorted(places)
 
 
 def brick_key(index: Shape) -> str:

@@ -11,7 +11,7 @@ one, an eighth of it, is kept until it is whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +41,7 @@ from zarrmask.pyramid.layout import (
     halved_region,
     level_shapes,
     sides,
+    step_grid,
     within,
 )
 from zarrmask.pyramid.metadata import LABEL
@@ -87,6 +88,8 @@ class Pyramid:
         How its arrays are stored.
     links : bool
         Whether it shares files with other pyramids that hold the same, where there are hard links.
+    finished : bool
+        Whether all of it is there and stays as it is: nothing is written.
     """
 
     path: Place
@@ -96,6 +99,7 @@ class Pyramid:
     reduce: str
     format: Format = DEFAULT
     links: bool = False
+    finished: bool = False
 
     @property
     def levels(self) -> tuple[Shape, ...]:
@@ -140,6 +144,50 @@ class Pyramid:
         """Bricks of the pass that begins at a coarser level."""
         itemsize, step = np.dtype(self.dtype).itemsize, self.format.step
         return brick_grid(self.levels[level], itemsize, (1, 1, 1), COARSER_BRICK, step)
+
+    def steps(self, level: int) -> BrickGrid:
+        """The smallest bricks of the pass that begins at a level."""
+        return step_grid(self.levels[level], self.format.step)
+
+    def clear(self, level: int, region: Region) -> None:
+        """Remove what a pass wrote of a region of its first level: its levels, what it handed over.
+
+        Parameters
+        ----------
+        level : int
+        region : three slices
+            Whole steps.
+        """
+        for array, place, part in self._written(level, region):
+            if isinstance(place, Path):
+                for file in _files(array, place, part):
+                    file.unlink(missing_ok=True)
+            else:
+                array[part] = 0  # what is all zeros is not stored
+
+    def _written(self, level: int, region: Region) -> Iterator[tuple[zarr.Array, Place, Region]]:
+        """Arrays that a pass writes a region to, where they lie, and where in them."""
+        yield self.array(level), self.path / str(level), region
+        if level + 1 < len(self.levels):
+            region = halved_region(region)
+            yield self.array(level + 1), self.path / str(level + 1), region
+        if (coarser := level + LEVELS_A_PASS) < len(self.levels):
+            place = self.scratch / str(coarser)
+            yield self.handed_over(coarser), place, halved_region(region)
+
+    def recall(self, level: int, region: Region) -> None:
+        """Hand over a region of a level once more, from what is written of it.
+
+        Parameters
+        ----------
+        level : int
+            The first of a pass, but of the first pass.
+        region : three slices
+            Whole steps.
+        """
+        place = self.scratch / str(level)
+        block = np.asarray(self.array(level)[region])
+        _flush(_write(self.handed_over(level), place, region, block))
 
     @lru_cache(maxsize=64)  # noqa: B019  small, and a worker opens each for every tile
     def array(self, level: int) -> zarr.Array:
@@ -236,7 +284,7 @@ class Step:
 
     def finish(self) -> None:
         """Begin to write the coarser level, and to hand over what comes after it."""
-        if self._empty:
+        if self._empty or self._pyramid.finished:
             return
         pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
         self._begin(pyramid.array(level), pyramid.path / str(level), self._region, coarse)
@@ -259,6 +307,8 @@ class Step:
             _flush(written.result())
 
     def _begin(self, array: zarr.Array, place: Place, region: Region, block: NDArray) -> None:
+        if self._pyramid.finished:
+            return
         self._behind.append(_threads.submit(_write, array, place, region, block))
 
     def _link(self, region: Region, other: Step) -> bool:

@@ -3,9 +3,10 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from copy import copy
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import zarr
@@ -83,6 +84,12 @@ class ZarrSource(RegionSource):
         self.block = (z, y, x)
         self._array = array
         self._leading = (0,) * (array.ndim - 3)
+
+    def numbered(self, first: int) -> Self:
+        """Give the same volume, its slices numbered from another number."""
+        other = copy(self)
+        other.first = first
+        return other
 
     def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
         """Give the coarsest level with slices of so many rows and columns: see `Source`."""

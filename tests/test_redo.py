@@ -1,0 +1,369 @@
+"""Corrections of finished runs: what changes, what stays, what is remembered."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import given as given_by
+from hypothesis import strategies as st
+
+import zarrmask as package
+from zarrmask.apply import apply
+from zarrmask.errors import OutputError, SettingsError
+from zarrmask.images.export import export
+from zarrmask.masking import HeldMasks, KeyframeStore
+from zarrmask.masking.layers import Layer, LayeredMasks
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import step_grid, touched
+from zarrmask.redo import redo
+from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.stack import open_source
+
+SHAPE = (100, 600)
+NUMBERS = range(100, 170)
+OPTIONS = {"chunk": 16, "voxel_size": 8.0}
+"""Chunks of 16: bricks of 32 x 32 x 600, four levels, two passes."""
+
+
+def level(out, name, n=0):
+    return zarr.open_array(out / f"{name}.zarr" / str(n), mode="r")[:]
+
+
+def ellipse(number, share=1.0):
+    """A mask that drifts with its number."""
+    y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    y, x = y / SHAPE[0] - 0.5, x / SHAPE[1] - 0.4 - 0.001 * (number - 100)
+    return ((y / 0.2) ** 2 + (x / 0.3) ** 2 < share).astype(np.uint8) * 255
+
+
+def painted(folder, masks):
+    folder.mkdir()
+    for number, mask in masks.items():
+        cv2.imwrite(str(folder / f"{number:05d}.png"), mask)
+    return folder
+
+
+def files(out, *names):
+    """Chunk files of pyramids, by their path."""
+    return {
+        path.relative_to(out).as_posix(): path
+        for name in names
+        for path in (out / f"{name}.zarr").rglob("*")
+        if path.is_file() and not path.is_symlink() and path.name[0].isdigit()
+    }
+
+
+def stamps(out, *names):
+    return {name: path.stat().st_mtime_ns for name, path in files(out, *names).items()}
+
+
+def contents(out, *names):
+    return {name: path.read_bytes() for name, path in files(out, *names).items()}
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """A stack of three layers of bricks."""
+    folder = tmp_path_factory.mktemp("deep")
+    noise = np.random.default_rng(3)
+    for number in NUMBERS:
+        image = noise.integers(1, 2**16, SHAPE, dtype=np.uint16)
+        tifffile.imwrite(folder / f"{number:05d}.tif", image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """A mask on each tenth slice."""
+    return {number: ellipse(number) for number in NUMBERS[::10]}
+
+
+@pytest.fixture(scope="module")
+def masked(deep, masks, cluster, tmp_path_factory):
+    """A run with these masks."""
+    folder = tmp_path_factory.mktemp("masked")
+    apply(deep, painted(folder / "masks", masks), folder / "out", scheduler=cluster, **OPTIONS)
+    return folder / "out"
+
+
+@pytest.fixture
+def out(masked, tmp_path):
+    """The same, for a test of its own."""
+    return shutil.copytree(masked, tmp_path / "out", symlinks=True)
+
+
+class Stopping(Reporter):
+    """Stops before a stage."""
+
+    def __init__(self, name):
+        super().__init__()
+        self._name = name
+
+    def stage(self, name, *arguments, **options):
+        if name == self._name:
+            raise KeyboardInterrupt
+        return super().stage(name, *arguments, **options)
+
+
+def test_painted_masks_give_the_run_that_had_them(deep, masks, masked, out, cluster, tmp_path):
+    better = {135: ellipse(135, share=0.6), 145: ellipse(145, share=1.3)}
+    was, volume = stamps(out, "mask", "masked"), stamps(out, "volume")
+    record = redo(out, z="130:150", masks=painted(tmp_path / "better", better), scheduler=cluster)
+    outside = {number: mask for number, mask in masks.items() if number not in (130, 140)}
+    everything = {**outside, **better, 130: masks[130]}  # that slices before the first keep
+    everything = painted(tmp_path / "all", everything)
+    fresh = apply(deep, everything, tmp_path / "fresh", scheduler=cluster, **OPTIONS)
+    names = ("volume", "mask", "masked")
+    assert contents(out, *names) == contents(tmp_path / "fresh", *names)
+    assert record["voxels"] == fresh["voxels"]
+    assert stamps(out, "volume") == volume
+    is_now = stamps(out, "mask", "masked")
+    untouched = [
+        name
+        for name in was
+        for _, n, z in [name.split("/")[:3]]
+        if int(n) < 2 and int(z) * 16 * 2 ** int(n) // 32 != 1  # slices 132 to 163 are one layer
+    ]
+    assert len(untouched) > 40
+    assert all(is_now[name] == was[name] for name in untouched)
+    (correction,) = record["corrections"]
+    assert correction["z"] == [130, 150]
+    assert correction["how"]["masks"]["count"] == 2
+    assert 0 < correction["bricks"] <= 4
+    assert json.loads((out / "run.json").read_text())["corrections"] == [correction]
+    assert not (out / ".zarrmask").exists()
+    assert (out / "masked.zarr" / "labels" / "mask" / "0").exists()
+    export(out, tmp_path / "slices", what="mask", z="145:146", scheduler=cluster)
+    seen = tifffile.imread(tmp_path / "slices" / "00145.tif")
+    np.testing.assert_array_equal(seen, better[145])
+
+
+def test_files_are_shared_again(deep, cluster, tmp_path):
+    everything = np.full(SHAPE, 255, np.uint8)
+    folder = painted(tmp_path / "masks", {100: ellipse(100)})
+    apply(deep, folder, tmp_path / "out", scheduler=cluster, **OPTIONS)
+    white = painted(tmp_path / "white", {132: everything})
+    redo(tmp_path / "out", z="132:164", masks=white, scheduler=cluster)
+    shared = [tmp_path / "out" / f"{name}.zarr/0/2/0/9" for name in ("volume", "masked")]
+    assert shared[0].stat().st_ino == shared[1].stat().st_ino
+    np.testing.assert_array_equal(
+        level(tmp_path / "out", "masked")[32:64], level(tmp_path / "out", "volume")[32:64]
+    )
+
+
+def test_a_good_neighbour_is_held_and_redone(out, cluster):
+    before = level(out, "mask")
+    redo(out, z="140:155", hold=120, scheduler=cluster)
+    expected = before.copy()
+    expected[40:55] = before[20]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    redo(out, z="150:", dilate=2, scheduler=cluster)
+    kernel = np.ones((12, 12), np.uint8)  # 2 % of 600
+    expected[50:] = [cv2.dilate(mask, kernel) for mask in expected[50:]]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    redo(out, z="148:152", erode="96um", scheduler=cluster)
+    expected[48:50] = [cv2.erode(mask, kernel) for mask in expected[48:50]]
+    expected[50:52] = before[20]  # the dilation is taken back
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    volume = level(out, "volume")
+    np.testing.assert_array_equal(level(out, "masked"), np.where(expected, volume, 0))
+    record = redo(out, z="140:155", hold=159, scheduler=cluster)
+    expected[40:55] = expected[59]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    assert record["voxels"]["kept"] == np.count_nonzero(expected)
+    assert [list(one["how"]) for one in record["corrections"]] == [
+        ["from"],
+        ["dilate"],
+        ["erode"],
+        ["from"],
+    ]
+
+
+def stop_before_level_2(out, arguments):
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, reporter=Stopping("writing from level 2"))
+
+
+def kill_once_it_writes(out, arguments):
+    options = ["--z", arguments["z"], "--from", str(arguments["hold"]), "--workers", "1"]
+    command = [sys.executable, "-m", "zarrmask", "redo", out, *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    ledger = out / ".zarrmask" / "finished" / "rewriting" / "writing"
+    while process.poll() is None and not list(ledger.glob("*/*/*.json")):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("stop", [stop_before_level_2, kill_once_it_writes])
+def test_a_stopped_correction_goes_on(deep, out, cluster, tmp_path, stop):
+    masks = painted(tmp_path / "masks", {120: ellipse(120, share=0.5)})
+    arguments = {"z": "105:140", "hold": 120, "scheduler": cluster}
+    redo(out, z="120:121", masks=masks, scheduler=cluster)
+    other = shutil.copytree(out, tmp_path / "other", symlinks=True)
+    stop(out, arguments)
+    with pytest.raises(OutputError, match=r"zarrmask redo \S+ --z 105:140 --from 120"):
+        redo(out, z="105:141", hold=120, scheduler=cluster)
+    with pytest.raises(OutputError, match="no run undoes"):
+        apply(deep, masks, out, scheduler=cluster, **OPTIONS)
+    with pytest.raises(OutputError, match="no finished run"):
+        export(out, tmp_path / "images", scheduler=cluster)
+    names = ("volume", "mask", "masked")
+    record = redo(out, **arguments)
+    assert record["voxels"] == redo(other, **arguments)["voxels"]
+    assert contents(out, *names) == contents(other, *names)
+    assert len(record["corrections"]) == 2
+
+
+def test_no_run_undoes_a_correction(deep, masks, out, cluster, tmp_path):
+    redo(out, z="120:130", erode=1, scheduler=cluster)
+    before = contents(out, "mask", "masked")
+    again = {"scheduler": cluster, **OPTIONS}
+    folder = out.parent / "masks"
+    shutil.rmtree(folder, ignore_errors=True)
+    painted(folder, masks)
+    with pytest.raises(OutputError, match="made with other settings"):
+        apply(deep, folder, out, **again)
+    with pytest.raises(OutputError, match="no run undoes"):
+        apply(deep, folder, out, overwrite=True, **again)
+    with pytest.raises(OutputError, match="no run undoes"):
+        package.run(deep, out, overwrite=True, scheduler=cluster)
+    assert contents(out, "mask", "masked") == before
+
+
+def test_a_run_with_interpolated_masks(stack, cluster, tmp_path):
+    """And without its stack: the volume serves."""
+    slices = shutil.copytree(stack, tmp_path / "slices")
+    out = tmp_path / "out"
+    package.run(slices, out, every=6, chunk=16, scheduler=cluster)
+    before, volume = level(out, "mask"), level(out, "volume")
+    shutil.rmtree(slices)
+    redo(out, z="110:116", hold=104, scheduler=cluster)
+    expected = before.copy()
+    expected[10:16] = before[4]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    np.testing.assert_array_equal(level(out, "masked"), np.where(expected, volume, 0))
+    record = redo(out, z="100:123", dilate=6, scheduler=cluster)
+    grown = level(out, "mask")
+    assert (grown >= expected).all()
+    assert (grown[20] > expected[20]).any()
+    redo(out, z="100:110", dilate=3, scheduler=cluster)
+    np.testing.assert_array_equal(level(out, "mask")[:10], before[:10])
+    assert record["settings"]["dilate"] == 3
+    shutil.rmtree(out / "volume.zarr")
+    with pytest.raises(OutputError, match="Put the stack back"):
+        redo(out, z="100:110", dilate=3)
+
+
+def test_at_a_url(masked, cluster, s3, tmp_path):
+    s3.files.put(str(masked), f"{s3.bucket}/corrected", recursive=True)
+    place = s3.place("corrected")
+    white = painted(tmp_path / "white", {110: np.full(SHAPE, 255, np.uint8), 112: ellipse(112) * 0})
+    redo(place, z="110:114", masks=white, scheduler=cluster)
+    expected = level(masked, "mask")
+    expected[10:12], expected[12:14] = 255, 0
+    np.testing.assert_array_equal(open_source(place / "mask.zarr")[:], expected)
+    inside = np.where(expected, level(masked, "volume"), 0)
+    np.testing.assert_array_equal(open_source(place / "masked.zarr")[:], inside)
+
+
+def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
+    out, finer = tmp_path / "out", tmp_path / "finer"
+    options = {"propagate": "hold", "scheduler": cluster}
+    package.run(stack, out, every=12, **options)
+    package.run(stack, finer, every=2, **options)
+    before, every_second = level(out, "mask"), level(finer, "mask")
+    arguments = {"z": "108:116", "detect_every": 2, "checkpoint": DEFAULT_CHECKPOINT}
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, scheduler=cluster, reporter=Stopping("writing"))
+    record = redo(out, **arguments, scheduler=cluster)
+    expected = before.copy()
+    expected[8:16] = every_second[8:16]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    assert not np.array_equal(before, expected)
+    how = record["corrections"][0]["how"]["detect"]
+    assert (how["detect-every"], len(how["checkpoint"]["sha256"])) == (2, 64)
+    redo(out, z="112:114", score=1.0, scheduler=cluster)
+    assert not level(out, "mask")[12:14].any()
+    np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
+
+
+def test_what_cannot_be_corrected(out, tmp_path):
+    with pytest.raises(SettingsError, match="one of --from"):
+        redo(out, z="120:130")
+    with pytest.raises(SettingsError, match="one of --from"):
+        redo(out, z="120:130", hold=100, dilate=3)
+    with pytest.raises(SettingsError, match="100 to 169"):
+        redo(out, z="90:130", hold=100)
+    with pytest.raises(SettingsError, match="100 to 169"):
+        redo(out, z="120:130", hold=170)
+    with pytest.raises(OutputError, match="no finished run"):
+        redo(tmp_path, z="1:2", hold=1)
+    assert json.loads((out / "run.json").read_text())["state"] == "finished"
+
+
+def test_the_command(out, cluster, zarrmask, tmp_path):
+    labels = np.array([ellipse(n, share=0.3) for n in range(120, 130)]).astype(np.int32)
+    zarr.save(tmp_path / "labels.zarr", labels)
+    options = ["--z", "120:130", "--masks", "labels.zarr", "--scheduler", cluster]
+    code, printed, _ = zarrmask("redo", out, *options)
+    assert (code, "slices 120 to 129" in printed) == (0, True)
+    np.testing.assert_array_equal(level(out, "mask")[20:30] > 0, labels > 0)
+    code, _, told = zarrmask("redo", out, "--z", "120:130")
+    assert (code, "--from" in told) == (1, True)
+
+
+@given_by(
+    layers=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(0, 2)), max_size=4),
+    start=st.integers(0, 8),
+)
+def test_layers_lie_over_each_other(tmp_path_factory, layers, start):
+    store = KeyframeStore(tmp_path_factory.mktemp("store"))
+    store.reserve(3, 6, 40)
+    for place in range(3):
+        mask = np.zeros((6, 40), np.uint8)
+        mask[place : place + 3, 10 * place : 10 * place + 20] = 255
+        store.write_mask(place, mask)
+
+    def constant(place):
+        return HeldMasks(store, np.array([0]), np.array([place]), (6, 40), 0)
+
+    masks = LayeredMasks((Layer(0, 10, constant(0)),))
+    expected = np.repeat(store.masks()[:][:1], 10, axis=0)
+    for first, length, place in layers:
+        stop = min(10, first + length)
+        masks = masks.covered(Layer(first, stop, constant(place)))
+        expected[first:stop] = store.masks()[place]
+    region = masks.region(slice(start, 10), slice(1, 6), slice(0, 40)).part(
+        slice(0, 10 - start), slice(1, 4)
+    )
+    wanted = expected[start:10, 2:5]
+    found = np.full(wanted.shape, 7, np.uint8)
+    region.fill(found, slice(0, 40))
+    np.testing.assert_array_equal(found, wanted)
+    reached = np.zeros(40, bool)
+    for columns, full in region.columns(10, 20):
+        reached[columns] = True
+        assert not full or wanted[:, :, columns].all()
+    assert not wanted[:, :, ~reached].any()
+
+
+@given_by(place=st.tuples(st.integers(0, 4), st.integers(0, 4)), depth=st.integers(1, 300))
+def test_touched_bricks_are_those_that_share_voxels(place, depth):
+    fine, coarse = step_grid((depth, 300, 90), (32, 32, 64)), None
+    z, y = place[0] % fine.counts[0], place[1] % fine.counts[1]
+    region = fine.region((z, y, 0))
+    coarse = step_grid((-(-depth // 4), 75, 23), (32, 32, 64))
+    marked = np.zeros(coarse.shape, bool)
+    marked[tuple(slice(part.start // 4, -(-part.stop // 4)) for part in region)] = True
+    expected = [index for index in coarse.indices() if marked[coarse.region(index)].any()]
+    assert touched([region], 4, coarse) == expected

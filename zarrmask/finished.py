@@ -1,0 +1,247 @@
+"""A run that is finished, as it is opened to be corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from zarrmask.contrast import Contrast, rescaling
+from zarrmask.corrections import Correction, kept, redilated, store_of
+from zarrmask.errors import OutputError, SettingsError, StackError
+from zarrmask.grey import Rescaling
+from zarrmask.journal import CORRECTING, Journal
+from zarrmask.masking import (
+    FieldStore,
+    HeldMasks,
+    InterpolatedMasks,
+    KeyframeStore,
+    Masks,
+    kernel_side,
+)
+from zarrmask.masking.layers import Layer, LayeredMasks
+from zarrmask.pipeline import _pyramids
+from zarrmask.place import Place, is_local, printable
+from zarrmask.plan import Plan, make_plan
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import Pyramid
+from zarrmask.rewriting import in_steps
+from zarrmask.settings import Settings, read_settings
+from zarrmask.stack import Source, open_source
+from zarrmask.stack.zarr_source import ZarrSource
+from zarrmask.stages import measure_fields
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder and what is in it.
+
+    Attributes
+    ----------
+    place : Place
+    record : mapping
+        Its `run.json`.
+    settings : Settings
+    source : Source
+        The stack that it read, or its own volume where that is gone; with the same slice numbers.
+    plan : Plan
+        In the smallest bricks.
+    pyramids : mapping
+        What it wrote, by name; the volume stays as it is.
+    rescaling : Rescaling or None
+        What becomes of the source's grey values.
+    """
+
+    place: Place
+    record: Mapping[str, Any]
+    settings: Settings
+    source: Source
+    plan: Plan
+    pyramids: Mapping[str, Pyramid]
+    rescaling: Rescaling | None
+
+    @property
+    def journal(self) -> Journal:
+        """Its journal."""
+        return Journal.of_run(self.place)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a slice, pixels."""
+        return self.source.shape[1], self.source.shape[2]
+
+    @property
+    def first(self) -> int:
+        """Number of the source's first slice."""
+        return int(self.source.numbers[0])
+
+    @property
+    def corrections(self) -> list[Correction]:
+        """Its corrections, oldest first."""
+        return [Correction.from_json(entry) for entry in self.record.get("corrections", [])]
+
+    @property
+    def outputs(self) -> dict[str, Pyramid]:
+        """What is written where masks change, and the volume where files are shared with it."""
+        volume = self.pyramids.get("volume")
+        shared = volume is not None and volume.links and is_local(self.place)
+        return {name: one for name, one in self.pyramids.items() if name != "volume" or shared}
+
+    def span(self, z: str | tuple[int | None, int | None]) -> tuple[int, int]:
+        """Read a range of its slice numbers.
+
+        Raises
+        ------
+        SettingsError
+            Where it is not in the run.
+        """
+        begin, end = read_settings(z=z).z
+        first, stop = self.plan.first, self.plan.stop
+        begin, end = first if begin is None else begin, stop if end is None else end
+        if not first <= begin < end <= stop:
+            raise SettingsError(
+                f"--z {begin}:{end} is not in the run, whose slices are numbered {first} to "
+                f"{stop - 1}"
+            )
+        return begin, end
+
+    def kernel(self, dilation: float | str) -> int:
+        """Side of the square kernel of a dilation, pixels."""
+        return kernel_side(*self.shape, dilation, self.plan.voxel_size)
+
+    def masks(self, client: Client, span: tuple[int, int], reporter: Reporter) -> LayeredMasks:
+        """Its masks, corrected as they are.
+
+        Parameters
+        ----------
+        client : Client
+        span : (int, int)
+            Slice numbers, the second excluded: masks of others, and of those that share no brick
+            with them, are not to be asked for.
+        reporter : Reporter
+        """
+        first, depth = self.plan.origin[0], self.plan.shape[0]
+        store = KeyframeStore(self.place / "keyframes.zarr")
+        found = self._found(client, store, span, "found", reporter)
+        masks = LayeredMasks((Layer(first, first + depth, found),))
+        for number, correction in enumerate(self.corrections):
+            masks = masks.covered(*self.layers(client, masks, number, correction, reporter))
+        return masks
+
+    def layers(
+        self,
+        client: Client,
+        masks: LayeredMasks,
+        number: int,
+        correction: Correction,
+        reporter: Reporter,
+    ) -> list[Layer]:
+        """What a correction, the n-th from 0, lays over masks."""
+        how, store = correction.how, store_of(self.place, number)
+        start, stop = (end - self.first for end in correction.z)
+        if "detect" in how:
+            found = self._found(client, store, correction.z, f"found-{number}", reporter)
+            return [Layer(start, stop, found)]
+        if "dilate" in how or "erode" in how:
+            side = self.kernel(how["dilate"]) if "dilate" in how else None
+            return redilated(masks, start, stop, side, self.kernel(how.get("erode", 0)))
+        return [kept(correction, store, self.first, self.shape)]
+
+    def _found(
+        self,
+        client: Client,
+        store: KeyframeStore,
+        span: tuple[int, int],
+        name: str,
+        reporter: Reporter,
+    ) -> Masks:
+        """What a detector found, or what was given, by the rule that the run had."""
+        used = store.used()
+        indices = np.array(store.numbers(), np.int64)[used] - self.first
+        if self.plan.propagate == "hold":
+            return HeldMasks(store, indices, used, self.shape, self.plan.side)
+        near = self._near(indices, span)
+        fields = FieldStore(self.journal.scratch / f"{name}.zarr", self.shape)
+        measuring = self.journal.ledger.stage("measuring").stage(name)
+        measure_fields(client, store, used[near], fields, measuring, reporter)
+        areas = store.areas()[used[near]]
+        return InterpolatedMasks(fields, indices[near], areas, self.plan.side / 2)
+
+    def _near(self, keyframes: np.ndarray, span: tuple[int, int]) -> slice:
+        """Those that make the masks of some slices, and of all that share bricks with them."""
+        origin, deep = self.plan.origin[0], self.plan.grid.brick[0]
+        start, stop = (end - self.first - origin for end in span)
+        start, stop = start // deep * deep + origin, -(-stop // deep) * deep + origin
+        begin = int(np.searchsorted(keyframes, start, "right")) - 1
+        return slice(max(0, begin), int(np.searchsorted(keyframes, stop - 1)) + 1)
+
+
+def open_run(place: Place) -> FinishedRun:
+    """Open a finished run, or one that is being corrected.
+
+    Raises
+    ------
+    OutputError
+        If it is none, or what it needs to be corrected is gone.
+    """
+    journal = Journal.of_run(place)
+    record = journal.read()
+    if record is None or record["state"] not in ("finished", CORRECTING):
+        raise OutputError(
+            f"{printable(place)} holds no finished run; expected what `zarrmask run` leaves"
+        )
+    for name in ("keyframes.zarr", "mask.zarr", "masked.zarr"):
+        if not (place / name).exists():
+            raise OutputError(f"{printable(place)} has lost its {name}: it cannot be corrected")
+    known = record["settings"].keys() & Settings.model_fields.keys()
+    settings = Settings.model_validate({name: record["settings"][name] for name in known})
+    source, become = _source(place, record, settings)
+    plan = make_plan(source, replace_range(settings, record))
+    plan = replace(
+        in_steps(plan), side=record["dilation_pixels"], voxel_size=record["voxel_size_um"]
+    )
+    written = (place / "volume.zarr").exists()
+    pyramids = _pyramids(journal, plan, source, settings, referenced=not written)
+    if "volume" in pyramids:
+        pyramids["volume"] = replace(pyramids["volume"], finished=True)
+    return FinishedRun(place, record, settings, source, plan, pyramids, become)
+
+
+def replace_range(settings: Settings, record: Mapping[str, Any]) -> Settings:
+    """Settings with the range of slices that was written."""
+    first, stop = record["z"]
+    return settings.model_copy(update={"z": (first, stop)})
+
+
+def _source(
+    place: Place, record: Mapping[str, Any], settings: Settings
+) -> tuple[Source, Rescaling | None]:
+    """The stack, if it is still the one that the run read; else the run's own volume.
+
+    Raises
+    ------
+    OutputError
+        Where there is neither.
+    """
+    path = record["input"]["path"]
+    try:
+        stack = open_source(path, allow_missing=True)
+        if stack.fingerprint() == record["identity"]["input"]["fingerprint"]:
+            window = record["window"]
+            contrast = Contrast("seed", False, None if window is None else (window[0], window[1]))
+            return stack, rescaling(stack.dtype, settings, contrast)
+        lacks = "has changed since the run read it"
+    except StackError as error:
+        lacks = f"cannot be read: {error}"
+    whole = settings.y == settings.x == (None, None)
+    if whole and (place / "volume.zarr").exists():
+        volume = open_source(place / "volume.zarr")
+        if isinstance(volume, ZarrSource):
+            return volume.numbered(record["z"][0]), None
+    raise OutputError(
+        f"the slices of {printable(place)} are gone: its stack {path} {lacks}; and it has no "
+        "volume.zarr of whole slices. Put the stack back"
+    )

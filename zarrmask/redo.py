@@ -1,0 +1,327 @@
+"""Correcting slices of a finished run: only the bricks that change are written anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from zarrmask.cluster import Crew, connect, find_crew
+from zarrmask.corrections import Correction, side_of, store_of
+from zarrmask.detection.inputs import Window
+from zarrmask.digest import sha256
+from zarrmask.errors import OutputError, SettingsError
+from zarrmask.filling import fill_keyframes, sighting_of
+from zarrmask.finish import finish_run
+from zarrmask.finished import FinishedRun, open_run
+from zarrmask.given import open_given
+from zarrmask.journal import CORRECTING
+from zarrmask.looking import detect_keyframes, record_of, warnings_of
+from zarrmask.masking.layers import LayeredMasks
+from zarrmask.memory import PeakMemory
+from zarrmask.pipeline import _checkpoint, _disk, _forecast, _load_detectors, _refuse_worker
+from zarrmask.place import Place, output_place, reached
+from zarrmask.plan import Plan, make_plan
+from zarrmask.progress import Reporter
+from zarrmask.rewriting import find_changes, recall
+from zarrmask.room import check_room
+from zarrmask.settings import Settings, read_settings
+from zarrmask.stages import write_pyramids
+from zarrmask.vitals import watched
+
+
+def redo(
+    run: str | Place,
+    *,
+    z: str | tuple[int | None, int | None],
+    hold: int | None = None,
+    dilate: float | str | None = None,
+    erode: float | str | None = None,
+    masks: str | Place | None = None,
+    first: int | None = None,
+    score: float | None = None,
+    checkpoint: str | Path | None = None,
+    config: str | Path | None = None,
+    detect_every: str | int | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Correct the masks of some slices of a finished run, and all that follows from them.
+
+    One thing is asked for: `hold`, `dilate`, `erode`, `masks`, or to detect anew.
+
+    Parameters
+    ----------
+    run : path, URL or UPath
+        The run's folder.
+    z : "A:B" or (int or None, int or None)
+        Slice numbers, B excluded.
+    hold : int
+        Number of a slice whose mask, as it is, they all get (`--from`).
+    dilate : float or str
+        By what their masks are dilated instead; as of `zarrmask.run`.
+    erode : float or str
+        By what less they are dilated than they are; beyond that they shrink.
+    masks : path, URL or UPath
+        Masks for them, as `zarrmask.apply.apply` takes them, not dilated; slices before the first
+        one stay as they are.
+    first : int, optional
+        Number of the slice that a volume's first mask is for; by default the first of the range, of
+        the run or of the stack, whichever has as many slices.
+    score, checkpoint, detect_every : optional
+        Detect on these slices anew, with what is given of these, and else as the run did: `score`,
+        `checkpoint` and `every` of `zarrmask.run`.
+    config : path, optional
+        detectron2 config of that checkpoint.
+    scheduler, workers, memory, reporter
+        As for `zarrmask.run`.
+
+    Returns
+    -------
+    dict
+        The run's record, with this correction the last of its `corrections`.
+
+    Raises
+    ------
+    ZarrmaskError
+        What was found, what was expected, and what to do.
+    """
+    _refuse_worker()
+    place = output_place(run)
+    reporter = reporter or Reporter()
+    asked = {"from": hold, "dilate": dilate, "erode": erode, "masks": masks}
+    how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    detect = {"score": score, "checkpoint": checkpoint, "detect-every": detect_every}
+    if any(value is not None for value in detect.values()):
+        how["detect"] = {name: value for name, value in detect.items() if value is not None}
+    if len(how) != 1 or (config is not None and checkpoint is None):
+        raise SettingsError(
+            "say what to do: one of --from, --dilate, --erode and --masks, or some of --score, "
+            "--checkpoint (with its --config) and --detect-every"
+        )
+    for name in {"dilate", "erode"} & how.keys():
+        how[name] = read_settings(dilate=how[name]).dilate
+    with reached(place):
+        there = open_run(place)
+    journal, span = there.journal, there.span(z)
+    reaches = span
+    given = looks = None
+    if masks is not None:
+        begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
+        given = open_given(masks, there.source, first, begins).needed(*span)
+        how["masks"] = {**given.record(), "fingerprint": given.fingerprint()}
+    elif hold is not None:
+        there.span((hold, hold + 1))
+        reaches = min(span[0], hold), max(span[1], hold + 1)
+    elif "detect" in how:
+        looks = look(there, span, how["detect"], None if config is None else Path(config))
+        how["detect"] |= looks.weights if checkpoint is not None else {}
+    correction = Correction(span, json.loads(json.dumps(how)))
+    crew = _crew(there, looks, scheduler, workers, memory)
+    with reached(place), journal.lock():
+        _begin(there, correction, reporter)
+        with (
+            PeakMemory() as measured,
+            connect(scheduler, None if scheduler else crew.workers) as client,
+            watched(client, reporter, measured),
+        ):
+            reporter.say(f"dashboard: {client.dashboard_link}")
+            before = there.masks(client, reaches, reporter)
+            if hold is not None:
+                correction = _keep_held(there, correction, before, hold)
+            elif given is not None:
+                store = store_of(place, len(there.corrections))
+                filling = journal.ledger.stage("filling")
+                fill_keyframes(client, given, there.shape, store, filling, reporter)
+            elif looks is not None:
+                _detect(client, there, looks, reporter)
+            number = len(there.corrections)
+            after = before.covered(*there.layers(client, before, number, correction, reporter))
+            bricks, voxels = _write(client, there, span, before, after, scheduler, reporter)
+        record = _corrected(there, replace(correction, bricks=bricks, voxels=voxels))
+        finish_run(place, journal, record, there.pyramids, there.plan, reporter)
+    return record
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How some slices of a run are detected on anew.
+
+    Attributes
+    ----------
+    settings : Settings
+        The run's, but for what is asked for.
+    checkpoint : Path
+    plan : Plan
+        Of these slices alone.
+    """
+
+    settings: Settings
+    checkpoint: Path
+    plan: Plan
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """What the record keeps of the checkpoint."""
+        return {"checkpoint": {"path": str(self.checkpoint), "sha256": sha256(self.checkpoint)}}
+
+
+def look(
+    there: FinishedRun, span: tuple[int, int], asked: Mapping[str, Any], config: Path | None
+) -> Looks:
+    """Work out how slices of a run are detected on anew; see `redo`.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where settings, checkpoint or stack do not allow that.
+    """
+    changes: dict[str, Any] = {"z": span}
+    if "score" in asked:
+        changes["score"] = asked["score"]
+    if "detect-every" in asked:
+        changes["every"] = asked["detect-every"]
+    if "checkpoint" in asked:
+        changes |= {"checkpoint": Path(asked["checkpoint"]), "model": config}
+    same = there.settings.model_dump(exclude=set(changes))
+    settings = read_settings(**{**same, **changes})
+    if there.record["window"] is not None and there.rescaling is None:
+        raise OutputError(
+            f"the stack of {there.place} is gone, and its volume has other grey values, on which "
+            "nothing can be detected as the run did. Put the stack back"
+        )
+    return Looks(settings, _checkpoint(settings), make_plan(there.source, settings))
+
+
+def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter) -> None:
+    """Detect anew; what is found goes to the correction's store."""
+    detected = there.record["detect_window"]
+    window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
+    found = detect_keyframes(
+        client,
+        there.source,
+        looks.plan,
+        window,
+        [],
+        partial(_load_detectors, client, looks.settings, looks.checkpoint, reporter),
+        store_of(there.place, len(there.corrections)),
+        there.journal.ledger.stage("anew"),
+        reporter,
+    )
+    for warning in warnings_of(record_of(found, looks.plan.numbers)):
+        reporter.warn(warning)
+
+
+def _crew(
+    there: FinishedRun,
+    looks: Looks | None,
+    scheduler: str | None,
+    workers: int | None,
+    memory: str | int | None,
+) -> Crew:
+    """Who does it, if the memory will do."""
+    crew = find_crew(scheduler, workers, memory)
+    settings, checkpoint = there.settings, None
+    if looks is not None:
+        settings, checkpoint = looks.settings, looks.checkpoint
+    forecast = _forecast(there.source, there.plan, there.outputs, crew, settings, checkpoint)
+    check_room(forecast, there.place, None)
+    return forecast.crew
+
+
+def _begin(there: FinishedRun, correction: Correction, reporter: Reporter) -> None:
+    """Enter a correction in the record, or find it there.
+
+    Raises
+    ------
+    OutputError
+        Where another one was stopped.
+    """
+    record = there.journal.read() or {}
+    if record["state"] == CORRECTING:
+        pending = Correction.from_json(record["pending"])
+        if not pending.same_as(correction):
+            raise OutputError(
+                f"another correction of {there.place} was stopped, which has to be finished "
+                f"first: zarrmask redo {there.place} {pending}"
+            )
+        reporter.say(f"{there.place} is being corrected; going on with what is missing")
+        return
+    there.journal.write({**record, "state": CORRECTING, "pending": correction.to_json()})
+
+
+def _keep_held(
+    there: FinishedRun, correction: Correction, masks: LayeredMasks, number: int
+) -> Correction:
+    """Keep the mask of a slice, as it is, for a correction."""
+    index = number - there.first
+    height, width = there.shape
+    mask = np.zeros((1, height, width), np.uint8)
+    masks.region(slice(index, index + 1), slice(0, height), slice(0, width)).fill(
+        mask, slice(0, width)
+    )
+    store = store_of(there.place, len(there.corrections))
+    store.reserve(1, height, width)
+    store.write_mask(0, mask[0])
+    store.write_sightings(np.array(correction.z[:1]), [sighting_of(mask[0])])
+    (layer,) = masks.among(index, index + 1)
+    return replace(correction, grown=side_of(layer))
+
+
+def _write(
+    client: Client,
+    there: FinishedRun,
+    span: tuple[int, int],
+    before: LayeredMasks,
+    after: LayeredMasks,
+    scheduler: str | None,
+    reporter: Reporter,
+) -> tuple[int, int]:
+    """Write what changes; give how many bricks that are, and how many voxels more are inside."""
+    journal, plan = there.journal, there.plan
+    ledger = journal.ledger.stage("rewriting")
+    written = {name: one for name, one in there.outputs.items() if not one.finished}
+    made = [pyramid.create() for pyramid in written.values()]
+    if any(made):
+        ledger.forget()  # somebody removed what it speaks of
+    start, stop = (end - there.first - plan.origin[0] for end in span)
+    changed, voxels = find_changes(
+        client, plan, slice(start, stop), before, after, ledger.stage("comparing"), reporter
+    )
+    recall(client, plan, written, changed, ledger.stage("recalling"), reporter)
+    with _disk(journal, scheduler) as disk:
+        write_pyramids(
+            client,
+            there.source,
+            plan,
+            there.outputs,
+            after,
+            there.rescaling,
+            disk,
+            ledger.stage("writing"),
+            reporter,
+            changed,
+        )
+    return len(changed), voxels
+
+
+def _corrected(there: FinishedRun, correction: Correction) -> dict[str, Any]:
+    """The record of a run that has been corrected once more."""
+    record = {name: value for name, value in there.record.items() if name != "pending"}
+    voxels: Mapping[str, int] = record["voxels"]
+    kept = voxels["kept"] + correction.voxels
+    entries = [one.to_json() for one in (*there.corrections, correction)]
+    return {
+        **record,
+        "state": "finished",
+        "voxels": {"total": voxels["total"], "kept": kept, "removed": voxels["total"] - kept},
+        "corrections": entries,
+    }

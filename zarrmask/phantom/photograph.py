@@ -28,7 +28,7 @@ def photograph(rng: np.random.Generator, image: Array) -> Grey:
     low, high = u(-0.05, 0.05), 1 / u(0.8, 1.25)
     if rng.random() < 0.35:  # stretched until its darkest and brightest pixels are lost
         low, top = np.percentile(image, [u(0, 4), 100 - u(0, 4)])
-        high = max(float(top - low), 0.02)
+        high = max(float(top - low), 0.1)  # a window is a stack's: air alone does not make one
     image = np.clip((image - np.float32(low)) * np.float32(1 / high), 0, 1)
     if rng.random() < 0.4:
         image = image ** np.float32(np.exp(rng.normal(0, 0.3)))

@@ -95,7 +95,7 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
     return Look(
         centre=centre, axes=axes, turn=turn, corner=float(u(1.5, 3.0)),
         lobes=0.14 * crushed * float(u(0.2, 1)), folds=int(rng.integers(0, 11) * min(crushed, 1.0)),
-        depth=0.32 * crushed * float(u(0.2, 1)), reach=float(np.exp(u(-1.2, 1.5))),
+        depth=0.4 * crushed * float(u(0.2, 1)), reach=float(np.exp(u(-1.2, 1.5))),
         warp=0.1 * crushed * float(u(0, 1)), pitch=pitch, crumple=float(u(0, 0.4) * u(0.1, 1)),
         streaks=int(rng.integers(96, 900)),
         lamination=float(u(0.05, 0.6 if usual else 0.8)),
@@ -113,7 +113,7 @@ def _fibrous(rng: np.random.Generator, section: Section, over: float) -> Section
     cv2.setRNGSeed(int(rng.integers(2**31)))
     cv2.randn(noise, 0.0, 1.0)
     noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.45 * over), np.float32)
-    noise *= np.float32(rng.choice([0.0, rng.uniform(0, 0.7)]) / noise.std())
+    noise *= np.float32(rng.choice([0.0, rng.uniform(0, 0.4)]) / noise.std())
     return replace(section, density=section.density * np.clip(1 + noise, 0, 2))
 
 

@@ -51,7 +51,7 @@ class Look:
     gaps : int
         Wide gaps that run along the wraps.
     gape : float
-        How wide these are, over the usual.
+        How wide these are deep inside, over the usual.
     inclusions : float
         Share of the section that holds bright crusts.
     mouth : float
@@ -278,7 +278,9 @@ class Scroll:
             shape = fields["gaps"].at(t)[i]
             open_ = around(shape, 512) + np.float32(0.5)
             middle = self._gap_places[i] + 0.012 * around(shape[::-1][:7], 512)
-            half = np.clip(open_, 0, 1.2) * self._gap_widths[i] * look.gape * 256
+            # Far outside, a wrap beyond a wide gap would look like film.
+            wide = look.gape if self._gap_places[i] < 0.8 else 1.0
+            half = np.clip(open_, 0, 1.2) * self._gap_widths[i] * wide * 256
             upper = np.stack([np.arange(512), middle * 256 - half], axis=1)
             lower = np.stack([np.arange(512), middle * 256 + half], axis=1)
             band = np.concatenate([upper, lower[::-1]])

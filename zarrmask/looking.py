@@ -99,8 +99,8 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
     warnings = []
     if empty := record["without_detection"]:
         warnings.append(
-            f"nothing was found on {len(empty)} of {record['used']} keyframes; the slices that "
-            f"hold their masks are empty: {listed(empty)}"
+            f"nothing was found on {len(empty)} of {record['used']} keyframes; look at these, "
+            f"unless the object ends there: {listed(empty)}"
         )
     if replaced := [one["z"] for one in record["replaced"]]:
         warnings.append(

@@ -170,10 +170,10 @@ def measure_fields(
         dtype=bool,
         meta=np.empty(0, bool),
     )
-    with reporter.stage(
-        "measuring masks", len(missing) * KEYFRAMES_A_CHUNK, "keyframes"
-    ) as advance:
-        results(client, [measured], lambda count: advance(count * KEYFRAMES_A_CHUNK))
+    total = len(positions)
+    before = total - int(np.minimum(KEYFRAMES_A_CHUNK, total - missing).sum())
+    with reporter.stage("measuring masks", total, "keyframes", before=before) as advance:
+        results(client, [measured], advance)
 
 
 def write_pyramids(

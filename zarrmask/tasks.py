@@ -143,7 +143,7 @@ def measure_fields(
     fields: FieldStore,
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
-    """Measure how far from the edges of their masks the cells of some keyframes are.
+    """Measure how far from the edges of their masks the cells of some keyframes are; one for each.
 
     Parameters
     ----------
@@ -153,9 +153,9 @@ def measure_fields(
         Where in the store all keyframes are.
     """
     place = int(first[0])
-    fields.write(place, store.masks(), positions)
+    count = fields.write(place, store.masks(), positions)
     ledger.enter(place, None)
-    return np.ones(1, bool)
+    return np.ones(count, bool)
 
 
 def write_brick(

@@ -65,8 +65,8 @@ class FieldStore:
             )
         return True
 
-    def write(self, first: int, masks: zarr.Array, positions: NDArray[np.int64]) -> None:
-        """Write the fields of some keyframes.
+    def write(self, first: int, masks: zarr.Array, positions: NDArray[np.int64]) -> int:
+        """Write the fields of some keyframes, and give their number.
 
         Parameters
         ----------
@@ -94,6 +94,7 @@ class FieldStore:
             before = inside, field
         distance[first:stop] = fields
         self._array("kept", "r+")[first:stop] = kept
+        return stop - first
 
     def read(self, first: int, stop: int, rows: slice) -> tuple[NDArray[np.int16], ...]:
         """Rows of the fields of some keyframes, and of what is kept after each."""

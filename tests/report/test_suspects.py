@@ -87,7 +87,7 @@ def test_a_spoilt_keyframe_is_the_worst(kind, at):
     first, *others = suspects(keyframes(masks), greys(), {})
     assert first.worst == at
     assert first.weight > 0.15
-    assert at - 1 <= first.first <= first.last <= at + 1
+    assert (first.first, first.last) == (at, at)
     assert others == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,12 +77,14 @@ def suspects(keyframes: Keyframes, greys: Greys, record: Mapping[str, Any]) -> l
     """
     used = np.flatnonzero(keyframes.used)
     judged = keyframes.only(used)
+    contradictions = list(_contradictions(judged))
     doubts = [
         replace(doubt, place=int(used[doubt.place]))
         for doubt in (
             *_nothing_found(judged),
             *_jumps(judged),
-            *_steps(judged),
+            *contradictions,
+            *_steps(judged, {doubt.place for doubt in contradictions}),
             *_at_border(judged),
             *_odd_greys(judged, greys),
         )
@@ -146,6 +148,15 @@ def _jumps(keyframes: Keyframes) -> Iterator[Doubt]:
         if away > max(CENTRE_JUMP * diameter, apart):
             why = f"its centre lies {away:,.0f} voxels from both neighbours'"
             yield Doubt(here, min(1.0, 2 * float(away) / diameter), why)
+
+
+def _contradictions(keyframes: Keyframes) -> Iterator[Doubt]:
+    """What is less like its neighbours than these are like each other."""
+    found, sketches = keyframes.count > 0, keyframes.sketches
+    for here in range(1, len(sketches) - 1):
+        before, behind = here - 1, here + 1
+        if not found[before : behind + 1].all():
+            continue
         alike = max(sketches[here].agreement(sketches[other]) for other in (before, behind))
         neighbours = sketches[before].agreement(sketches[behind])
         if alike < neighbours - AGREEMENT_DROP:
@@ -170,8 +181,8 @@ def _jump(values: NDArray[np.float64], place: int) -> float:
     return float(min(first, second) if first > 0 else max(first, second))
 
 
-def _steps(keyframes: Keyframes) -> Iterator[Doubt]:
-    """Neighbours that are much less alike than neighbours usually are."""
+def _steps(keyframes: Keyframes, odd: Set[int]) -> Iterator[Doubt]:
+    """Neighbours that are much less alike than usual, where that is not for one of them alone."""
     agreement = keyframes.agreement
     found = keyframes.count > 0
     both = found[1:] & found[:-1] & np.isfinite(agreement)
@@ -179,6 +190,8 @@ def _steps(keyframes: Keyframes) -> Iterator[Doubt]:
         return
     usual = float(np.median(agreement[both]))
     for place in np.flatnonzero(both & (agreement < usual - STEP)).tolist():
+        if {place, place + 1} & odd:
+            continue
         z, behind = keyframes.z[place : place + 2]
         why = f"the mask changes at once between z {z} and z {behind}: IoU {agreement[place]:.2f}"
         for side in (place, place + 1):

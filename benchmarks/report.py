@@ -13,6 +13,7 @@ import time
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,45 +82,37 @@ def write_pyramid(
         )
         if np.prod(shape) <= MOST:
             array[:CHUNK, :CHUNK, :CHUNK] = content[tuple(map(slice, shape))]
-            link(path / str(level), "/", tuple(-(-side // CHUNK) for side in shape))
+            link(path / str(level), tuple(-(-side // CHUNK) for side in shape))
         shape = tuple(-(-side // 2) for side in shape)
 
 
 def write_keyframes(path: Path, shape: tuple[int, ...], every: int) -> None:
-    """Keyframes with two masks in turn: a disc, and now and then none."""
+    """Keyframes with a disc on them, and now and then none."""
     z = np.arange(0, shape[0], every)
     group = zarr.create_group(path, zarr_format=2)
-    disc = np.zeros(shape[1:], np.uint8)
-    cv2.circle(disc, (shape[2] // 2, shape[1] // 2), min(shape[1:]) * 2 // 5, 255, -1)
-    masks = group.create_array(
-        "mask",
-        shape=(len(z), *shape[1:]),
-        chunks=(1, min(512, shape[1]), shape[2]),
-        dtype=np.uint8,
-        compressors=Blosc(cname="zstd", clevel=3),
-    )
-    masks[0] = disc
-    link(path / "mask", ".", (len(z), -(-shape[1] // 512), 1), along=0)
+    disc = np.zeros((256, 256), np.uint8)
+    cv2.circle(disc, (128, 128), 100, 255, -1)
     count = np.where(np.arange(len(z)) % 97, 1, 0)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "z": z,
+        "state": np.ones(len(z), np.int8),
+        "sketch": disc * count[:, None, None].astype(np.uint8),
         "count": count,
         "best_score": np.where(count, 0.9, np.nan),
-        "area": np.full(len(z), np.count_nonzero(disc)) * count,
+        "area": np.full(len(z), np.count_nonzero(disc) * 1000) * count,
     }
     for name, column in columns.items():
         group.create_array(name, data=column)
 
 
-def link(folder: Path, separator: str, grid: tuple[int, ...], along: int | None = None) -> None:
-    """Fill a grid of chunks with the first one, or with the first along one axis."""
+def link(folder: Path, grid: tuple[int, ...]) -> None:
+    """Fill a grid of chunks with the first one."""
+    first = folder / "0" / "0" / "0"
     for place in product(*map(range, grid)):
-        first = (0, 0, 0) if along is None else (0, *place[1:])
-        source = folder / separator.join(map(str, first))
-        target = folder / separator.join(map(str, place))
-        if source.exists() and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.hardlink_to(source)
+        target = folder.joinpath(*map(str, place))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target != first:
+            target.hardlink_to(first)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
+from zarrmask.masking.sketch import Sketch
+
 
 def halve(array: NDArray[Any], *, by: str) -> NDArray[Any]:
     """Half the size, rounded up: the maximum or the mean of 2 x 2 x 2 voxels."""
@@ -81,7 +83,8 @@ def write_keyframes(
     group = zarr.create_group(path, zarr_format=2)
     found = mask[z] * (count > 0)[:, None, None].astype(np.uint8)
     arrays = {
-        "mask": found,
+        "sketch": np.array([Sketch.of_mask(one).pixels for one in found]) * np.uint8(255),
+        "state": np.ones(len(z), np.int8),
         "z": z + first,
         "count": count,
         "best_score": score.astype(np.float32),

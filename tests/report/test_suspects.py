@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zarrmask.masking.sketch import Sketch
 from zarrmask.report.greys import Greys
-from zarrmask.report.keyframes import Keyframes, Sketch
+from zarrmask.report.keyframes import Keyframes
 from zarrmask.report.suspects import at_border_always, suspects
 
 SHAPE = (300, 400)
@@ -33,6 +34,7 @@ def smooth(count=COUNT):
 def keyframes(masks, scores=None, used=None, every=10):
     masks = np.array(masks)
     areas = np.count_nonzero(masks, axis=(1, 2))
+    sketches = tuple(Sketch.of_mask(mask) for mask in masks)
     given = np.full(len(masks), 0.95) if scores is None else np.array(scores)
     return Keyframes(
         np.arange(len(masks)) * every,
@@ -40,7 +42,8 @@ def keyframes(masks, scores=None, used=None, every=10):
         np.where(areas > 0, given, np.nan),
         areas.astype(np.float64),
         np.ones(len(masks), bool) if used is None else np.array(used),
-        tuple(Sketch.of_mask(mask) for mask in masks),
+        sketches,
+        max(SHAPE) / max(sketches[0].shape) if sketches else 1.0,
     )
 
 

@@ -153,7 +153,7 @@ def test_pyramids_of_two_runs_are_told_apart(tmp_path, fake_run):
 
 def test_keyframes_out_of_order_are_sorted_and_none_is_fine(tmp_path, fake_run):
     fake_run(tmp_path)
-    assert views.read_keyframes(tmp_path / "nowhere").z.size == 0
-    found = views.read_keyframes(tmp_path / "keyframes.zarr")
+    assert views.read_keyframes(tmp_path / "nowhere", 56).z.size == 0
+    found = views.read_keyframes(tmp_path / "keyframes.zarr", 56)
     assert found.empty_z == [108]
     assert (np.diff(found.z) > 0).all()

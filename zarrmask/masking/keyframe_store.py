@@ -29,9 +29,10 @@ class KeyframeStore:
     """The group `keyframes.zarr`: an entry a keyframe, in the order in which they were seen.
 
     Arrays: `z` (k,) slice numbers, ascending only where keyframes stand at a fixed interval; `mask`
-    (k, y, x) uint8 0/255, the union of the detections' masks, not dilated; `count`, `area` and
-    `best_score` (k,); `state` (k,) int8, see `zarrmask.masking.sighting`; `boxes` (k, n, 4) and
-    `scores` (k, n), padded with NaN. All but `mask` come when all keyframes have been seen.
+    (k, y, x) uint8 0/255, the union of the detections' masks, not dilated; `sketch` (k, h, w) uint8
+    0/255, the same in small; `count`, `area` and `best_score` (k,); `state` (k,) int8, see
+    `zarrmask.masking.sighting`; `boxes` (k, n, 4) and `scores` (k, n), padded with NaN. All but
+    `mask` come when all keyframes have been seen.
     """
 
     path: Place
@@ -96,6 +97,7 @@ class KeyframeStore:
             scores[n, : len(sighting.scores)] = sighting.scores
         columns: dict[str, NDArray] = {
             "z": numbers,
+            "sketch": np.array([s.sketch.pixels for s in sightings], np.uint8) * 255,
             "state": states,
             "boxes": boxes,
             "scores": scores,
@@ -104,8 +106,9 @@ class KeyframeStore:
             "area": np.array([s.area for s in sightings], np.int64),
         }
         for name, column in columns.items():
+            others = ("h", "w") if name == "sketch" else ("n", "box")
             group.create_array(
-                name, data=column, overwrite=True, attributes=_dimensions(column.ndim, "n", "box")
+                name, data=column, overwrite=True, attributes=_dimensions(column.ndim, *others)
             )
 
     def masks(self) -> zarr.Array:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.report.greys import Greys
-from zarrmask.report.keyframes import Keyframes
+from zarrmask.report.keyframes import Keyframes, agreement
 from zarrmask.report.words import number, percent, pick
 
 AREA_JUMP = 0.1
@@ -157,8 +157,8 @@ def _contradictions(keyframes: Keyframes) -> Iterator[Doubt]:
         before, behind = here - 1, here + 1
         if not found[before : behind + 1].all():
             continue
-        alike = max(sketches[here].agreement(sketches[other]) for other in (before, behind))
-        neighbours = sketches[before].agreement(sketches[behind])
+        alike = max(agreement(sketches[here], sketches[other]) for other in (before, behind))
+        neighbours = agreement(sketches[before], sketches[behind])
         if alike < neighbours - AGREEMENT_DROP:
             why = (
                 f"it is less like its neighbours (IoU {alike:.2f} at best) than they are like each "
@@ -183,19 +183,19 @@ def _jump(values: NDArray[np.float64], place: int) -> float:
 
 def _steps(keyframes: Keyframes, odd: Set[int]) -> Iterator[Doubt]:
     """Neighbours that are much less alike than usual, where that is not for one of them alone."""
-    agreement = keyframes.agreement
+    alike = keyframes.agreement
     found = keyframes.count > 0
-    both = found[1:] & found[:-1] & np.isfinite(agreement)
+    both = found[1:] & found[:-1] & np.isfinite(alike)
     if not both.any():
         return
-    usual = float(np.median(agreement[both]))
-    for place in np.flatnonzero(both & (agreement < usual - STEP)).tolist():
+    usual = float(np.median(alike[both]))
+    for place in np.flatnonzero(both & (alike < usual - STEP)).tolist():
         if {place, place + 1} & odd:
             continue
         z, behind = keyframes.z[place : place + 2]
-        why = f"the mask changes at once between z {z} and z {behind}: IoU {agreement[place]:.2f}"
+        why = f"the mask changes at once between z {z} and z {behind}: IoU {alike[place]:.2f}"
         for side in (place, place + 1):
-            yield Doubt(side, (usual - float(agreement[place])) / 2, why)
+            yield Doubt(side, (usual - float(alike[place])) / 2, why)
 
 
 def _at_border(keyframes: Keyframes) -> Iterator[Doubt]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from zarrmask.errors import OutputError
 from zarrmask.place import Place, place_of, zarr_store
 from zarrmask.report.greys import MOST, Greys, look_through, spread
-from zarrmask.report.keyframes import Keyframes, Sketch, read_keyframes
+from zarrmask.report.keyframes import Keyframes, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import number, pick
 
@@ -199,7 +199,7 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         )
     only_masked = place == out / "masked.zarr"
     survey = survey_mask(mask, number(pick(record, "voxels", "kept")))
-    keyframes = read_keyframes(out / "keyframes.zarr")
+    keyframes = read_keyframes(out / "keyframes.zarr", max(mask.shape[Y:]))
     z = pick(record, "z")
     first = number(z[0]) if isinstance(z, list | tuple) and z else None
     first_z = int(first or 0)
@@ -369,14 +369,13 @@ def _plane(
     inside: NDArray[np.bool_],
     side: int,
     span: tuple[float, float],
-    found: Sketch | None = None,
+    found: tuple[Outline, ...] = (),
 ) -> Plane:
     """Stretch a cut's grey values and trace the mask's edge, and what was found on a keyframe."""
     image, inside, shrunk = _limited(image.astype(np.float32), inside)
     pixel = shrunk * side
-    scale = found.pixel / pixel if found else 1.0
-    as_found = tuple(line * scale for line in outlines(found.inside)) if found else ()
-    return Plane(axis, index, _stretched(image, *span), outlines(inside), pixel, as_found)
+    found = tuple(line / pixel for line in found)
+    return Plane(axis, index, _stretched(image, *span), outlines(inside), pixel, found)
 
 
 def _beside(
@@ -402,7 +401,8 @@ def _beside(
     planes = []
     for place, index in zip(places, indices, strict=True):
         n = int(np.searchsorted(coarse, index >> level))
-        found = keyframes.sketches[place] if keyframes.sketches else None
+        sketch = keyframes.sketches[place].pixels if keyframes.sketches else np.zeros((1, 1), bool)
+        found = tuple(line * keyframes.pixel for line in outlines(sketch))
         planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
     return tuple(planes)
 

@@ -199,7 +199,7 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
         return found
 
     monkeypatch.setattr("zarrmask.pipeline.detect_keyframes", detect)
-    monkeypatch.setattr("zarrmask.pipeline.start_detectors", lambda *_: [None])
+    monkeypatch.setattr("zarrmask.model.start_detectors", lambda *_: [None])
     decodes.clear()
     options = {"every": 5, "propagate": "hold", "dilate": 0, "volume": False}
     options["detect_window"] = (0, 700)

@@ -28,8 +28,9 @@ from zarrmask.errors import RoomError, SettingsError
 from zarrmask.forecast import Forecast, Network, covered
 from zarrmask.journal import Journal
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
+from zarrmask.outputs import converted_pyramids, run_pyramids
 from zarrmask.phantom import Phantom
-from zarrmask.pipeline import _converted, _pyramids, foresee
+from zarrmask.pipeline import foresee
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
@@ -54,9 +55,9 @@ def forecast_of(source, tmp_path, crew=None, masked=True, **options):
     options = read_settings(**options)
     plan = make_plan(source, options)
     if masked:
-        pyramids = _pyramids(Journal.of_run(tmp_path), plan, source, options, referenced=False)
+        pyramids = run_pyramids(Journal.of_run(tmp_path), plan, source, options, referenced=False)
     else:
-        pyramids = _converted(Journal.of_conversion(tmp_path), plan, source, options)
+        pyramids = converted_pyramids(Journal.of_conversion(tmp_path), plan, source, options)
     crew = crew or Crew(2, 1, 64 * GB, local=True)
     network = Network(10**7, NetworkInput(320, 576)) if masked else None
     return Forecast(source, plan, pyramids, crew, network).fitted()

@@ -19,25 +19,14 @@ from zarrmask.given import open_given
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, kernel_side
 from zarrmask.memory import PeakMemory
-from zarrmask.pipeline import (
-    CONVERTED,
-    _as_begun,
-    _check_room,
-    _disk,
-    _forecast,
-    _keep_apart,
-    _open,
-    _pyramids,
-    _record,
-    _referenced,
-    _refuse_worker,
-    _seen,
-    _still_there,
-    _voxels,
-)
+from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
+from zarrmask.outputs import referenced_volume, require_outputs, run_pyramids
+from zarrmask.pipeline import CONVERTED
 from zarrmask.place import Place, output_place, reached, written_command
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter, listed
+from zarrmask.record import run_record, voxel_counts
+from zarrmask.session import as_begun, forecast_of, require_room, shared_disk
 from zarrmask.settings import read_settings
 from zarrmask.stages import sample_greys, write_pyramids
 from zarrmask.vitals import watched
@@ -95,7 +84,7 @@ def apply(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
-    _refuse_worker()
+    refuse_worker()
     if unknown := sorted(set(options) - APPLIED - {"allow_missing"}):
         raise SettingsError(f"given masks have no settings {', '.join(unknown)}")
     if dilate and erode:
@@ -103,7 +92,7 @@ def apply(
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(**options, dilate=erode or dilate or 0, propagate="hold")
-    source = _open(stack, settings.allow_missing, reporter)
+    source = open_input(stack, settings.allow_missing, reporter)
     plan = make_plan(source, settings)
     sampled, stack_first = plan.keyframes, int(source.numbers[0])
     given = open_given(masks, source, first).needed(plan.first, plan.stop)
@@ -120,41 +109,36 @@ def apply(
     numbers = [int(given.numbers[0]), int(given.numbers[-1]), len(given.numbers)]
     identity = {
         "settings": used,
-        "input": {
-            "shape": list(source.shape),
-            "dtype": str(source.dtype),
-            "missing": list(source.missing),
-            "fingerprint": source.fingerprint(),
-        },
+        "input": input_identity(source),
         "masks": {"fingerprint": given.fingerprint(), "numbers": numbers},
     }
     journal = Journal.of_run(place)
-    volume = _referenced(stack, source, plan, settings)
-    pyramids = _pyramids(journal, plan, source, settings, referenced=volume is not None)
-    _keep_apart(source, journal)
-    _keep_apart(given.source, journal)
+    volume = referenced_volume(stack, source, plan, settings)
+    pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
+    keep_apart(source, journal)
+    keep_apart(given.source, journal)
     crew = find_crew(scheduler, workers, memory)
-    forecast = _forecast(source, plan, pyramids, crew, settings, None)
+    forecast = forecast_of(source, plan, pyramids, crew, settings, None)
     with reached(place), journal.lock():
         state = journal.check(identity, overwrite=overwrite)
         if state == "finished":
-            _still_there(place, pyramids.values(), journal.others)
+            require_outputs(place, pyramids.values(), journal.others)
             reporter.say(f"{place} is finished already; --overwrite would make it anew")
             return journal.read() or {}
         if state == "unfinished":
             reporter.say(f"{place} is unfinished; going on with what is missing")
-            forecast = _as_begun(journal, forecast)
-        _check_room(forecast, journal, state, reporter)
+            forecast = as_begun(journal, forecast)
+        require_room(forecast, journal, state, reporter)
         workers = None if scheduler else forecast.crew.workers
         with (
             PeakMemory() as measured,
-            connect(scheduler, workers, _seen(journal, source)) as client,
+            connect(scheduler, workers, to_be_seen(journal, source)) as client,
             watched(client, reporter, measured) as roll,
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             if state == "new":
                 journal.start(identity)
-                forecast = _as_begun(journal, forecast)
+                forecast = as_begun(journal, forecast)
             plan = forecast.plan
             sample = partial(sample_greys, client, source, sampled, reporter)
             contrast = settle_contrast(
@@ -166,14 +150,14 @@ def apply(
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
             held = HeldMasks(store, plan.keyframes, store.used(), shape, plan.side)
-            with _disk(journal, scheduler) as disk:
+            with shared_disk(journal, scheduler) as disk:
                 become = rescaling(source.dtype, settings, contrast)
                 writing = journal.ledger.stage("writing")
                 kept = write_pyramids(
                     client, source, plan, pyramids, held, become, disk, writing, reporter
                 )
         record = {
-            **_record(source, settings, plan, None, identity),
+            **run_record(source, settings, plan, None, identity),
             "settings": used,
             "masks": given.record(),
             **({"command": written_command(command)} if command else {}),
@@ -182,7 +166,7 @@ def apply(
             "detect_window": contrast.detected,
             "window": contrast.written,
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
-            "voxels": _voxels(plan, kept),
+            "voxels": voxel_counts(plan, kept),
             "stages": [vars(stage) for stage in reporter.stages],
             "plan": forecast.record(),
             "peak_memory_bytes": measured.peak,

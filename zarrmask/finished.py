@@ -23,7 +23,7 @@ from zarrmask.masking import (
     kernel_side,
 )
 from zarrmask.masking.layers import Layer, LayeredMasks
-from zarrmask.pipeline import _pyramids
+from zarrmask.outputs import run_pyramids
 from zarrmask.place import Place, is_local, printable
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
@@ -204,7 +204,7 @@ def open_run(place: Place) -> FinishedRun:
         in_steps(plan), side=record["dilation_pixels"], voxel_size=record["voxel_size_um"]
     )
     written = (place / "volume.zarr").exists()
-    pyramids = _pyramids(journal, plan, source, settings, referenced=not written)
+    pyramids = run_pyramids(journal, plan, source, settings, referenced=not written)
     if "volume" in pyramids:
         pyramids["volume"] = replace(pyramids["volume"], finished=True)
     return FinishedRun(place, record, settings, source, plan, pyramids, become)

@@ -25,12 +25,14 @@ from zarrmask.journal import CORRECTING
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
 from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
-from zarrmask.pipeline import _checkpoint, _disk, _forecast, _load_detectors, _refuse_worker
+from zarrmask.model import find_checkpoint, load_detectors
+from zarrmask.opening import refuse_worker
 from zarrmask.place import Place, output_place, reached
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.rewriting import find_changes, recall
 from zarrmask.room import check_room
+from zarrmask.session import forecast_of, shared_disk
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stages import write_pyramids
 from zarrmask.vitals import watched
@@ -94,7 +96,7 @@ def redo(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
-    _refuse_worker()
+    refuse_worker()
     place = output_place(run)
     reporter = reporter or Reporter()
     asked = {"from": hold, "dilate": dilate, "erode": erode, "masks": masks}
@@ -198,7 +200,7 @@ def look(
             f"the stack of {there.place} is gone, and its volume has other grey values, on which "
             "nothing can be detected as the run did. Put the stack back"
         )
-    return Looks(settings, _checkpoint(settings), make_plan(there.source, settings))
+    return Looks(settings, find_checkpoint(settings), make_plan(there.source, settings))
 
 
 def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter) -> None:
@@ -211,7 +213,7 @@ def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter
         looks.plan,
         window,
         [],
-        partial(_load_detectors, client, looks.settings, looks.checkpoint, reporter),
+        partial(load_detectors, client, looks.settings, looks.checkpoint, reporter),
         store_of(there.place, len(there.corrections)),
         there.journal.ledger.stage("anew"),
         reporter,
@@ -232,7 +234,7 @@ def _crew(
     settings, checkpoint = there.settings, None
     if looks is not None:
         settings, checkpoint = looks.settings, looks.checkpoint
-    forecast = _forecast(there.source, there.plan, there.outputs, crew, settings, checkpoint)
+    forecast = forecast_of(there.source, there.plan, there.outputs, crew, settings, checkpoint)
     check_room(forecast, there.place, None)
     return forecast.crew
 
@@ -297,7 +299,7 @@ def _write(
         client, plan, slice(start, stop), before, after, ledger.stage("comparing"), reporter
     )
     recall(client, plan, written, changed, ledger.stage("recalling"), reporter)
-    with _disk(journal, scheduler) as disk:
+    with shared_disk(journal, scheduler) as disk:
         write_pyramids(
             client,
             there.source,

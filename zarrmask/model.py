@@ -1,0 +1,79 @@
+"""The detector of a run: its checkpoint, the config that goes with it, and its actors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from zarrmask.detection.actors import Recipe, start_detectors
+from zarrmask.detection.config import ModelConfig, config_file, interpret, read_fields
+from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.inputs import NetworkInput
+from zarrmask.detection.shapes import infer_documents
+from zarrmask.errors import CheckpointError
+from zarrmask.forecast import Network
+from zarrmask.progress import Reporter
+from zarrmask.settings import Settings
+from zarrmask.shipped import DEFAULT_CHECKPOINT
+
+
+def find_checkpoint(settings: Settings) -> Path:
+    """The checkpoint of a run: its own, or the one that comes along.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where it is not there, or lacks a class that is asked for.
+    """
+    checkpoint = settings.checkpoint or DEFAULT_CHECKPOINT
+    if not checkpoint.is_file():
+        raise CheckpointError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
+    if settings.classes is not None:
+        if file := config_file(checkpoint, settings.model):
+            documents = read_documents(file)
+        else:
+            from zarrmask.detection.checkpoint import read_checkpoint  # it takes torch
+
+            documents = infer_documents(read_checkpoint(checkpoint).shapes, str(checkpoint))
+        (count,) = read_fields(documents, str(file or checkpoint), "classes")
+        ModelConfig(classes=count).require_classes(settings.classes, str(checkpoint))
+    return checkpoint
+
+
+def model_of(settings: Settings, checkpoint: Path) -> tuple[object, NetworkInput]:
+    """The config that goes with a checkpoint, and what its network sees.
+
+    Of the config all that may change the result; nothing where the weights tell what they are.
+    """
+    file = config_file(checkpoint, settings.model)
+    documents = read_documents(file) if file else []
+    config: object = documents
+    if documents and settings.backend == "torchvision":  # detectron2 understands more
+        config = interpret(documents, str(file))
+    return config, NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))
+
+
+def network_of(settings: Settings, checkpoint: Path) -> Network:
+    """What of a run's detector there is to know before it is loaded."""
+    _, seen = model_of(settings, checkpoint)
+    return Network(checkpoint.stat().st_size, seen)
+
+
+def load_detectors(
+    client: Client, settings: Settings, checkpoint: Path, reporter: Reporter
+) -> list[Any]:
+    """Start the detectors; see `start_detectors`."""
+    recipe = Recipe(
+        checkpoint,
+        settings.model,
+        settings.score,
+        settings.classes,
+        settings.backend,
+        settings.precision,
+    )
+    with reporter.stage("loading detectors", 1, "checkpoint") as advance:
+        detectors = start_detectors(client, recipe, settings.device)
+        advance(1)
+    return detectors

@@ -1,0 +1,108 @@
+"""What a run begins with: a stack that is checked, and an output that is another place."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+from zarrmask.errors import OutputError, ZarrmaskError
+from zarrmask.journal import Journal
+from zarrmask.place import Place
+from zarrmask.progress import Reporter, listed
+from zarrmask.stack import Source, open_source
+
+TOLD_EVERY = 5.0  # seconds
+
+
+def open_input(stack: str | Place, allow_missing: bool, reporter: Reporter) -> Source:
+    """Open and check the stack, and say what was found."""
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TOLD_EVERY:
+            told = time.monotonic()
+            reporter.say(f"checking headers: {done} of {total}")
+
+    source = open_source(stack, allow_missing=allow_missing, progress=progress)
+    z, y, x = source.shape
+    reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
+    if source.missing:
+        reporter.warn(
+            f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)
+        )
+    return source
+
+
+def keep_apart(source: Source, journal: Journal) -> None:
+    """Refuse an output that would replace its own input, or lie within it.
+
+    Raises
+    ------
+    OutputError
+        Where they overlap, or the output's name cannot be written down.
+    """
+    try:
+        str(journal.out).encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"the output's name {str(journal.out)!r} is not valid UTF-8") from None
+    inputs = _places(source)
+    for written in (*journal.pyramids, *journal.others):
+        target = str(written.resolve())
+        replaced = any(_within(path, target) for path in inputs)
+        within = "zarr" in source.kind.lower() and any(_within(target, path) for path in inputs)
+        if replaced or within:
+            raise OutputError(
+                f"{written} would overwrite the stack that is read, {source.path}; "
+                "name another output"
+            )
+
+
+def _places(source: Source) -> set[str]:
+    """Where a stack lies, and, as these may be links, where the levels of a pyramid do."""
+    if "://" in source.path:
+        return {source.path.rstrip("/")}
+    place = Path(source.path)
+    return {str(path.resolve()) for path in (place, *place.glob("[0-9]*"))}
+
+
+def _within(place: str, folder: str) -> bool:
+    return f"{place}/".startswith(f"{folder}/")
+
+
+def to_be_seen(journal: Journal, source: Source, *others: Path) -> list[Place]:
+    """What all workers are to see."""
+    stack = [] if "://" in source.path else [Path(source.path)]
+    return [journal.held, *stack, *others]
+
+
+def input_identity(source: Source) -> dict[str, Any]:
+    """What of a stack makes a run this one: no path, since a moved stack is the same."""
+    return {
+        "shape": list(source.shape),
+        "dtype": str(source.dtype),
+        "missing": list(source.missing),
+        "fingerprint": source.fingerprint(),
+    }
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What a run keeps of its stack."""
+    return {
+        "path": source.path,
+        "kind": source.kind,
+        "shape": list(source.shape),
+        "dtype": str(source.dtype),
+        "voxel_size_um": source.voxel_size,
+        "missing": list(source.missing),
+    }
+
+
+def refuse_worker() -> None:
+    """Refuse to run where a script that lacks its guard is imported by its own workers."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ZarrmaskError(
+            'call zarrmask below `if __name__ == "__main__":`; its workers import your script'
+        )

@@ -1,0 +1,80 @@
+"""The pyramids that a run writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from zarrmask.contrast import output_dtype
+from zarrmask.errors import OutputError
+from zarrmask.journal import Journal
+from zarrmask.place import Place
+from zarrmask.plan import Plan, mask_format, output_format
+from zarrmask.pyramid import Format, Pyramid, read_metadata
+from zarrmask.settings import Settings
+from zarrmask.stack import Source
+
+
+def run_pyramids(
+    journal: Journal, plan: Plan, source: Source, settings: Settings, *, referenced: bool
+) -> dict[str, Pyramid]:
+    """The outputs of a run by name."""
+    form, dtype = output_format(settings), output_dtype(source.dtype, settings)
+    kinds = {
+        "volume": (dtype, "mean", form),
+        "mask": ("uint8", "max", mask_format(form)),
+        "masked": (dtype, "mean", form),
+    }
+    return {
+        name: _pyramid(journal.out / f"{name}.zarr", journal, plan, *kind, links=settings.links)
+        for name, kind in kinds.items()
+        if name != "volume" or (settings.volume is not False and not referenced)
+    }
+
+
+def converted_pyramids(
+    journal: Journal, plan: Plan, source: Source, settings: Settings
+) -> dict[str, Pyramid]:
+    """The output of a conversion by name."""
+    form, dtype = output_format(settings), output_dtype(source.dtype, settings)
+    return {"volume": _pyramid(journal.out, journal, plan, dtype, "mean", form)}
+
+
+def _pyramid(
+    path: Place,
+    journal: Journal,
+    plan: Plan,
+    dtype: str,
+    reduce: str,
+    form: Format,
+    *,
+    links: bool = False,
+) -> Pyramid:
+    return Pyramid(path, journal.scratch / path.name, plan.shape, dtype, reduce, form, links)
+
+
+def referenced_volume(stack: object, source: Source, plan: Plan, settings: Settings) -> str | None:
+    """Path of the input where it is itself a pyramid that serves as the volume, else None."""
+    changed = settings.window is not None or plan.shape != source.shape
+    if source.kind != "OME-Zarr" or settings.volume is not None or changed:
+        return None
+    if str(stack) != source.path and "://" in source.path:
+        return None  # what is recorded, without secrets, would not open it again
+    multiscale = read_metadata(source.path)
+    serves = len(multiscale["axes"]) == 3 and len(multiscale["datasets"]) > 1
+    return source.path if serves else None
+
+
+def require_outputs(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:
+    """Refuse a finished output of which a part is gone.
+
+    Raises
+    ------
+    OutputError
+        With what is gone.
+    """
+    arrays = (pyramid.path / "0" / pyramid.format.array_file for pyramid in pyramids)
+    paths = [*arrays, *others]
+    if gone := [str(path).removeprefix(f"{out}/") for path in paths if not path.exists()]:
+        raise OutputError(
+            f"{out} was finished, but {', '.join(gone)} is gone; --overwrite makes it anew"
+        )

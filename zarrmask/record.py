@@ -1,0 +1,58 @@
+"""What a run keeps of itself in `run.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from zarrmask import __version__
+from zarrmask.opening import describe
+from zarrmask.plan import Plan
+from zarrmask.settings import Settings
+from zarrmask.stack import Source
+
+PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
+
+
+def run_record(
+    source: Source,
+    settings: Settings,
+    plan: Plan,
+    checkpoint: Path | None,
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What of a finished run's record was known before it began."""
+    return {
+        "zarrmask": __version__,
+        "state": "finished",
+        "identity": identity,
+        "input": describe(source),
+        "settings": json.loads(settings.model_dump_json()),
+        "z": [plan.first, plan.stop],
+        "shape": list(plan.shape),
+        "voxel_size_um": plan.voxel_size,
+        "dilation_pixels": plan.side,
+        "checkpoint": checkpoint and {"path": str(checkpoint), "sha256": identity["checkpoint"]},
+        "versions": _versions(settings),
+    }
+
+
+def _versions(settings: Settings) -> dict[str, str]:
+    packages = (*PACKAGES, "detectron2") if settings.backend == "detectron2" else PACKAGES
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):  # of a cluster's workers alone
+            versions[package] = version(package)
+    return versions
+
+
+def voxel_counts(plan: Plan, kept: int) -> dict[str, int]:
+    """How many voxels are inside the mask, and how many are not."""
+    total = prod(plan.shape)
+    return {"total": total, "kept": kept, "removed": total - kept}

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 import zarrmask as package
 from zarrmask.coco import read_coco
@@ -14,6 +15,7 @@ from zarrmask.coco.evaluation import evaluate
 from zarrmask.coco.export import annotate, suspicions
 from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
+from zarrmask.masking.sketch import Sketch
 
 
 def copied(run, tmp_path, name="copy"):
@@ -68,6 +70,8 @@ def test_the_worst_come_first(run, tmp_path):
     mask = np.asarray(store.masks()[2])
     mask[:, mask.shape[1] // 2 :] = 0
     store.write_mask(2, mask)
+    sketches = zarr.open_array(out / "keyframes.zarr" / "sketch", mode="r+")
+    sketches[2] = Sketch.of_mask(mask).pixels * np.uint8(255)
     assert annotate(out, tmp_path / "export", worst=1) == [store.numbers()[2]]
 
 

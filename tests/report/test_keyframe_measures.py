@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sighting import Sighting
-from zarrmask.masking.sketch import Sketch
-from zarrmask.report.keyframes import agreement, at_border, centre, pieces, read_keyframes
+from zarrmask.masking.sketch import Sketch, agreement
+from zarrmask.report.keyframes import at_border, centre, pieces, read_keyframes
 
 
 def disc(height=600, width=900, y=300, x=400, radius=150):

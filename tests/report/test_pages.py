@@ -3,6 +3,7 @@
 import os
 import re
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zarrmask.masking.sketch import Sketch
 from zarrmask.report import read_views, write_overview, write_report
+from zarrmask.report.charts import curves
+from zarrmask.report.keyframes import Keyframes
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 RUNS = {
@@ -139,6 +143,23 @@ def test_keyframes_without_a_detection_are_all_listed_once(tmp_path, fake_run):
     record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108 and 1 more"]
     text = read(report(tmp_path, record)).text
     assert "Keyframes without a detection: z 104–108, 116" in text
+
+
+def test_curves_of_any_stack_take_little(tmp_path, fake_run):
+    seen = read_views(tmp_path, fake_run(tmp_path, (6, 20, 28)))
+    count, random = 27_000, np.random.default_rng(0)
+    found = random.random(count) < 0.5
+    many = Keyframes(
+        np.arange(count),
+        found.astype(np.int64),
+        np.where(found, random.random(count), np.nan),
+        random.integers(0, 10**7, count) * found,
+        np.ones(count, bool),
+        tuple(Sketch.of_pixels(pixels) for pixels in random.random((count, 3, 4)) < 0.5),
+    )
+    charts = curves(replace(seen, keyframes=many, shape=(count, 20, 28)), 0.1)
+    assert len(charts) == 5
+    assert sum(len(one.path) for chart in charts for one in chart.series) < 3e6
 
 
 def test_an_empty_mask_is_warned_of(tmp_path, fake_run):

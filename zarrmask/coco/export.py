@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from zarrmask import __version__
@@ -20,15 +20,13 @@ from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import OutputError, StackError
 from zarrmask.journal import Journal
 from zarrmask.masking import KeyframeStore
-from zarrmask.masking.overlap import Overlap
+from zarrmask.masking.sketch import agreement
 from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Reporter
 from zarrmask.stack import open_source
 
 CATEGORY = {"id": 1, "name": "scroll", "supercategory": ""}
 JPEG_QUALITY = 95
-COMPARED_SIDE = 1024
-"""Pixels of a mask's longer side, at most, when it is compared with its neighbours'."""
 
 
 def annotate(
@@ -78,9 +76,9 @@ def annotate(
         order = np.argsort(numbers)
         read = _reader(place, record, masks.shape[1:])
         suspected = np.empty(len(order))
-        suspected[order] = suspicions(
-            store.best_scores()[order], _agreement(masks, order.tolist(), reporter)
-        )
+        sketches = store.sketches()
+        alike = [agreement(sketches[one], sketches[other]) for one, other in pairwise(order)]
+        suspected[order] = suspicions(store.best_scores()[order], alike)
         chosen = order[np.argsort(-suspected[order], kind="stable")][:worst].tolist()
         with (
             whole_folder(folder) as half,
@@ -137,21 +135,6 @@ def suspicions(scores: NDArray, agreement: Sequence[float]) -> NDArray[np.float6
     alike = np.maximum(np.append(sides, lonely), np.insert(sides, 0, lonely))
     total: NDArray[np.float64] = 1 - alike + np.nan_to_num(1 - scores.astype(np.float64), nan=0.0)
     return total
-
-
-def _agreement(masks: zarr.Array, order: list[int], reporter: Reporter) -> list[float]:
-    """IoU of each two masks that follow each other, on every n-th pixel of large ones."""
-    step = -(-max(masks.shape[1:]) // COMPARED_SIDE)
-    agreement: list[float] = []
-    before: NDArray[np.bool_] | None = None
-    with reporter.stage("comparing", len(order), "keyframes") as advance:
-        for position in order:
-            mask = np.asarray(masks[position])[::step, ::step] > 0
-            if before is not None:
-                agreement.append(Overlap.of_masks(before, mask).iou)
-            before = mask
-            advance(1)
-    return agreement
 
 
 def _reader(

@@ -13,8 +13,11 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, Sighting
+from zarrmask.masking.sketch import Sketch
 from zarrmask.place import Place, zarr_store
 
+TOGETHER = 64
+"""Sketches that are stored in a chunk."""
 ROWS_A_CHUNK = 512
 """A brick reads 256 rows and those by which its mask is dilated; whole chunks are decoded."""
 
@@ -97,7 +100,6 @@ class KeyframeStore:
             scores[n, : len(sighting.scores)] = sighting.scores
         columns: dict[str, NDArray] = {
             "z": numbers,
-            "sketch": np.array([s.sketch.pixels for s in sightings], np.uint8) * 255,
             "state": states,
             "boxes": boxes,
             "scores": scores,
@@ -106,10 +108,33 @@ class KeyframeStore:
             "area": np.array([s.area for s in sightings], np.int64),
         }
         for name, column in columns.items():
-            others = ("h", "w") if name == "sketch" else ("n", "box")
             group.create_array(
-                name, data=column, overwrite=True, attributes=_dimensions(column.ndim, *others)
+                name, data=column, overwrite=True, attributes=_dimensions(column.ndim, "n", "box")
             )
+        self._write_sketches(group, [sighting.sketch for sighting in sightings])
+
+    def _write_sketches(self, group: zarr.Group, sketches: Sequence[Sketch]) -> None:
+        height, width = sketches[0].shape if sketches else (1, 1)
+        stored = group.create_array(
+            "sketch",
+            shape=(len(sketches), height, width),
+            chunks=(TOGETHER, height, width),
+            dtype=np.uint8,
+            overwrite=True,
+            attributes=_dimensions(3, "h", "w"),
+        )
+        for start in range(0, len(sketches), TOGETHER):
+            some = sketches[start : start + TOGETHER]
+            stored[start : start + len(some)] = [sketch.pixels * np.uint8(255) for sketch in some]
+
+    def sketches(self) -> list[Sketch]:
+        """The keyframes' undilated masks in small."""
+        stored = self._array("sketch", "r")
+        return [
+            Sketch.of_pixels(pixels > 0)
+            for start in range(0, stored.shape[0], TOGETHER)
+            for pixels in np.asarray(stored[start : start + TOGETHER])
+        ]
 
     def masks(self) -> zarr.Array:
         """The keyframes' undilated masks, (k, y, x) uint8, to read parts of."""

@@ -88,6 +88,12 @@ def count(bits: NDArray[np.uint8]) -> int:
     return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
 
+def agreement(one: Sketch, other: Sketch) -> float:
+    """Intersection over union of two masks; 1 where both are empty."""
+    either = count(one.bits | other.bits)
+    return count(one.bits & other.bits) / either if either else 1.0
+
+
 def displacement(a: Sketch, b: Sketch) -> float:
     """How far what is in one of two masks lies from the other, at the farthest, specks aside.
 

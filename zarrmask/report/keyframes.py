@@ -13,8 +13,9 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
+from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sighting import REPLACED
-from zarrmask.masking.sketch import SPECK, Sketch, count
+from zarrmask.masking.sketch import SPECK, Sketch, agreement
 from zarrmask.place import Place, zarr_store
 
 
@@ -35,12 +36,6 @@ def at_border(sketch: Sketch) -> float:
     inside = sketch.pixels
     border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
     return float(border.mean())
-
-
-def agreement(one: Sketch, other: Sketch) -> float:
-    """Intersection over union; 1 where both are empty."""
-    either = count(one.bits | other.bits)
-    return count(one.bits & other.bits) / either if either else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,15 +130,16 @@ def read_keyframes(path: Place, side: int) -> Keyframes:
         group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
         columns = {
             name: np.asarray(group[name][...])  # type: ignore[index]
-            for name in ("z", "count", "best_score", "area", "state", "sketch")
+            for name in ("z", "count", "best_score", "area", "state")
         }
+        stored = KeyframeStore(path).sketches()
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected what a finished "
             "run leaves. Run again with --overwrite."
         ) from error
     order = np.argsort(columns["z"])
-    sketches = tuple(Sketch.of_pixels(columns["sketch"][place] > 0) for place in order)
+    sketches = tuple(stored[place] for place in order)
     return Keyframes(
         columns["z"][order].astype(np.int64),
         columns["count"][order].astype(np.int64),

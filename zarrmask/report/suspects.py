@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.masking.sketch import agreement
 from zarrmask.report.greys import Greys
-from zarrmask.report.keyframes import Keyframes, agreement
+from zarrmask.report.keyframes import Keyframes
 from zarrmask.report.words import number, percent, pick
 
 AREA_JUMP = 0.1

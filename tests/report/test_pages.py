@@ -162,6 +162,23 @@ def test_curves_of_any_stack_take_little(tmp_path, fake_run):
     assert sum(len(one.path) for chart in charts for one in chart.series) < 3e6
 
 
+@pytest.mark.parametrize(("propagate", "slices"), [("hold", "148:152"), ("field", "145:152")])
+def test_a_suspicious_range_comes_with_the_command_that_corrects_it(
+    tmp_path, fake_run, propagate, slices
+):
+    out = tmp_path / "my run"
+    record = fake_run(out, (96, 40, 56), missed=(48,))
+    record["settings"]["propagate"] = propagate
+    text = read(report(out, record)).text
+    assert f"zarrmask redo '{out}' --z {slices} --from 144" in text
+    assert "Corrected since" not in text
+    record["corrections"] = [{"z": [148, 152], "how": {"from": 144}, "voxels": -1_500_000}]
+    text = read(report(out, record)).text
+    assert "corrected since" in text
+    assert "z 148 to 151: from 144" in text
+    assert "1.5 million voxels fewer kept" in text
+
+
 def test_an_empty_mask_is_warned_of(tmp_path, fake_run):
     record = fake_run(tmp_path, empty=True)
     assert "The mask is empty" in read(report(tmp_path, record)).text

@@ -175,6 +175,17 @@ def test_what_the_run_mended_is_told_and_what_it_replaced_is_judged_no_more():
     assert second.why == ("detected anew, by a window, since nothing was found",)
 
 
+def test_what_a_person_corrected_weighs_little():
+    masks = smooth()
+    for at in (4, 10):
+        masks[at] = spoilt("doubled", masks, at)
+    record = {"corrections": [{"z": [35, 45], "how": {"from": 30}, "voxels": -5}, {"z": "odd"}]}
+    first, second = suspects(keyframes(masks), greys(), record)
+    assert first.worst == 10
+    assert (second.worst, second.why[0]) == (4, "corrected since")
+    assert second.weight < 0.1 < first.weight
+
+
 @pytest.mark.parametrize(
     "told",
     [None, 3, [], {"replaced": None}, {"replaced": [None, {}, {"z": "x"}, {"z": 5}]}],

@@ -18,7 +18,7 @@ from zarrmask.place import Place, is_local
 from zarrmask.report import headline, words
 from zarrmask.report.charts import curves, histogram
 from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture
-from zarrmask.report.suspects import at_border_always
+from zarrmask.report.suspects import Suspect, at_border_always, corrections
 from zarrmask.report.views import Views, open_pyramid
 from zarrmask.report.words import DASH, counted, number, pick, plain
 
@@ -48,6 +48,7 @@ class Range:
     slices: str
     why: Sequence[str]
     weight: int  # of 100
+    correct: str  # a command that holds a good neighbour over it
     pictures: Sequence[tuple[Picture, bool]]  # and whether it is the worst
 
 
@@ -107,7 +108,8 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         if views.shape[0] > 1
         else [],
         "lying": views.lying,
-        "ranges": _ranges(views),
+        "ranges": _ranges(views, out, record),
+        "corrections": _corrections(record),
         "unlisted": max(0, len(views.suspects) - LISTED),
         "measured": bool(views.keyframes.sketches),
         "curves": curves(views, number(pick(record, "settings", "score"))),
@@ -193,8 +195,9 @@ def _settings(record: Mapping[str, Any]) -> Any:
     return {**values, **known} if isinstance(values, Mapping) else values
 
 
-def _ranges(views: Views) -> list[Range]:
+def _ranges(views: Views, out: Place, record: Mapping[str, Any]) -> list[Range]:
     """Give the suspicious ranges, the worst first."""
+    held = pick(record, "settings", "propagate") == "hold"
     z = views.keyframes.z.tolist()
     ranges = []
     for one, planes in views.suspects[:LISTED]:
@@ -204,8 +207,37 @@ def _ranges(views: Views) -> list[Range]:
         worst = z[one.worst] - views.first_z
         pictures = [(picture(views, plane, SUSPECT), plane.index == worst) for plane in planes]
         slices = f"z {first}" if first == last else f"z {first} to {last}"
-        ranges.append(Range(slices, why, round(100 * min(1, one.weight)), pictures))
+        command = _correcting(views, out, one, held=held) if planes else ""
+        ranges.append(Range(slices, why, round(100 * min(1, one.weight)), command, pictures))
     return ranges
+
+
+def _correcting(views: Views, out: Place, one: Suspect, *, held: bool) -> str:
+    """Write the command that holds the mask of a good neighbour over a range; empty without one.
+
+    Where masks are held, a keyframe's reaches to the next; else it shapes those on both sides.
+    """
+    z = views.keyframes.z.tolist()
+    before = z[one.first - 1] if one.first else None
+    behind = z[one.last + 1] if one.last + 1 < len(z) else None
+    good = before if before is not None else behind
+    if good is None:
+        return ""
+    start = z[one.first] if held else views.first_z if before is None else before + 1
+    stop = views.stop_z if behind is None else behind
+    return f"zarrmask redo {shlex.quote(str(out.absolute()))} --z {start}:{stop} --from {good}"
+
+
+def _corrections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Give what was corrected since: how, and how many voxels came or went."""
+    told = []
+    for entry in corrections(record):
+        voxels = number(pick(entry, "voxels")) or 0
+        start, stop = pick(entry, "z")
+        how = ", ".join(f"{name} {plain(value)}" for name, value in pick(entry, "how").items())
+        change = f"{words.large(abs(voxels))} voxels {'more' if voxels >= 0 else 'fewer'} kept"
+        told.append((f"z {start} to {stop - 1}: {how}", change))
+    return told
 
 
 def _tables(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -92,8 +92,30 @@ def suspects(keyframes: Keyframes, greys: Greys, record: Mapping[str, Any]) -> l
         if doubt.weight >= LEAST
     ]
     doubts += _mended(keyframes, record)
-    ranges = [_joined(together) for together in _neighbours(doubts)]
+    ranges = [
+        _if_corrected(_joined(together), keyframes, record) for together in _neighbours(doubts)
+    ]
     return sorted(ranges, key=lambda one: (-one.weight, one.first))
+
+
+def corrections(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give what of a record's corrections can be read: slices (from, before), and how."""
+    entries = pick(record, "corrections")
+    return [
+        entry
+        for entry in (entries if isinstance(entries, list | tuple) else ())
+        if isinstance(pick(entry, "how"), Mapping)
+        and isinstance(pick(entry, "z"), list | tuple)
+        and [type(side) for side in entry["z"]] == [int, int]
+    ]
+
+
+def _if_corrected(suspect: Suspect, keyframes: Keyframes, record: Mapping[str, Any]) -> Suspect:
+    """Give little weight to what a person has corrected since."""
+    z = int(keyframes.z[suspect.worst])
+    if any(start <= z < stop for start, stop in (entry["z"] for entry in corrections(record))):
+        return replace(suspect, weight=LEAST, why=("corrected since", *suspect.why))
+    return suspect
 
 
 def at_border_always(keyframes: Keyframes) -> bool:

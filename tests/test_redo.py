@@ -264,7 +264,9 @@ def test_a_run_with_interpolated_masks(stack, cluster, tmp_path):
         redo(out, z="100:110", dilate=3)
 
 
-def test_at_a_url(masked, cluster, s3, tmp_path):
+@pytest.mark.slow  # thousands of files
+def test_at_a_url(masked, cluster, mortal_s3, tmp_path):
+    s3, _ = mortal_s3
     s3.files.put(str(masked), f"{s3.bucket}/corrected", recursive=True)
     place = s3.place("corrected")
     white = painted(tmp_path / "white", {110: np.full(SHAPE, 255, np.uint8), 112: ellipse(112) * 0})

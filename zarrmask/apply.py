@@ -132,7 +132,7 @@ def apply(
         workers = None if scheduler else forecast.crew.workers
         with (
             PeakMemory() as measured,
-            connect(scheduler, workers, to_be_seen(journal, source)) as client,
+            connect(scheduler, workers, to_be_seen(journal, source, *given.local)) as client,
             watched(client, reporter, measured) as roll,
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")

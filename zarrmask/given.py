@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class GivenMasks:
     def shape(self) -> tuple[int, int]:
         """Of a mask, pixels."""
         return self.source.shape[1], self.source.shape[2]
+
+    @property
+    def local(self) -> list[Path]:
+        """Where they lie on this machine; at a URL nowhere."""
+        return [] if "://" in self.source.path else [Path(self.source.path)]
 
     def needed(self, first: int, stop: int) -> GivenMasks:
         """Those that slices from number `first` to before `stop` have, or hold from before."""

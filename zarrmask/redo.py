@@ -26,7 +26,7 @@ from zarrmask.looking import detect_keyframes, record_of, warnings_of
 from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
 from zarrmask.model import find_checkpoint, load_detectors
-from zarrmask.opening import refuse_worker
+from zarrmask.opening import refuse_worker, to_be_seen
 from zarrmask.place import Place, output_place, reached
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
@@ -128,11 +128,12 @@ def redo(
         how["detect"] |= looks.weights if checkpoint is not None else {}
     correction = Correction(span, json.loads(json.dumps(how)))
     crew = _crew(there, looks, scheduler, workers, memory)
+    seen = to_be_seen(journal, there.source, *(given.local if given else []))
     with reached(place), journal.lock():
         _begin(there, correction, reporter)
         with (
             PeakMemory() as measured,
-            connect(scheduler, None if scheduler else crew.workers) as client,
+            connect(scheduler, None if scheduler else crew.workers, seen) as client,
             watched(client, reporter, measured),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")

@@ -132,7 +132,7 @@ def export(
             shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
             with (
                 PeakMemory() as measured,
-                connect(scheduler, None if scheduler else crew.workers) as client,
+                connect(scheduler, None if scheduler else crew.workers, [journal.held]) as client,
                 watched(client, reporter, measured),
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):

@@ -128,7 +128,7 @@ def proxy(
             indices = plan.keyframes[np.isin(plan.numbers, missing)]
             with (
                 PeakMemory() as measured,
-                connect(scheduler, None if scheduler else crew.workers) as client,
+                connect(scheduler, None if scheduler else crew.workers, [journal.held]) as client,
                 watched(client, reporter, measured),
             ):
                 sample = partial(sample_greys, client, source, plan.keyframes, reporter)

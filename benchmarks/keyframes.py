@@ -39,7 +39,7 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 HELD, INTERPOLATED, ADAPTIVE = "every {}, held", "every {}, interpolated", "adaptive, {} %"
 INTERVALS = (10, 20, 40, 64)
-TOLERANCES = (0.5, 1.0, 2.0)
+TOLERANCES = (0.5, 1.0, 2.0, 4.0)
 LEAST, MOST = 8, 64
 DILATION = 3.0
 SIZE, DETECTED_SIZE = (96, 128), (240, 320)

@@ -4,7 +4,7 @@ A scroll changes slowly, or once: a mask that differs from those before and behi
 way, so that leaving it out mends both steps, is a mistake of the detector. What is kept is the
 cheapest path through the keyframes: a step between neighbours costs what changes, a keyframe that
 has what neither neighbour has, or lacks what both have, costs that, and leaving one out has a
-price.
+price. Edges that stray by no more than a margin cost nothing.
 """
 
 from __future__ import annotations
@@ -159,8 +159,10 @@ def _cheapest_path(sightings: Sequence[Sighting]) -> list[int]:
 
 
 def _step(one: Sighting, other: Sighting, usual: float) -> float:
-    """What changes between two, in shares of a usual mask."""
-    return count(one.sketch.bits ^ other.sketch.bits) / usual
+    """What changes between two, beyond the margin, in shares of a usual mask."""
+    gone = count(one.sketch.bits & ~_grown(other.sketch))
+    come = count(other.sketch.bits & ~_grown(one.sketch))
+    return (gone + come) / usual
 
 
 def _price(sighting: Sighting, usual_contrast: float) -> float:

@@ -1,0 +1,139 @@
+"""Keyframes that place themselves, and mistakes that are mended, in runs on a real cluster."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+import zarrmask
+from zarrmask.masking import KeyframeStore
+from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW
+
+OPTIONS = {"every_max": 8, "every_min": 2, "tolerance": 0.4, "dilate": 0, "volume": False}
+DARK, AIR = 110, 116
+"""Slices of the stack that were scanned badly."""
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def spoiled(stack, tmp_path_factory):
+    """The stack with a slice that is nearly black, and one of air."""
+    folder = tmp_path_factory.mktemp("spoiled") / "stack"
+    shutil.copytree(stack, folder)
+    for number, become in ((DARK, lambda image: image >> 7), (AIR, np.zeros_like)):
+        path = folder / f"{number:05d}.tif"
+        tifffile.imwrite(path, become(tifffile.imread(path)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mended(spoiled, cluster, tmp_path_factory):
+    out = tmp_path_factory.mktemp("mended") / "out"
+    return out, zarrmask.run(spoiled, out, scheduler=cluster, **OPTIONS)
+
+
+def test_keyframes_stand_where_masks_change(stack, cluster, tmp_path):
+    record = zarrmask.run(stack, tmp_path / "out", scheduler=cluster, **OPTIONS)
+    store = KeyframeStore(tmp_path / "out/keyframes.zarr")
+    numbers = store.numbers()
+    assert numbers[:4] == [100, 108, 116, 122]  # first
+    assert set(numbers) <= {*range(100, 122, 2), 122}
+    assert record["keyframes"]["count"] == record["keyframes"]["used"] == len(numbers)
+    assert record["plan"]["keyframes_at_least"] == 4
+    assert record["plan"]["keyframes"] == 12
+    detected = [stage for stage in record["stages"] if stage["name"] == "detecting"]
+    assert sum(stage["items"] for stage in detected) == len(numbers)
+    used = [numbers[place] for place in store.used()]
+    assert used == sorted(numbers)
+    mask = zarr.open_array(tmp_path / "out/mask.zarr/0", mode="r")
+    for place, number in enumerate(numbers):  # dilated by nothing
+        np.testing.assert_array_equal(mask[number - 100], store.masks()[place])
+
+
+def test_what_is_seen_anew_or_replaced_is_recorded(mended):
+    out, record = mended
+    keyframes = record["keyframes"]
+    (redone,) = keyframes["redone"]
+    assert (redone["z"], redone["between"]) == (DARK, [DARK - 2, DARK + 2])
+    assert redone["by"].startswith("its own contrast")
+    (replaced,) = keyframes["replaced"]
+    assert (replaced["z"], replaced["between"]) == (AIR, [AIR - 2, AIR + 2])
+    assert "nothing was found" in replaced["why"]
+    assert keyframes["used"] == keyframes["count"] - 1
+    assert keyframes["without_detection"] == []
+    warnings = "\n".join(record["warnings"])
+    assert f"are not used: {AIR}" in warnings
+    assert f"detected anew: {DARK}" in warnings
+    assert json.loads((out / "run.json").read_text())["keyframes"] == keyframes
+    store = KeyframeStore(out / "keyframes.zarr")
+    states = dict(
+        zip(store.numbers(), zarr.open_array(out / "keyframes.zarr/state")[:], strict=True)
+    )
+    assert {z: state for z, state in states.items() if state != AS_SEEN} == {
+        DARK: SEEN_ANEW,
+        AIR: REPLACED,
+    }
+
+
+def test_the_masks_are_those_of_a_scroll_without_gaps(mended):
+    mask = zarr.open_array(mended[0] / "mask.zarr/0", mode="r")[:]
+    areas = np.count_nonzero(mask, axis=(1, 2))
+    assert areas.min() > 0.8 * areas.max()
+
+
+def test_nothing_is_mended_unless_asked_for_with_held_masks(spoiled, cluster, tmp_path):
+    options = {**OPTIONS, "propagate": "hold", "every": 2}
+    record = zarrmask.run(spoiled, tmp_path / "out", scheduler=cluster, **options)
+    assert record["keyframes"]["without_detection"] == [DARK, AIR]
+    assert record["keyframes"]["replaced"] == record["keyframes"]["redone"] == []
+
+
+def test_a_run_that_is_stopped_sees_nothing_twice_and_ends_the_same(spoiled, mended, tmp_path):
+    out = tmp_path / "out"
+    options = ["--every-max", "8", "--every-min", "2", "--tolerance", "0.4", "--dilate", "0"]
+    command = [sys.executable, "-m", "zarrmask", "run", spoiled, out, *options, "--no-volume"]
+    written = {}
+    for moment in ("detecting/5.json", "redetecting/*.json", None):
+        process = subprocess.Popen(
+            [str(argument) for argument in (*command, "--workers", "1")],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            while moment and not any(out.glob(f".zarrmask/finished/{moment}")):
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.005)
+            if moment:
+                os.killpg(process.pid, signal.SIGKILL)
+            message = process.communicate(timeout=200)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if moment:
+            for entry, when in written.items():
+                assert entry.stat().st_mtime_ns == when
+            found = out.glob(".zarrmask/finished/*detecting/*.json")
+            written = {path: path.stat().st_mtime_ns for path in found}
+            assert written
+    assert process.returncode == 0, message
+    for name in ("keyframes", "mask", "masked"):
+        assert contents(out / f"{name}.zarr") == contents(mended[0] / f"{name}.zarr")
+    record = json.loads((out / "run.json").read_text())
+    assert record["keyframes"] == mended[1]["keyframes"]

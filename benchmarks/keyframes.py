@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from zarrmask.detection.detections import union_mask
@@ -226,13 +227,15 @@ def draw(figures: dict[str, list[Score]], path: Path) -> None:
                     counts, [getattr(one, value) for one in chosen], marker, ls="-", label=kind
                 )
             plot.set_xscale("log")
+            plot.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            plot.xaxis.set_minor_formatter(NullFormatter())
             plot.grid(alpha=0.3, which="both")
             plot.set_ylabel(label)
             if not row:
                 plot.set_title(name, fontsize=10)
         axes[1][column].set_xlabel("detections")
     axes[0][0].legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def table(scores: list[Score]) -> str:

@@ -22,6 +22,7 @@ from conversion.watched import counted
 
 import zarrmask
 from zarrmask.detection.devices import has_bfloat16
+from zarrmask.phantom.mistakes import MISTAKES
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 CONVERT = Path(parts.__file__).parents[1] / "convert.py"
@@ -175,3 +176,20 @@ def test_fast_is_compared_with_full():
     found = detect.agreement(2)
     assert len(found.figures["simulated"]) == 2
     assert min(found.figures["simulated"]) > 0.9
+
+
+def test_ways_to_place_keyframes_are_compared(tmp_path):
+    program = CONVERT.with_name("keyframes.py")
+    subprocess.run(
+        [sys.executable, program, tmp_path, "--depths", "130", "--detector", "0"], check=True
+    )
+    content = json.loads((tmp_path / "keyframes.json").read_text())
+    scores = {one["way"]: one for one in content["scores"]["130 simulated slices, truth"]}
+    held, adaptive = scores["every 10, held"], scores["adaptive, 0.5 %"]
+    assert held["detections"] == 13
+    assert 4 <= adaptive["detections"] <= 18
+    assert 0 < held["mean"] < adaptive["mean"] < 1
+    assert adaptive["lost"] < held["lost"]
+    tally = content["mistakes"]["130 slices, every 10"]
+    assert tally["good"] + sum(tally.get(kind, 0) for kind in MISTAKES) == 6 * 13
+    assert (tmp_path / "keyframes.png").stat().st_size > 10_000

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from zarrmask.masking.sketch import Sketch
@@ -110,6 +111,7 @@ def test_the_overview_shows_the_outline_where_the_mask_is(tmp_path, fake_run):
 
 def test_the_report_says_what_the_record_says(tmp_path, fake_run):
     record = fake_run(tmp_path, (24, 40, 56), missed=(4, 8, 16))
+    zarr.open_array(tmp_path / "keyframes.zarr" / "state", mode="r+")[3] = 0
     record["warnings"] = ["the slices use less than an eighth of their grey range"]
     record["detection"] = {"window": [120, 4_000]}
     record["input"]["missing"] = [3, 4, 5, 9]
@@ -120,7 +122,7 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
         record["command"],
         "less than an eighth",
         "Keyframes without a detection: z 104–108, 116",
-        "3 without a detection",
+        "3 without a detection, 1 replaced",
         "2.14 GB",
         "41.2 s",
         "0.146 slices/s",

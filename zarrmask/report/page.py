@@ -11,6 +11,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zarrmask.atomic import replace_file
@@ -135,7 +136,7 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
     voxels = partial(pick, record, "voxels")
     share = partial(words.percent, whole=voxels("total"))
     keyframes = views.keyframes
-    empty = len(keyframes.empty_z)
+    empty, replaced = len(keyframes.empty_z), int(np.count_nonzero(~keyframes.used))
     return [
         ("kept", share(voxels("kept")), f"{words.large(voxels('kept'))} voxels"),
         ("removed", share(voxels("removed")), f"{words.large(voxels('removed'))} voxels"),
@@ -143,7 +144,9 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
         (
             "keyframes",
             f"{len(keyframes.z):,}",
-            f"{empty:,} without a detection" if empty else "none without a detection",
+            (f"{empty:,}" if empty else "none")
+            + " without a detection"
+            + (f", {replaced:,} replaced" if replaced else ""),
         ),
         (
             "to look at",

@@ -147,17 +147,44 @@ def test_painted_masks_give_the_run_that_had_them(deep, masks, masked, out, clus
     np.testing.assert_array_equal(seen, better[145])
 
 
-def test_files_are_shared_again(deep, cluster, tmp_path):
-    everything = np.full(SHAPE, 255, np.uint8)
-    folder = painted(tmp_path / "masks", {100: ellipse(100)})
-    apply(deep, folder, tmp_path / "out", scheduler=cluster, **OPTIONS)
-    white = painted(tmp_path / "white", {132: everything})
-    redo(tmp_path / "out", z="132:164", masks=white, scheduler=cluster)
-    shared = [tmp_path / "out" / f"{name}.zarr/0/2/0/9" for name in ("volume", "masked")]
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ngff": "0.5"},
+        {"volume": False},
+        {"links": False},
+        {"z": (103, 165), "y": (10, 90), "x": (50, 560)},
+        {"dtype": "uint8", "window": (0, 60_000)},
+    ],
+    ids=["as it is", "shards", "no volume", "no links", "crop", "8 bits"],
+)
+def test_whatever_is_written(deep, masks, cluster, tmp_path, options):
+    """Of a compressed stack, decoded ahead: what a run leaves that had the masks from the start."""
+    (tmp_path / "slices").mkdir()
+    for path in deep.iterdir():
+        image = tifffile.imread(path)
+        tifffile.imwrite(tmp_path / "slices" / path.name, image, compression="lzw")
+    options = {"chunk": 16, **options, "scheduler": cluster}
+    out, better = tmp_path / "out", {130: ellipse(130, share=0.5)}
+    apply(tmp_path / "slices", painted(tmp_path / "masks", masks), out, **options)
+    record = redo(out, z="130:140", masks=painted(tmp_path / "better", better), scheduler=cluster)
+    everything = painted(tmp_path / "all", {**masks, **better})
+    fresh = apply(tmp_path / "slices", everything, tmp_path / "fresh", **options)
+    assert record["voxels"] == fresh["voxels"]
+    names = [name for name in ("volume", "mask", "masked") if (out / f"{name}.zarr").exists()]
+    there = contents(out, *names)
+    assert len(there) > 100
+    assert there == contents(tmp_path / "fresh", *names)
+
+
+def test_files_are_shared_again(out, cluster, tmp_path):
+    white = painted(tmp_path / "white", {132: np.full(SHAPE, 255, np.uint8)})
+    redo(out, z="132:164", masks=white, scheduler=cluster)
+    shared = [out / f"{name}.zarr/0/2/0/9" for name in ("volume", "masked")]
     assert shared[0].stat().st_ino == shared[1].stat().st_ino
-    np.testing.assert_array_equal(
-        level(tmp_path / "out", "masked")[32:64], level(tmp_path / "out", "volume")[32:64]
-    )
+    np.testing.assert_array_equal(level(out, "masked")[32:64], level(out, "volume")[32:64])
 
 
 def test_a_good_neighbour_is_held_and_redone(out, cluster):
@@ -204,7 +231,9 @@ def kill_once_it_writes(out, arguments):
     process.wait()
 
 
-@pytest.mark.parametrize("stop", [stop_before_level_2, kill_once_it_writes])
+@pytest.mark.parametrize(
+    "stop", [stop_before_level_2, pytest.param(kill_once_it_writes, marks=pytest.mark.slow)]
+)
 def test_a_stopped_correction_goes_on(deep, out, cluster, tmp_path, stop):
     masks = painted(tmp_path / "masks", {120: ellipse(120, share=0.5)})
     arguments = {"z": "105:140", "hold": 120, "scheduler": cluster}

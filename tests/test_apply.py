@@ -12,10 +12,10 @@ from hypothesis import given as given_by
 from hypothesis import strategies as st
 
 import zarrmask as package
-from zarrmask.apply import apply
 from zarrmask.errors import OutputError, SettingsError, StackError
-from zarrmask.filling import parts
-from zarrmask.given import GivenMasks
+from zarrmask.given.apply import apply
+from zarrmask.given.filling import parts
+from zarrmask.given.masks import GivenMasks
 from zarrmask.masking import KeyframeStore, enlarged_mask
 from zarrmask.progress import Reporter
 

@@ -17,14 +17,14 @@ from hypothesis import given as given_by
 from hypothesis import strategies as st
 
 import zarrmask as package
-from zarrmask.apply import apply
+from zarrmask.correcting.redo import redo
 from zarrmask.errors import OutputError, SettingsError
+from zarrmask.given.apply import apply
 from zarrmask.images.export import export
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.masking.layers import Layer, LayeredMasks
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import step_grid, touched
-from zarrmask.redo import redo
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import open_source
 

@@ -13,19 +13,38 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["ZarrmaskError", "__version__", "convert", "open_pyramid", "open_stack", "run"]
+__all__ = [
+    "ZarrmaskError",
+    "__version__",
+    "apply",
+    "convert",
+    "export",
+    "open_pyramid",
+    "open_stack",
+    "proxy",
+    "redo",
+    "run",
+]
 
 if TYPE_CHECKING:
+    from zarrmask.correcting.redo import redo
     from zarrmask.errors import ZarrmaskError
+    from zarrmask.given.apply import apply
+    from zarrmask.images.export import export
+    from zarrmask.images.proxy import proxy
     from zarrmask.pipeline import convert, run
     from zarrmask.pyramid import open_pyramid
     from zarrmask.stack import open_stack
 
 _HOMES = {
     "ZarrmaskError": "zarrmask.errors",
+    "apply": "zarrmask.given.apply",
     "convert": "zarrmask.pipeline",
+    "export": "zarrmask.images.export",
     "open_pyramid": "zarrmask.pyramid",
     "open_stack": "zarrmask.stack",
+    "proxy": "zarrmask.images.proxy",
+    "redo": "zarrmask.correcting.redo",
     "run": "zarrmask.pipeline",
 }
 

@@ -261,7 +261,7 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
     MASKS: a folder of numbered PNGs or TIFFs, a TIFF volume, a zarr or OME-Zarr of labels, or the
     OUT of another run. A mask is held until the next.
     """
-    from zarrmask.apply import apply
+    from zarrmask.given.apply import apply
 
     _summarise(out, apply(stack, masks, out, **options, command=_command()))
 
@@ -285,8 +285,8 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @_crew_options
 def redo_command(out: str, **options: Any) -> None:
     """Correct the masks of some slices of the run in OUT; only what changes is written."""
+    from zarrmask.correcting.redo import redo
     from zarrmask.outlook import in_columns
-    from zarrmask.redo import redo
 
     correction = redo(out, **options)["corrections"][-1]
     first, stop = correction["z"]

@@ -10,7 +10,8 @@ import numpy as np
 from distributed import Client
 
 from zarrmask.contrast import Contrast, rescaling
-from zarrmask.corrections import Correction, kept, redilated, store_of
+from zarrmask.correcting.corrections import Correction, kept, redilated, store_of
+from zarrmask.correcting.rewriting import in_steps
 from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.grey import Rescaling
 from zarrmask.journal import CORRECTING, Journal
@@ -28,7 +29,6 @@ from zarrmask.place import Place, is_local, printable
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid
-from zarrmask.rewriting import in_steps
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source, open_source
 from zarrmask.stack.zarr_source import ZarrSource

@@ -13,9 +13,9 @@ import numpy as np
 from zarrmask.cluster import connect, find_crew
 from zarrmask.contrast import rescaling, settle_contrast
 from zarrmask.errors import SettingsError
-from zarrmask.filling import fill_keyframes
 from zarrmask.finish import finish_run
-from zarrmask.given import open_given
+from zarrmask.given.filling import fill_keyframes
+from zarrmask.given.masks import open_given
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, kernel_side
 from zarrmask.memory import PeakMemory
@@ -65,7 +65,7 @@ def apply(
         the folder of another run. What is above 0 is inside. Masks of smaller slices, such as
         proxies, are enlarged by their smooth edge.
     first : int, optional
-        Number of the slice that a volume's first mask is for; see `zarrmask.given.open_given`.
+        Number of the slice that a volume's first mask is for; see `zarrmask.given.masks.open_given`.
     dilate, erode : float or str, optional
         Side of the square kernel by which masks grow or shrink: percent of the slice's longer side,
         or micrometres, as "150um".

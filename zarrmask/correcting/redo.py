@@ -13,14 +13,15 @@ import numpy as np
 from distributed import Client
 
 from zarrmask.cluster import Crew, connect, find_crew
-from zarrmask.corrections import Correction, side_of, store_of
+from zarrmask.correcting.corrections import Correction, side_of, store_of
+from zarrmask.correcting.finished import FinishedRun, open_run
+from zarrmask.correcting.rewriting import find_changes, recall
 from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
 from zarrmask.errors import OutputError, SettingsError
-from zarrmask.filling import fill_keyframes, sighting_of
 from zarrmask.finish import finish_run
-from zarrmask.finished import FinishedRun, open_run
-from zarrmask.given import open_given
+from zarrmask.given.filling import fill_keyframes, sighting_of
+from zarrmask.given.masks import open_given
 from zarrmask.journal import CORRECTING
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
 from zarrmask.masking.layers import LayeredMasks
@@ -30,7 +31,6 @@ from zarrmask.opening import refuse_worker, to_be_seen
 from zarrmask.place import Place, output_place, reached
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
-from zarrmask.rewriting import find_changes, recall
 from zarrmask.room import check_room
 from zarrmask.session import forecast_of, shared_disk
 from zarrmask.settings import Settings, read_settings
@@ -73,8 +73,8 @@ def redo(
     erode : float or str
         By what less they are dilated than they are; beyond that they shrink.
     masks : path, URL or UPath
-        Masks for them, as `zarrmask.apply.apply` takes them, not dilated; slices before the first
-        one stay as they are.
+        Masks for them, as `zarrmask.apply` takes them, not dilated; slices before the first one
+        stay as they are.
     first : int, optional
         Number of the slice that a volume's first mask is for; by default the first of the range, of
         the run or of the stack, whichever has as many slices.

@@ -12,7 +12,7 @@ from dask.delayed import delayed
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask.given import GivenMasks
+from zarrmask.given.masks import GivenMasks
 from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK

@@ -1,0 +1,1 @@
+"""Corrections of a finished run: what they lay over its masks, and which bricks they change."""

@@ -1,0 +1,1 @@
+"""Masks that are given: opened, copied to the keyframes, applied to a stack."""

@@ -25,7 +25,7 @@ from zarrmask.pyramid import remove_pyramid
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 WORK, LOCK, SCRATCH, FINISHED = ".zarrmask", "lock", "scratch", "finished"
 CORRECTING = "correcting"
-"""State of a finished run while some of its slices are done anew; see `zarrmask.correcting.redo`."""
+"""State of a finished run while some of its slices are done anew; see `zarrmask.redo`."""
 PYRAMIDS = ("volume.zarr", "mask.zarr", "masked.zarr")
 OTHERS = ("keyframes.zarr", "report.html", "overview.png")
 """What else a run writes and `--overwrite` removes; `scroll.khprj`, drawn in by a person, stays."""

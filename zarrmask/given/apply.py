@@ -65,7 +65,7 @@ def apply(
         the folder of another run. What is above 0 is inside. Masks of smaller slices, such as
         proxies, are enlarged by their smooth edge.
     first : int, optional
-        Number of the slice that a volume's first mask is for; see `zarrmask.given.masks.open_given`.
+        Number of the slice that a volume's first mask is for; see `open_given`.
     dilate, erode : float or str, optional
         Side of the square kernel by which masks grow or shrink: percent of the slice's longer side,
         or micrometres, as "150um".

@@ -86,7 +86,7 @@ def real_run(shared, cluster, tmp_path_factory):
     script = shared / "data" / "make_stack.py"
     subprocess.run([sys.executable, script, folder / "stack", "--slices", "180"], check=True)
     out = folder / "out"
-    options = {"z": "120:180", "voxel_size": 7.91, "scheduler": cluster}
+    options = {"z": "120:180", "every": 10, "voxel_size": 7.91, "scheduler": cluster}
     return out, zarrmask.run(folder / "stack", out, **options)
 
 

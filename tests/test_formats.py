@@ -126,7 +126,8 @@ def test_floats_are_detected_on(stack, cluster, tmp_path):
 @pytest.mark.parametrize("links", [True, False])
 def test_the_masked_volume_shares_what_lies_wholly_inside(stack, cluster, tmp_path, links):
     out = tmp_path / "out"
-    zarrmask.run(stack, out, scheduler=cluster, chunk=16, links=links)
+    options = {"propagate": "hold", "chunk": 16, "links": links}  # of which the inside is exact
+    zarrmask.run(stack, out, scheduler=cluster, **options)
     volume, mask, masked = (
         zarr.open_array(out / f"{name}.zarr/0", mode="r") for name in ("volume", "mask", "masked")
     )

@@ -133,7 +133,7 @@ def test_a_malicious_checkpoint_does_not_run(zarrmask, cluster, tmp_path, suffix
     ("option", "message"),
     [
         (("--every", "0"), "every"),
-        (("--every", "x"), "--every"),
+        (("--every", "x"), "every: write auto, or a number"),
         (("--z", "5"), "A:B"),
         (("--detect-window", "dark"), "seed, auto"),
         (("--detect-window", "9", "3"), "detect_window"),

@@ -26,7 +26,10 @@ from zarrmask.phantom import simulate
 
 PIXELS = "roi_heads.mask_head.predictor.bias"
 PIECES = "roi_heads.box_predictor.cls_score.bias"
-SHIFTS = (*((pixels, 0.0) for pixels in (0.0, 0.4, 0.8, 1.2)), *((0.0, n) for n in (1.0, 2.0, 3.0)))
+SHIFTS = (
+    *((pixels, 0.0) for pixels in (0.0, 0.4, 0.8, 1.2)),
+    *((0.0, n) for n in (0.75, 1.5, 3.0)),
+)
 SEED = 20261124  # neither training's nor `checkpoint.py`'s
 
 

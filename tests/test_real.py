@@ -22,7 +22,7 @@ def traced(shared):
 def test_the_detected_mask_is_the_traced_one(real_run, traced):
     out, _ = real_run
     keyframes = zarr.open_group(out / "keyframes.zarr", mode="r")
-    position = keyframes["z"][:].tolist().index(150)
+    position = np.abs(keyframes["z"][:] - 150).argmin()  # they place themselves
     found = keyframes["mask"][position] > 0
     assert (found & traced).sum() / (found | traced).sum() >= 0.8
 

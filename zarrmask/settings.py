@@ -50,7 +50,7 @@ def _interval(value: object) -> object:
     if value == "auto":
         return value
     try:
-        slices = int(str(value))
+        slices = int(value) if isinstance(value, str | int) else 0
     except ValueError:
         slices = 0
     if slices < 1:

@@ -304,9 +304,7 @@ class Forecast:
         """Whether the memory will do."""
         if self.crew.memory is None:
             return True
-        predicted = self.memory
-        needed = predicted.total if self.crew.local else self.crew.workers * predicted.a_worker
-        return needed <= self.crew.memory
+        return self.memory.needed(local=self.crew.local) <= self.crew.memory
 
     def with_bricks(self, grid: BrickGrid) -> Forecast:
         """The same with other bricks."""

@@ -19,7 +19,7 @@ from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
 from zarrmask.ledger import Ledger
 from zarrmask.lock import hold
-from zarrmask.place import Place, is_local, make_folder, names_in, remove
+from zarrmask.place import Place, is_local, make_folder, names_in, printable, remove
 from zarrmask.pyramid import remove_pyramid
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -246,6 +246,29 @@ class Journal:
                 for folder in made:  # a run that was refused leaves no folder behind
                     if folder.exists() and not any(folder.iterdir()):
                         folder.rmdir()
+
+
+def finished_record(run: Place, *others: str) -> dict[str, Any]:
+    """Read the record of a finished run.
+
+    Parameters
+    ----------
+    run : Place
+        Its folder.
+    *others : str
+        States that will do as well.
+
+    Raises
+    ------
+    OutputError
+        If there is none.
+    """
+    record = Journal.of_run(run).read()
+    if record is None or record["state"] not in ("finished", *others):
+        raise OutputError(
+            f"{printable(run)} holds no finished run; expected what `zarrmask run` leaves"
+        )
+    return record
 
 
 def _make_folders(out: Place, work: Place) -> list[Path]:

@@ -6,6 +6,7 @@ In rounds where keyframes place themselves, and again where one contradicts thos
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
 
@@ -115,32 +116,26 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
+@dataclass
 class _Eyes:
-    """Detectors on a cluster, and what they are to look at."""
+    """Detectors on a cluster, and what they are to look at; see `detect_keyframes`."""
 
-    def __init__(
-        self,
-        client: Client,
-        source: Source,
-        plan: Plan,
-        window: Window,
-        detectors: Sequence[Any],
-        load: Load,
-        store: KeyframeStore,
-        ledger: Ledger,
-        reporter: Reporter,
-    ) -> None:
-        self._client, self._source, self._plan = client, source, plan
-        self._detectors, self._load = detectors, load
-        self._store, self._ledger, self._reporter = store, ledger, reporter
-        self._arguments = {"shape": source.shape[1:], "window": window, "store": store}
-        self._losses = 0
-        self._order: list[int] = []
+    client: Client
+    source: Source
+    plan: Plan
+    window: Window
+    detectors: Sequence[Any]
+    load: Load
+    store: KeyframeStore
+    ledger: Ledger
+    reporter: Reporter
+    losses: int = 0
+    order: list[int] = field(default_factory=list)
 
     def look(self, positions: Sequence[int], first: int) -> list[Sighting]:
         """See `zarrmask.masking.seeking.Look`."""
-        self._order += positions
-        self._store.reserve(len(self._order), *self._source.shape[1:])
+        self.order += positions
+        self.store.reserve(len(self.order), *self.source.shape[1:])
         places = list(range(first, first + len(positions)))
         entries = self._entries(FIRST, places, np.array(places), tasks.detect)
         return [Sighting.from_json(entry) for entry in entries]
@@ -167,23 +162,25 @@ class _Eyes:
         scale : float
             By how much more than usual of a slice the network may see.
         """
-        ledger = self._ledger.stage(stage)
+        ledger = self.ledger.stage(stage)
         while missing := ledger.missing(places):
-            self._detectors = self._detectors or self._load()
-            network_input: NetworkInput = self._detectors[0].input().result()
-            seen = network_input.scaled(scale).shape(*self._source.shape[1:])
-            indices = self._plan.keyframes[[self._order[places[n]] for n in missing]]
-            workers = len(self._client.nthreads())
-            slices = lazy_slices(keyframe_runs(self._source, indices, seen, workers))
+            self.detectors = self.detectors or self.load()
+            network_input: NetworkInput = self.detectors[0].input().result()
+            seen = network_input.scaled(scale).shape(*self.source.shape[1:])
+            indices = self.plan.keyframes[[self.order[places[n]] for n in missing]]
+            workers = len(self.client.nthreads())
+            slices = lazy_slices(keyframe_runs(self.source, indices, seen, workers))
             asked = questions[missing].reshape(-1, 1, 1)
             looks = da.map_blocks(
                 task,
                 slices,
                 da.from_array(asked, chunks=(slices.chunks[0], 1, 1)),
-                detectors=self._detectors,
+                detectors=self.detectors,
                 network_input=network_input,
                 ledger=ledger,
-                **self._arguments,
+                shape=self.source.shape[1:],
+                window=self.window,
+                store=self.store,
                 drop_axis=[1, 2],
                 dtype=bool,
                 meta=np.empty(0, bool),
@@ -191,17 +188,15 @@ class _Eyes:
             try:
                 done, pixels = len(places) - len(missing), prod(slices.shape[1:])
                 size = len(places) * pixels * slices.dtype.itemsize
-                with self._reporter.stage(
+                with self.reporter.stage(
                     stage, len(places), "slices", before=done, size=size
                 ) as advance:
-                    results(self._client, [looks], advance)
+                    results(self.client, [looks], advance)
             except (OSError, RuntimeError, ValueError) as error:
-                self._losses += 1
-                if "Actor" not in str(error) or self._losses > MOST_LOSSES:
+                self.losses += 1
+                if "Actor" not in str(error) or self.losses > MOST_LOSSES:
                     raise
-                self._reporter.warn(
-                    "a worker was lost with its detector; detectors are loaded anew"
-                )
-                self._detectors = []
+                self.reporter.warn("a worker was lost with its detector; detectors are loaded anew")
+                self.detectors = []
         entries = ledger.results()
         return [entries[str(place)] for place in places]

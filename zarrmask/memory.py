@@ -80,6 +80,10 @@ class Memory:
         """Peak of one worker."""
         return self.shared + self.worker + int(MARGIN * self.threads * self.task)
 
+    def needed(self, *, local: bool) -> int:
+        """What has to be there: for all on this machine, or for the workers of a cluster."""
+        return self.total if local else self.workers * self.a_worker
+
     @property
     def total(self) -> int:
         """Peak of all processes together."""

@@ -9,41 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distributed import Client
-
-from zarrmask.cluster import connect, find_crew
-from zarrmask.contrast import rescaling, settle_contrast
+from zarrmask.cluster import find_crew
 from zarrmask.digest import sha256
 from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
-from zarrmask.masking import (
-    FieldStore,
-    HeldMasks,
-    InterpolatedMasks,
-    Keyframes,
-    KeyframeStore,
-    Masks,
-)
-from zarrmask.memory import PeakMemory, sized
+from zarrmask.masking import FieldStore, KeyframeStore
+from zarrmask.memory import sized
 from zarrmask.model import find_checkpoint, load_detectors, model_of
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
-from zarrmask.outputs import converted_pyramids, referenced_volume, require_outputs, run_pyramids
-from zarrmask.place import Place, output_place, reached, written_command
-from zarrmask.plan import Plan, make_plan
+from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
+from zarrmask.place import Place, output_place
+from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
-from zarrmask.record import run_record, voxel_counts
-from zarrmask.session import as_begun, forecast_of, require_room, shared_disk
+from zarrmask.record import outcome, run_record, written_by
+from zarrmask.session import Session, forecast_of
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
-from zarrmask.stages import (
-    measure_fields,
-    sample_greys,
-    write_pyramids,
-)
+from zarrmask.stages import masks_between
 from zarrmask.trial import measure_hours
-from zarrmask.vitals import watched
 
 CONVERTED = {
     "z",
@@ -120,34 +105,17 @@ def run(
     keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
-    with reached(place), journal.lock():
-        state = journal.check(identity, overwrite=overwrite)
-        if state == "finished":
-            require_outputs(place, pyramids.values(), journal.others)
-            reporter.say(f"{place} is finished already; --overwrite would make it anew")
+    session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
+    with session.held(overwrite=overwrite) as begun:
+        if not begun:
             return journal.read() or {}
-        if state == "unfinished":
-            reporter.say(f"{place} is unfinished; going on with what is missing")
-            forecast = as_begun(journal, forecast)
-        require_room(forecast, journal, state, reporter)
-        workers = None if scheduler else forecast.crew.workers
-        with (
-            PeakMemory() as measured,
-            connect(scheduler, workers, to_be_seen(journal, source, checkpoint)) as client,
-            watched(client, reporter, measured) as roll,
-        ):
-            reporter.say(f"dashboard: {client.dashboard_link}")
+        with session.working(to_be_seen(journal, source, checkpoint)) as client:
             store = KeyframeStore(place / "keyframes.zarr")
             load = partial(load_detectors, client, settings, checkpoint, reporter)
-            detectors = load() if state == "new" else []  # a bad checkpoint leaves nothing behind
-            if state == "new":
-                journal.start(identity)
-                forecast = as_begun(journal, forecast)
-            plan = forecast.plan
-            sample = partial(sample_greys, client, source, plan.keyframes, reporter)
-            contrast = settle_contrast(
-                journal, source.dtype, settings, sample, reporter, detecting=True
-            )
+            detectors = [] if session.resumed else load()  # a bad one leaves nothing behind
+            session.start()
+            plan = session.plan
+            contrast = session.contrast(plan.keyframes, detecting=True)
             window, ledger = contrast.detected, journal.ledger
             found = detect_keyframes(
                 client, source, plan, window, detectors, load, store, ledger, reporter
@@ -156,27 +124,24 @@ def run(
             keyframes = record_of(found, plan.numbers)
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)
-            masks = _masks(client, journal, store, found, source, plan, reporter)
-            writing = journal.ledger.stage("writing")
-            with shared_disk(journal, scheduler) as disk:
-                become = rescaling(source.dtype, settings, contrast)
-                kept = write_pyramids(
-                    client, source, plan, pyramids, masks, become, disk, writing, reporter
-                )
+            places = store.used()
+            masks = masks_between(
+                client,
+                store,
+                places,
+                plan.keyframes[found.positions[places]],
+                plan,
+                FieldStore(journal.scratch / "fields.zarr", (source.shape[1], source.shape[2])),
+                ledger.stage("measuring"),
+                reporter,
+            )
+            kept = session.write(masks, contrast)
         record = {
             **run_record(source, settings, plan, checkpoint, identity),
-            **({"command": written_command(command)} if command else {}),
-            "resumed": state == "unfinished",
-            "volume": volume,
-            "detect_window": contrast.detected,
-            "window": contrast.written,
+            **session.record(),
+            **written_by(command),
+            **outcome(plan, volume, contrast, kept),
             "keyframes": keyframes,
-            "voxels": voxel_counts(plan, kept),
-            "stages": [vars(stage) for stage in reporter.stages],
-            "plan": forecast.record(),
-            "peak_memory_bytes": measured.peak,
-            "workers": roll.record(),
-            "warnings": reporter.warnings,
         }
         finish_run(place, journal, record, pyramids, plan, reporter)
     return record
@@ -217,39 +182,17 @@ def convert(
     keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory)
     forecast = forecast_of(source, plan, pyramids, crew, settings, None)
-    with reached(place), journal.lock():
-        state = journal.check(identity, overwrite=overwrite)
-        if state == "finished":
-            require_outputs(place, pyramids.values())
-            reporter.say(f"{place} is finished already; --overwrite would make it anew")
+    session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
+    with session.held(overwrite=overwrite) as begun:
+        if not begun:
             return place
-        if state == "unfinished":
-            forecast = as_begun(journal, forecast)
-        require_room(forecast, journal, state, reporter)
-        workers = None if scheduler else forecast.crew.workers
-        with (
-            PeakMemory() as measured,
-            connect(scheduler, workers, to_be_seen(journal, source)) as client,
-            watched(client, reporter, measured),
-        ):
-            reporter.say(f"dashboard: {client.dashboard_link}")
-            if state == "new":
-                journal.start(identity)
-                forecast = as_begun(journal, forecast)
-            plan = forecast.plan
-            sample = partial(sample_greys, client, source, plan.keyframes, reporter)
-            contrast = settle_contrast(
-                journal, source.dtype, settings, sample, reporter, detecting=False
-            )
-            writing = journal.ledger.stage("writing")
-            become = rescaling(source.dtype, settings, contrast)
-            with shared_disk(journal, scheduler) as disk:
-                write_pyramids(
-                    client, source, plan, pyramids, None, become, disk, writing, reporter
-                )
-        reporter.say(
-            f"peak memory: {sized(measured.peak)}; predicted were {sized(forecast.memory.total)}"
-        )
+        with session.working(to_be_seen(journal, source)):
+            session.start()
+            plan = session.plan
+            contrast = session.contrast(plan.keyframes, detecting=False)
+            session.write(None, contrast)
+        peak, predicted = session.peak_memory, session.forecast.memory.total
+        reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
         describe_pyramids({place.stem: pyramids["volume"]}, plan)
         record = {"state": "finished", "identity": identity, "window": contrast.written}
         journal.finish(record)
@@ -311,22 +254,3 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
         "checkpoint": sha256(checkpoint),
         "model": hashlib.sha256(repr(config).encode()).hexdigest() if config else None,
     }
-
-
-def _masks(
-    client: Client,
-    journal: Journal,
-    store: KeyframeStore,
-    found: Keyframes,
-    source: Source,
-    plan: Plan,
-    reporter: Reporter,
-) -> Masks:
-    """The masks of all slices, by the rule that was chosen."""
-    shape, used = source.shape[1:], store.used()
-    indices = plan.keyframes[found.positions[used]]
-    if plan.propagate == "hold":
-        return HeldMasks(store, indices, used, shape, plan.side)
-    fields = FieldStore(journal.scratch / "fields.zarr", shape)
-    measure_fields(client, store, used, fields, journal.ledger.stage("measuring"), reporter)
-    return InterpolatedMasks(fields, indices, store.areas()[used], plan.side / 2)

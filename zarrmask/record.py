@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zarrmask import __version__
+from zarrmask.contrast import Contrast
 from zarrmask.opening import describe
+from zarrmask.place import written_command
 from zarrmask.plan import Plan
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
@@ -52,7 +54,17 @@ def _versions(settings: Settings) -> dict[str, str]:
     return versions
 
 
-def voxel_counts(plan: Plan, kept: int) -> dict[str, int]:
-    """How many voxels are inside the mask, and how many are not."""
+def written_by(command: Sequence[str]) -> dict[str, str]:
+    """The command line that a run is, if it is one; secrets in its URLs are left out."""
+    return {"command": written_command(command)} if command else {}
+
+
+def outcome(plan: Plan, volume: str | None, contrast: Contrast, kept: int) -> dict[str, Any]:
+    """What a run came to: where its volume is, its windows, how many voxels are inside the mask."""
     total = prod(plan.shape)
-    return {"total": total, "kept": kept, "removed": total - kept}
+    return {
+        "volume": volume,
+        "detect_window": contrast.detected,
+        "window": contrast.written,
+        "voxels": {"total": total, "kept": kept, "removed": total - kept},
+    }

@@ -2,25 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from zarrmask.cluster import Crew
-from zarrmask.contrast import needs_sample
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from zarrmask.cluster import Crew, connect
+from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
+from zarrmask.masking import Masks
+from zarrmask.memory import PeakMemory
 from zarrmask.model import network_of
+from zarrmask.outputs import require_outputs
+from zarrmask.place import Place, reached
 from zarrmask.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid
 from zarrmask.room import check_room, scratch_disk
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
-from zarrmask.stages import (
-    bricks_left,
-)
+from zarrmask.stages import bricks_left, sample_greys, write_pyramids
+from zarrmask.vitals import Roll, watched
+
+
+@dataclass
+class Session:
+    """What a run, a conversion and given masks have in common from the lock to the record.
+
+    Attributes
+    ----------
+    journal : Journal
+        Of the output.
+    identity : mapping
+        What makes the output this one's.
+    source : Source
+    settings : Settings
+    pyramids : mapping
+        What is written, by name.
+    forecast : Forecast
+        What that takes; its plan is the one that is carried out.
+    reporter : Reporter
+    scheduler : str or None
+        See `zarrmask.cluster.connect`.
+    resumed : bool
+        Whether another session was stopped, and this one goes on.
+    """
+
+    journal: Journal
+    identity: Mapping[str, Any]
+    source: Source
+    settings: Settings
+    pyramids: Mapping[str, Pyramid]
+    forecast: Forecast
+    reporter: Reporter
+    scheduler: str | None
+    resumed: bool = False
+    _memory: PeakMemory = field(default_factory=PeakMemory)
+    _roll: Roll = field(default_factory=Roll)
+    _client: Client | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What is done; its bricks are settled once the session has started."""
+        return self.forecast.plan
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that all processes took together."""
+        return self._memory.peak
+
+    @contextmanager
+    def held(self, *, overwrite: bool) -> Iterator[bool]:
+        """Hold the output; tells whether there is anything to do, for which there is room.
+
+        Raises
+        ------
+        ZarrmaskError
+            Where the output is another's, or in use, or has lost a part; where memory or space
+            will not do.
+        """
+        out, journal = self.journal.out, self.journal
+        with reached(out), journal.lock():
+            state = journal.check(self.identity, overwrite=overwrite)
+            if state == "finished":
+                require_outputs(out, self.pyramids.values(), journal.others)
+                self.reporter.say(f"{out} is finished already; --overwrite would make it anew")
+                yield False
+                return
+            self.resumed = state == "unfinished"
+            if self.resumed:
+                self.reporter.say(f"{out} is unfinished; going on with what is missing")
+                self.forecast = as_begun(journal, self.forecast)
+            require_room(self.forecast, journal, state, self.reporter)
+            yield True
+
+    @contextmanager
+    def working(self, seen: Sequence[Place]) -> Iterator[Client]:
+        """Connect to those who work, and look after them; they are to see some places."""
+        workers = None if self.scheduler else self.forecast.crew.workers
+        with (
+            self._memory,
+            connect(self.scheduler, workers, seen) as self._client,
+            watched(self._client, self.reporter, self._memory) as self._roll,
+        ):
+            self.reporter.say(f"dashboard: {self._client.dashboard_link}")
+            yield self._client
+
+    def start(self) -> None:
+        """Make the output this one's, unless that has been done."""
+        if not self.resumed:
+            self.journal.start(self.identity)
+            self.forecast = as_begun(self.journal, self.forecast)
+
+    def contrast(self, slices: NDArray[np.int64], *, detecting: bool) -> Contrast:
+        """Settle the windows of grey values, by a sample of some slices; see `settle_contrast`."""
+        sample = partial(sample_greys, self._client, self.source, slices, self.reporter)
+        return settle_contrast(
+            self.journal,
+            self.source.dtype,
+            self.settings,
+            sample,
+            self.reporter,
+            detecting=detecting,
+        )
+
+    def write(self, masks: Masks | None, contrast: Contrast) -> int:
+        """Write the pyramids; gives the voxels inside the masks. See `write_pyramids`."""
+        with shared_disk(self.journal, self.scheduler) as disk:
+            return write_pyramids(
+                self._client,
+                self.source,
+                self.plan,
+                self.pyramids,
+                masks,
+                rescaling(self.source.dtype, self.settings, contrast),
+                disk,
+                self.journal.ledger.stage("writing"),
+                self.reporter,
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of its session."""
+        return {
+            "resumed": self.resumed,
+            "stages": [vars(stage) for stage in self.reporter.stages],
+            "plan": self.forecast.record(),
+            "peak_memory_bytes": self.peak_memory,
+            "workers": self._roll.record(),
+            "warnings": self.reporter.warnings,
+        }
 
 
 def forecast_of(

@@ -24,7 +24,15 @@ from zarrmask import tasks
 from zarrmask.errors import ZarrmaskError
 from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
-from zarrmask.masking import KEYFRAMES_A_CHUNK, FieldStore, KeyframeStore, Masks, read_together
+from zarrmask.masking import (
+    KEYFRAMES_A_CHUNK,
+    FieldStore,
+    HeldMasks,
+    InterpolatedMasks,
+    KeyframeStore,
+    Masks,
+    read_together,
+)
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, touched
@@ -161,19 +169,45 @@ def measure_fields(
     missing = firsts[ledger.missing(firsts.tolist())]
     if not len(missing):
         return
-    measured = da.from_array(missing, chunks=1).map_blocks(
+    measured = one_task_each(
+        missing,
         tasks.measure_fields,
         store=store,
         positions=positions,
         fields=fields,
         ledger=ledger,
-        dtype=bool,
-        meta=np.empty(0, bool),
     )
     total = len(positions)
     before = total - int(np.minimum(KEYFRAMES_A_CHUNK, total - missing).sum())
     with reporter.stage("measuring masks", total, "keyframes", before=before) as advance:
         results(client, [measured], advance)
+
+
+def masks_between(
+    client: Client,
+    store: KeyframeStore,
+    places: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    plan: Plan,
+    fields: FieldStore,
+    ledger: Ledger,
+    reporter: Reporter,
+) -> Masks:
+    """The masks of all slices, from those of keyframes, by the plan's rule.
+
+    Parameters
+    ----------
+    places : (k,) int64
+        Where in the store the keyframes are.
+    indices : (k,) int64
+        Their slice indices, ascending.
+    fields : FieldStore
+        For their fields, where masks are interpolated.
+    """
+    if plan.propagate == "hold":
+        return HeldMasks(store, indices, places, fields.shape, plan.side)
+    measure_fields(client, store, places, fields, ledger, reporter)
+    return InterpolatedMasks(fields, indices, store.areas()[places], plan.side / 2)
 
 
 def write_pyramids(
@@ -349,11 +383,22 @@ def _bricks(
     bricks: NDArray[np.int64], grid: BrickGrid, ledger: Ledger, task: Any, **arguments: Any
 ) -> da.Array:
     """One task a brick, as a lazy array with an element a brick."""
-    return da.from_array(bricks, chunks=(1, 3)).map_blocks(
+    return one_task_each(bricks, task, grid=grid, ledger=ledger, **arguments)
+
+
+def one_task_each(places: NDArray[np.int64], task: Any, **arguments: Any) -> da.Array:
+    """A task for each of some places, (n,) or (n, m) int64, as a lazy array.
+
+    Parameters
+    ----------
+    task : callable
+        Takes a place as an array of one, (1,) or (1, m), and gives an array of truth values.
+    **arguments
+        Of all tasks alike.
+    """
+    return da.from_array(places, chunks=(1, *places.shape[1:])).map_blocks(
         task,
-        grid=grid,
-        ledger=ledger,
-        drop_axis=1,
+        drop_axis=list(range(1, places.ndim)),
         dtype=bool,
         meta=np.empty(0, bool),
         **arguments,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.buffers import buffer
-from zarrmask.detection.detections import union_mask
+from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
 from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
@@ -88,9 +88,8 @@ def detect(
         prepared = network_input.prepare(to_8bit(image, window), shape)
         detector = nearest(detectors, place)
         found = detector.detect(prepared, shape).result()
-        mask = union_mask(found, shape)
+        mask, sighting = _seen(found, prepared, shape)
         store.write_mask(place, mask)
-        sighting = Sighting.of_mask(mask, found.boxes, found.scores, prepared)
         ledger.enter(place, sighting.to_json())
     return np.ones(len(places), bool)
 
@@ -126,13 +125,20 @@ def detect_anew(
         for means in MEANS:
             prepared = means.prepare(image, window, network_input, shape)
             found = detector.detect(prepared, shape).result().above(means.score)
-            mask = union_mask(found, shape)
-            sighting = Sighting.of_mask(mask, found.boxes, found.scores, prepared)
+            mask, sighting = _seen(found, prepared, shape)
             if (costs := cost(doubt.before, sighting, doubt.behind, doubt.usual)) < lowest:
                 lowest, entry = costs, {"by": means.name, **sighting.to_json()}
                 store.write_mask(doubt.place, mask)
         ledger.enter(doubt.place, entry)
     return np.ones(len(doubts), bool)
+
+
+def _seen(
+    found: Detections, image: NDArray[np.uint8], shape: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Sighting]:
+    """Mask of what was found on an image of a slice, and what there is to say of it."""
+    mask = union_mask(found, shape)
+    return mask, Sighting.of_mask(mask, found.boxes, found.scores, image)
 
 
 def measure_fields(

@@ -14,15 +14,8 @@ from zarrmask.correcting.corrections import Correction, kept, redilated, store_o
 from zarrmask.correcting.rewriting import in_steps
 from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.grey import Rescaling
-from zarrmask.journal import CORRECTING, Journal
-from zarrmask.masking import (
-    FieldStore,
-    HeldMasks,
-    InterpolatedMasks,
-    KeyframeStore,
-    Masks,
-    kernel_side,
-)
+from zarrmask.journal import CORRECTING, Journal, finished_record
+from zarrmask.masking import FieldStore, KeyframeStore, Masks, kernel_side
 from zarrmask.masking.layers import Layer, LayeredMasks
 from zarrmask.outputs import run_pyramids
 from zarrmask.place import Place, is_local, printable
@@ -32,7 +25,7 @@ from zarrmask.pyramid import Pyramid
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source, open_source
 from zarrmask.stack.zarr_source import ZarrSource
-from zarrmask.stages import measure_fields
+from zarrmask.stages import masks_between
 
 
 @dataclass(frozen=True)
@@ -161,14 +154,12 @@ class FinishedRun:
         """What a detector found, or what was given, by the rule that the run had."""
         used = store.used()
         indices = np.array(store.numbers(), np.int64)[used] - self.first
-        if self.plan.propagate == "hold":
-            return HeldMasks(store, indices, used, self.shape, self.plan.side)
-        near = self._near(indices, span)
+        near = slice(None) if self.plan.propagate == "hold" else self._near(indices, span)
         fields = FieldStore(self.journal.scratch / f"{name}.zarr", self.shape)
         measuring = self.journal.ledger.stage("measuring").stage(name)
-        measure_fields(client, store, used[near], fields, measuring, reporter)
-        areas = store.areas()[used[near]]
-        return InterpolatedMasks(fields, indices[near], areas, self.plan.side / 2)
+        return masks_between(
+            client, store, used[near], indices[near], self.plan, fields, measuring, reporter
+        )
 
     def _near(self, keyframes: np.ndarray, span: tuple[int, int]) -> slice:
         """Those that make the masks of some slices, and of all that share bricks with them."""
@@ -188,11 +179,7 @@ def open_run(place: Place) -> FinishedRun:
         If it is none, or what it needs to be corrected is gone.
     """
     journal = Journal.of_run(place)
-    record = journal.read()
-    if record is None or record["state"] not in ("finished", CORRECTING):
-        raise OutputError(
-            f"{printable(place)} holds no finished run; expected what `zarrmask run` leaves"
-        )
+    record = finished_record(place, CORRECTING)
     for name in ("keyframes.zarr", "mask.zarr", "masked.zarr"):
         if not (place / name).exists():
             raise OutputError(f"{printable(place)} has lost its {name}: it cannot be corrected")

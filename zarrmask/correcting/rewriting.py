@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
@@ -19,7 +18,7 @@ from zarrmask.masking import Masks
 from zarrmask.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Shape, brick_key, shifted, step_grid, tiles
-from zarrmask.stages import made_of, results
+from zarrmask.stages import made_of, one_task_each, results
 
 COMPARED = 16, 128
 """Slices and rows that are compared at a time: what a core's cache holds."""
@@ -65,7 +64,8 @@ def find_changes(
     ]
     missing = [near[n] for n in ledger.missing(brick_key(place) for place in near)]
     if missing:
-        compared = da.from_array(np.array(missing, np.int64), chunks=(1, 3)).map_blocks(
+        compared = one_task_each(
+            np.array(missing, np.int64),
             compare_masks,
             grid=grid,
             origin=plan.origin,
@@ -73,9 +73,6 @@ def find_changes(
             before=delayed(before, traverse=False),
             after=delayed(after, traverse=False),
             ledger=ledger,
-            drop_axis=1,
-            dtype=bool,
-            meta=np.empty(0, bool),
         )
         with reporter.stage("comparing masks", len(missing), "bricks") as advance:
             results(client, [compared], advance)
@@ -138,14 +135,12 @@ def recall(
             missing = [places[n] for n in entries.missing(brick_key(place) for place in places)]
             total += len(missing)
             layers.append(
-                da.from_array(np.array(missing, np.int64).reshape(-1, 3), chunks=(1, 3)).map_blocks(
+                one_task_each(
+                    np.array(missing, np.int64).reshape(-1, 3),
                     recall_step,
                     pyramid=pyramid,
                     level=level,
                     ledger=entries,
-                    drop_axis=1,
-                    dtype=bool,
-                    meta=np.empty(0, bool),
                 )
             )
     if total:

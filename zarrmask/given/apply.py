@@ -5,31 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from zarrmask.cluster import connect, find_crew
-from zarrmask.contrast import rescaling, settle_contrast
+from zarrmask.cluster import find_crew
 from zarrmask.errors import SettingsError
 from zarrmask.finish import finish_run
 from zarrmask.given.filling import fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, kernel_side
-from zarrmask.memory import PeakMemory
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
-from zarrmask.outputs import referenced_volume, require_outputs, run_pyramids
+from zarrmask.outputs import referenced_volume, run_pyramids
 from zarrmask.pipeline import CONVERTED
-from zarrmask.place import Place, output_place, reached, written_command
+from zarrmask.place import Place, output_place
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter, listed
-from zarrmask.record import run_record, voxel_counts
-from zarrmask.session import as_begun, forecast_of, require_room, shared_disk
+from zarrmask.record import outcome, run_record, written_by
+from zarrmask.session import Session, forecast_of
 from zarrmask.settings import read_settings
-from zarrmask.stages import sample_greys, write_pyramids
-from zarrmask.vitals import watched
 
 APPLIED = CONVERTED | {"volume", "links"}
 """Settings, beside the dilation, that decide what comes out."""
@@ -119,59 +114,29 @@ def apply(
     keep_apart(given.source, journal)
     crew = find_crew(scheduler, workers, memory)
     forecast = forecast_of(source, plan, pyramids, crew, settings, None)
-    with reached(place), journal.lock():
-        state = journal.check(identity, overwrite=overwrite)
-        if state == "finished":
-            require_outputs(place, pyramids.values(), journal.others)
-            reporter.say(f"{place} is finished already; --overwrite would make it anew")
+    session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
+    with session.held(overwrite=overwrite) as begun:
+        if not begun:
             return journal.read() or {}
-        if state == "unfinished":
-            reporter.say(f"{place} is unfinished; going on with what is missing")
-            forecast = as_begun(journal, forecast)
-        require_room(forecast, journal, state, reporter)
-        workers = None if scheduler else forecast.crew.workers
-        with (
-            PeakMemory() as measured,
-            connect(scheduler, workers, to_be_seen(journal, source, *given.local)) as client,
-            watched(client, reporter, measured) as roll,
-        ):
-            reporter.say(f"dashboard: {client.dashboard_link}")
-            if state == "new":
-                journal.start(identity)
-                forecast = as_begun(journal, forecast)
-            plan = forecast.plan
-            sample = partial(sample_greys, client, source, sampled, reporter)
-            contrast = settle_contrast(
-                journal, source.dtype, settings, sample, reporter, detecting=False
-            )
+        with session.working(to_be_seen(journal, source, *given.local)) as client:
+            session.start()
+            plan = session.plan
+            contrast = session.contrast(sampled, detecting=False)
             store = KeyframeStore(place / "keyframes.zarr")
             filling = journal.ledger.stage("filling")
             fill_keyframes(client, given, shape, store, filling, reporter)
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
             held = HeldMasks(store, plan.keyframes, store.used(), shape, plan.side)
-            with shared_disk(journal, scheduler) as disk:
-                become = rescaling(source.dtype, settings, contrast)
-                writing = journal.ledger.stage("writing")
-                kept = write_pyramids(
-                    client, source, plan, pyramids, held, become, disk, writing, reporter
-                )
+            kept = session.write(held, contrast)
         record = {
             **run_record(source, settings, plan, None, identity),
+            **session.record(),
+            **written_by(command),
+            **outcome(plan, volume, contrast, kept),
             "settings": used,
             "masks": given.record(),
-            **({"command": written_command(command)} if command else {}),
-            "resumed": state == "unfinished",
-            "volume": volume,
-            "detect_window": contrast.detected,
-            "window": contrast.written,
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
-            "voxels": voxel_counts(plan, kept),
-            "stages": [vars(stage) for stage in reporter.stages],
-            "plan": forecast.record(),
-            "peak_memory_bytes": measured.peak,
-            "workers": roll.record(),
-            "warnings": reporter.warnings,
         }
         finish_run(place, journal, record, pyramids, plan, reporter)
     return record

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
@@ -17,7 +16,7 @@ from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.progress import Reporter
-from zarrmask.stages import results
+from zarrmask.stages import one_task_each, results
 
 PART_BYTES = 2**28
 """Of labels that a task reads at once."""
@@ -82,23 +81,19 @@ def fill_keyframes(
     there = list(parts(given, shape))
     missing = [there[n] for n in copying.missing(_key(part) for part in there)]
     if missing:
-        copies = da.from_array(np.array(missing, np.int64), chunks=(1, 4)).map_blocks(
+        copies = one_task_each(
+            np.array(missing, np.int64),
             copy_masks,
             given=delayed(given, traverse=False),
             shape=shape,
             store=store,
             ledger=copying,
-            drop_axis=1,
-            dtype=bool,
-            meta=np.empty(0, bool),
         )
         with reporter.stage("copying masks", len(missing), "parts") as advance:
             results(client, [copies], advance)
     places = np.array(looking.missing(range(len(given.numbers))), np.int64)
     if len(places):
-        looks = da.from_array(places, chunks=1).map_blocks(
-            look_at_mask, store=store, ledger=looking, dtype=bool, meta=np.empty(0, bool)
-        )
+        looks = one_task_each(places, look_at_mask, store=store, ledger=looking)
         with reporter.stage("looking at masks", len(places), "masks") as advance:
             results(client, [looks], advance)
     found = looking.results()

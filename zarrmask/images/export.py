@@ -26,14 +26,14 @@ from zarrmask.images.numbered import (
     require_space,
 )
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
-from zarrmask.journal import Journal
+from zarrmask.journal import finished_record
 from zarrmask.memory import PeakMemory, decoding_bytes
 from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import read_metadata, sides
 from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
-from zarrmask.stages import results
+from zarrmask.stages import one_task_each, results
 from zarrmask.vitals import watched
 
 WHAT = ("masked", "mask", "volume")
@@ -99,7 +99,7 @@ def export(
     target = ImageFolder(local_folder(folder), "export.json")
     place = place_of(run)
     with reached(place, to_be="read"):
-        record = _finished(place)
+        record = finished_record(place)
         volume = _opened(place, record, what, level)
     chosen = volume.numbers[_within(volume.numbers, settings.z, record["z"])]
     form = ImageFormat(format, lzw, quality)
@@ -163,20 +163,6 @@ def _check_options(what: str, format: str, lzw: bool, quality: int, window: obje
         raise SettingsError(
             "this cannot be exported:\n" + "\n".join(f"  {line}" for line in problems)
         )
-
-
-def _finished(place: Place) -> Mapping[str, Any]:
-    """Read a run's record.
-
-    Raises
-    ------
-    OutputError
-        If there is no finished run.
-    """
-    record = Journal.of_run(place).read()
-    if record is None or record["state"] != "finished":
-        raise OutputError(f"{place} holds no finished run; expected what `zarrmask run` leaves")
-    return record
 
 
 @dataclass(frozen=True)
@@ -298,14 +284,13 @@ def _write(
             wanted = numbers[(indices >= slab.slices.start) & (indices < slab.slices.stop)]
             regions = pieces(slab.slices, source.shape, source.block, source.dtype.itemsize)
             read = [delayed(fill)(lazy, region, slab) for region in regions]
-            yield da.from_array(wanted, chunks=1).map_blocks(
+            yield one_task_each(
+                wanted,
                 write_slice,
                 slab=delayed(filled)(read),
                 volume=delayed(volume, traverse=False),
                 form=form,
                 folder=folder,
-                dtype=bool,
-                meta=np.empty(0, bool),
             )
 
     def remove(place: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -156,7 +156,7 @@ def fitted(crew: Crew, tasks: Mapping[str, tuple[int, int]]) -> Crew:
             workers=crew.workers,
             threads=crew.threads,
         )
-        needed = memory.total if crew.local else crew.workers * memory.a_worker
+        needed = memory.needed(local=crew.local)
         if crew.memory is None or needed <= crew.memory:
             return crew
         if not crew.local or crew.fixed or crew.workers == 1:
@@ -165,7 +165,7 @@ def fitted(crew: Crew, tasks: Mapping[str, tuple[int, int]]) -> Crew:
                 f"{sized(crew.memory)}: {memory.largest} takes {sized(memory.task)}; use fewer "
                 "--workers, or give more --memory"
             )
-        crew = Crew(crew.workers - 1, crew.threads, crew.memory, crew.local, crew.fixed)
+        crew = replace(crew, workers=crew.workers - 1)
 
 
 def require_space(folder: Path, least: int, most: int) -> str | None:

@@ -222,6 +222,23 @@ def test_workers_are_fewer_for_want_of_memory_unless_they_were_asked_for():
     assert f"--workers {fewer.crew.workers}" in want_of_memory(asked)
 
 
+def test_for_want_of_memory_all_gpus_are_used_by_fewer_tasks():
+    def foreseen(memory, gpus=True):
+        crew = Crew(8, 16, memory * GB, local=True, fixed=False, gpus=gpus)
+        return forecast_of(stack_of(SCROLL), Path("out"), crew)
+
+    assert (foreseen(128).crew.workers, foreseen(128).crew.threads) == (8, 16)
+    fewer = foreseen(40)
+    assert fewer.fits
+    assert fewer.crew.workers == 8
+    assert 1 <= fewer.crew.threads < 16
+    small = foreseen(10)
+    assert not small.fits
+    assert "CUDA_VISIBLE_DEVICES with" in want_of_memory(small)
+    # CUDA itself takes memory of the machine.
+    assert foreseen(128).memory.total > foreseen(128, gpus=False).memory.total + 8 * GB
+
+
 def test_a_cluster_s_workers_are_told_to_have_more():
     foreseen = forecast_of(stack_of(SCROLL), Path("out"), crew(8 * GB, 8, 4, local=False))
     with pytest.raises(RoomError, match=r"has 1\.0 GB.*--memory-limit"):

@@ -228,6 +228,11 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @_volume_options
 @_output_options
 @_cluster_options
+@click.option(
+    "--gpus",
+    is_flag=True,
+    help="Work in one process on each GPU of this machine; takes zarrmask[gpus].",
+)
 def run_command(stack: str, out: str, **options: Any) -> None:
     """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
     from zarrmask.pipeline import run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 from distributed.system import memory_limit
 
 from zarrmask.errors import SettingsError, ZarrmaskError
+from zarrmask.gpus import gpu_cluster, visible_gpus
 from zarrmask.place import Place
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
@@ -62,6 +63,8 @@ class Crew:
         Whether they are processes of this machine that zarrmask starts itself.
     fixed : bool
         Whether their number was asked for: else there may be fewer, for want of memory.
+    gpus : bool
+        Whether each has a GPU of its own.
     """
 
     workers: int
@@ -69,10 +72,22 @@ class Crew:
     memory: int | None
     local: bool
     fixed: bool = True
+    gpus: bool = False
+
+    def fewer(self) -> Crew | None:
+        """The same with a worker less, on GPUs with a thread less; None where there is no such."""
+        if self.fixed:
+            return None
+        if self.gpus:
+            return replace(self, threads=self.threads - 1) if self.threads > 1 else None
+        return replace(self, workers=self.workers - 1) if self.workers > 1 else None
 
 
 def find_crew(
-    scheduler: str | None = None, workers: int | None = None, memory: str | int | None = None
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | int | None = None,
+    gpus: bool = False,
 ) -> Crew:
     """Say who would do the work; starts nothing.
 
@@ -83,13 +98,26 @@ def find_crew(
     memory : str or int, optional
         What all may use together: bytes, or "8GB". By default what this machine has available, or
         what a cluster's workers are limited to.
+    gpus : bool
+        Whether a worker is started on each GPU of this machine, with its share of the cores.
 
     Raises
     ------
     ZarrmaskError
-        Where no scheduler answers, or it has no worker; where `memory` is no size.
+        Where no scheduler answers, or it has no worker; where `memory` is no size; where there is
+        no GPU.
     """
     size = None if memory is None else _size(memory)
+    if gpus:
+        if scheduler is not None or workers is not None:
+            raise SettingsError(
+                "--gpus starts a worker on each GPU of this machine; leave it out, or --scheduler "
+                "and --workers (CUDA_VISIBLE_DEVICES names fewer GPUs)"
+            )
+        count = len(visible_gpus())
+        threads = max(1, dask.system.CPU_COUNT // count)
+        memory_there = size or available_memory()
+        return Crew(count, threads, memory_there, local=True, fixed=False, gpus=True)
     if scheduler is None:
         count = workers or dask.system.CPU_COUNT
         return Crew(count, 1, size or available_memory(), local=True, fixed=workers is not None)
@@ -119,7 +147,12 @@ def _size(memory: str | int) -> int:
 
 @contextmanager
 def connect(
-    scheduler: str | None = None, workers: int | None = None, seen: Sequence[Place] = ()
+    scheduler: str | None = None,
+    workers: int | None = None,
+    seen: Sequence[Place] = (),
+    *,
+    threads: int = 1,
+    gpus: bool = False,
 ) -> Iterator[Client]:
     """Connect to a Dask cluster.
 
@@ -127,11 +160,15 @@ def connect(
     ----------
     scheduler : str, optional
         Address of a running cluster's scheduler. Without it a local cluster is started, and closed
-        at the end: processes with one thread each, on 127.0.0.1 only.
+        at the end: processes on 127.0.0.1 only.
     workers : int, optional
         Processes of the local cluster; one a core by default.
     seen : sequence of Place
         What the workers of a cluster that was named are to see; see `require_sight`.
+    threads : int
+        Tasks at once in each process of the local cluster.
+    gpus : bool
+        Whether each of them gets a GPU: see `zarrmask.gpus`.
 
     Raises
     ------
@@ -146,16 +183,16 @@ def connect(
     if workers is None:
         workers = dask.system.CPU_COUNT
     # Some for a core: one encodes while others wait for the disk.
-    threads = ENCODERS * max(1, dask.system.CPU_COUNT // workers)
+    encoders = ENCODERS * max(1, dask.system.CPU_COUNT // workers)
     settings = {
-        "distributed.nanny.environ.RAYON_NUM_THREADS": threads,  # of zarrs
+        "distributed.nanny.environ.RAYON_NUM_THREADS": encoders,  # of zarrs
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
     }
     with (
         dask.config.set(settings),
-        LocalCluster(
+        (gpu_cluster if gpus else LocalCluster)(
             n_workers=workers,
-            threads_per_worker=1,
+            threads_per_worker=threads,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`

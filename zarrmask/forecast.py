@@ -16,6 +16,7 @@ from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.memory import (
     A_TASK,
     CLIENT,
+    CUDA,
     TORCH_SHARED,
     WORKER,
     Memory,
@@ -246,6 +247,7 @@ class Forecast:
         if self.network is not None:
             seen = prod(self.network.input.shape(height, width))
             worker, shared = WORKER + detector_bytes(self.network.weights, seen), TORCH_SHARED
+            worker += CUDA if self.crew.gpus else 0
             sizes = {
                 detecting_bytes(
                     (span.stop - span.start, *runs.source.shape[1:]),
@@ -328,8 +330,7 @@ class Forecast:
         fewer = self
         if self.crew.memory is None:
             return cut(min(USUAL_BRICK, largest))
-        while not self.crew.fixed and fewer.crew.workers > 1 and not cut(SMALLEST_BRICK).fits:
-            crew = replace(fewer.crew, workers=fewer.crew.workers - 1)
+        while (crew := fewer.crew.fewer()) and not cut(SMALLEST_BRICK).fits:
             fewer = replace(fewer, crew=crew)
         budget = largest
         while budget > SMALLEST_BRICK and not cut(budget).fits:

@@ -30,6 +30,9 @@ TORCH = 400_000_000
 """What torch adds to a worker."""
 TORCH_SHARED = 370_000_000
 """What it adds once: its libraries, which workers of one machine share."""
+CUDA = 1_800_000_000
+"""What it adds to a worker with a GPU. Not measured here: its first convolution took others as much
+with the CUDA of 2018, https://github.com/pytorch/pytorch/issues/12873"""
 LOADING, LOADED = 2.4, 1.4
 """Times a checkpoint's bytes that its detector takes while it is loaded, and then."""
 A_PIXEL = 600

@@ -11,8 +11,10 @@ from typing import Any
 
 from zarrmask.cluster import find_crew
 from zarrmask.digest import sha256
+from zarrmask.errors import SettingsError
 from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast
+from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
 from zarrmask.masking import FieldStore, KeyframeStore
@@ -52,6 +54,7 @@ def run(
     config: str | Path | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
+    gpus: bool = False,
     memory: str | int | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
@@ -70,6 +73,8 @@ def run(
         YAML of settings, or a detectron2 config.
     scheduler, workers
         See `zarrmask.cluster.connect`.
+    gpus : bool
+        Work in one process on each GPU of this machine, by dask-cuda's cluster.
     memory : str or int, optional
         What all processes may use together: bytes, or "8GB"; see `zarrmask.cluster.find_crew`.
     overwrite : bool
@@ -95,6 +100,7 @@ def run(
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(Path(config) if config else None, **options)
+    settings = on_gpus(settings) if gpus else settings
     checkpoint = find_checkpoint(settings)
     source = open_input(stack, settings.allow_missing, reporter)
     plan = make_plan(source, settings)
@@ -103,7 +109,7 @@ def run(
     volume = referenced_volume(stack, source, plan, settings)
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
-    crew = find_crew(scheduler, workers, memory)
+    crew = find_crew(scheduler, workers, memory, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
     with session.held(overwrite=overwrite) as begun:
@@ -208,6 +214,7 @@ def foresee(
     config: str | Path | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
+    gpus: bool = False,
     memory: str | int | None = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -222,8 +229,11 @@ def foresee(
     hours : float or None
         That it will take, where they were to be measured.
     """
+    if gpus and conversion:
+        raise SettingsError("a conversion detects nothing; leave --gpus out")
     place = output_place(out)
     settings = read_settings(Path(config) if config else None, **options)
+    settings = on_gpus(settings) if gpus else settings
     source = open_input(stack, settings.allow_missing, reporter or Reporter())
     plan = make_plan(source, settings)
     checkpoint = None if conversion else find_checkpoint(settings)
@@ -235,12 +245,12 @@ def foresee(
         referenced = referenced_volume(stack, source, plan, settings) is not None
         pyramids = run_pyramids(journal, plan, source, settings, referenced=referenced)
     keep_apart(source, journal)
-    crew = find_crew(scheduler, workers, memory)
+    crew = find_crew(scheduler, workers, memory, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
     if not measure:
         return forecast, None
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, **options}
-    work = partial(convert, stack) if conversion else partial(run, stack, config=config)
+    work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
     return forecast, measure_hours(forecast, place, partial(work, **session))
 
 

@@ -111,7 +111,8 @@ def want_of_memory(forecast: Forecast) -> str:
     fewer = next((c.workers for c in crews if replace(forecast, crew=c).fits), 0)
     advice = [f"--memory {-(-memory.total // 10**8) / 10:g}GB, if this machine has it"]
     if fewer:
-        advice.insert(0, f"--workers {fewer}")
+        count = f"CUDA_VISIBLE_DEVICES with {fewer} GPUs" if crew.gpus else f"--workers {fewer}"
+        advice.insert(0, count)
     elif writing:
         advice.append("an uncompressed stack, of which less is held at once")
     workers = "1 worker" if crew.workers == 1 else f"{crew.workers} workers"

@@ -107,10 +107,13 @@ class Session:
     @contextmanager
     def working(self, seen: Sequence[Place]) -> Iterator[Client]:
         """Connect to those who work, and look after them; they are to see some places."""
-        workers = None if self.scheduler else self.forecast.crew.workers
+        crew = self.forecast.crew
+        workers = None if self.scheduler else crew.workers
         with (
             self._memory,
-            connect(self.scheduler, workers, seen) as self._client,
+            connect(
+                self.scheduler, workers, seen, threads=crew.threads, gpus=crew.gpus
+            ) as self._client,
             watched(self._client, self.reporter, self._memory) as self._roll,
         ):
             self.reporter.say(f"dashboard: {self._client.dashboard_link}")

@@ -133,6 +133,8 @@ def accelerators_here(kind: Kind) -> list[tuple[str, str]]:
 def placement(seen: Mapping[str, Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
     """Where detectors go: one a GPU, on a worker that sees it; without GPUs one a worker.
 
+    Workers of dask-cuda see all GPUs, each another one first: that one is its own.
+
     Parameters
     ----------
     seen : mapping
@@ -148,19 +150,22 @@ def placement(seen: Mapping[str, Sequence[tuple[str, str]]]) -> list[tuple[str, 
     >>> both = [("first", "cuda:0"), ("second", "cuda:1")]
     >>> placement({"a": both, "b": both, "c": []})
     [('a', 'cuda:0'), ('b', 'cuda:1')]
+    >>> placement({"a": [("second", "cuda:0"), ("first", "cuda:1")], "b": both})
+    [('a', 'cuda:0'), ('b', 'cuda:0')]
     >>> placement({"a": [], "b": []})
     [('a', 'cpu'), ('b', 'cpu')]
     """
-    seen_by: dict[str, list[tuple[str, str]]] = {}
+    seen_by: dict[str, list[tuple[int, str, str]]] = {}
     for worker, accelerators in seen.items():
-        for identity, device in accelerators:
-            seen_by.setdefault(identity, []).append((worker, device))
+        for turn, (identity, device) in enumerate(accelerators):
+            seen_by.setdefault(identity, []).append((turn, worker, device))
     if not seen_by:
         return [(worker, "cpu") for worker in seen]
     places: list[tuple[str, str]] = []
     for candidates in seen_by.values():
         taken = [worker for worker, _ in places]
-        places.append(min(candidates, key=lambda place: taken.count(place[0])))
+        _, worker, device = min(candidates, key=lambda one: (taken.count(one[1]), one[0]))
+        places.append((worker, device))
     return places
 
 

@@ -1,5 +1,6 @@
 """The cluster that zarrmask starts, and those it is told of."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from distributed import Client
 
 import zarrmask
 from zarrmask import ZarrmaskError
-from zarrmask.cluster import connect
+from zarrmask.cluster import connect, require_sight
 from zarrmask.detection.actors import nearest
 
 
@@ -103,3 +104,16 @@ def test_a_task_asks_the_detector_on_its_own_worker(cluster):
             for turn in range(4)
         ]
         assert turns == ["a", "b", "a", "b"]
+
+
+def test_a_worker_that_dies_when_it_is_asked_is_not_blind(monkeypatch, tmp_path):
+    def dying(paths, dask_worker):
+        if dask_worker.name == 0:
+            os._exit(1)
+        return paths
+
+    monkeypatch.setattr("zarrmask.cluster._unseen", dying)
+    with connect(workers=2) as client:
+        require_sight(client, [])
+        with pytest.raises(ZarrmaskError, match=r"1 of the cluster's 1 workers do not see(.|\n)*x"):
+            require_sight(client, [tmp_path / "x"])

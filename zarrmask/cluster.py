@@ -219,13 +219,19 @@ def require_sight(client: Client, paths: Sequence[Place]) -> None:
         With the workers and what they do not see.
     """
     wanted = [str(path) for path in paths if isinstance(path, Path)]
-    try:
-        unseen: dict[str, list[str]] = client.run(_unseen, wanted)
-    except ModuleNotFoundError as error:
-        raise ZarrmaskError(
-            f"a worker of the cluster lacks the module {error.name}; install the same zarrmask, "
-            "with what it needs, on all workers"
-        ) from None
+    answers: dict[str, Any] = client.run(_unseen, wanted, on_error="return")
+    unseen: dict[str, list[str]] = {}
+    for worker, answer in answers.items():
+        if isinstance(answer, ModuleNotFoundError):
+            raise ZarrmaskError(
+                f"a worker of the cluster lacks the module {answer.name}; install the same "
+                "zarrmask, with what it needs, on all workers"
+            )
+        if isinstance(answer, OSError):
+            continue  # it is lost: others work
+        if isinstance(answer, Exception):
+            raise answer
+        unseen[worker] = answer
     blind = {worker: lacking for worker, lacking in unseen.items() if lacking}
     if blind:
         lines = [f"  {worker}: {', '.join(lacking)}" for worker, lacking in blind.items()]

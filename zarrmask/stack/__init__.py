@@ -11,12 +11,14 @@ from upath import UPath
 from zarrmask.errors import StackError
 from zarrmask.place import place_of
 
-from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes
+from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes, forget_decoded
 from .folder import FORMATS, LABELS, open_folder
 from .header import printable
+from .mended import anchors, mended, too_many
 from .multipage import open_multipage
 from .remote import Remote
 from .source import Progress, Source, as_xarray
+from .unreadable import UnreadableError
 from .zarr_source import is_zarr, open_zarr
 
 if TYPE_CHECKING:
@@ -25,12 +27,17 @@ if TYPE_CHECKING:
 __all__ = [
     "SLABS",
     "Source",
+    "UnreadableError",
+    "anchors",
     "cuts_blocks",
     "decode",
     "decoded",
     "decoded_bytes",
+    "forget_decoded",
+    "mended",
     "open_source",
     "open_stack",
+    "too_many",
 ]
 
 
@@ -73,6 +80,7 @@ def open_source(
     allow_missing: bool = False,
     progress: Progress | None = None,
     labels: bool = False,
+    allow_unreadable: bool = False,
 ) -> Source:
     """Open a stack for reading by region, in this process or, pickled, in others.
 
@@ -85,6 +93,8 @@ def open_source(
     labels : bool
         Whether it may hold labels instead of grey values: whole numbers of any type, in PNGs of any
         colours (1 where any is not 0); no JPEGs.
+    allow_unreadable : bool
+        Let a few files of a folder be gone, or bad: see `Source.unreadable`.
 
     Returns
     -------
@@ -98,12 +108,15 @@ def open_source(
     """
     given = place_of(path)
     if not isinstance(given, Path):
-        return open_remote(Remote(given), allow_missing, progress, labels)
+        return open_remote(Remote(given), allow_missing, progress, labels, allow_unreadable)
     place = os.path.abspath(given)  # noqa: PTH100  workers have another current folder
     if os.path.isdir(place):  # noqa: PTH112
         if is_zarr(place):
             return open_zarr(place, labels=labels)
-        return open_folder(place, allow_missing, progress, LABELS if labels else FORMATS)
+        formats = LABELS if labels else FORMATS
+        return open_folder(
+            place, allow_missing, progress, formats, allow_unreadable=allow_unreadable
+        )
     if not os.path.isfile(place):  # noqa: PTH113
         there = "is no file or folder" if os.path.lexists(place) else "does not exist"
         raise StackError(f"{printable(place)} {there}; expected a stack of slices")
@@ -117,11 +130,16 @@ def open_source(
 
 
 def open_remote(
-    remote: Remote, allow_missing: bool, progress: Progress | None, labels: bool
+    remote: Remote,
+    allow_missing: bool,
+    progress: Progress | None,
+    labels: bool,
+    allow_unreadable: bool,
 ) -> Source:
     """Open a stack at a URL."""
     if PurePath(remote.place.path).suffix.lower() in (".tif", ".tiff"):
         return open_multipage(remote, labels=labels)
     if is_zarr(remote):
         return open_zarr(remote, labels=labels)
-    return open_folder(remote, allow_missing, progress, LABELS if labels else FORMATS)
+    formats = LABELS if labels else FORMATS
+    return open_folder(remote, allow_missing, progress, formats, allow_unreadable=allow_unreadable)

@@ -127,6 +127,12 @@ def decoded(source: Source, runs: Iterable[Sequence[int]], folder: Path) -> Sour
     )
 
 
+def forget_decoded(folder: Path, indices: Iterable[int]) -> None:
+    """Remove the raw files of some slices, so that they are decoded anew."""
+    for index in indices:
+        (folder / raw_name(index)).unlink(missing_ok=True)
+
+
 def raw_name(index: int) -> str:
     """Name of the file that holds the slice at an index."""
     return f"{index}.raw"

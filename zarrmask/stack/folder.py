@@ -14,8 +14,9 @@ from zarrmask.errors import StackError
 
 from .header import Header, header_or_problem, printable
 from .image import jpeg_header, png_header, png_labels_header, read_jpeg, read_png, read_png_labels
+from .mended import too_many
 from .remote import File, Remote, shown
-from .slices import ReadSlice, SliceSource, disagreements, file_in, refusal
+from .slices import ReadSlice, SliceSource, complaints, disagreements, file_in, refusal
 from .source import Progress
 from .tiff import read_tiff, tiff_header
 
@@ -52,6 +53,8 @@ def open_folder(
     allow_missing: bool,
     progress: Progress | None,
     formats: Mapping[str, Format] = FORMATS,
+    *,
+    allow_unreadable: bool = False,
 ) -> SliceSource:
     """Open a folder of numbered slices, every header checked.
 
@@ -65,6 +68,8 @@ def open_folder(
         Called with (headers done, headers in all).
     formats : mapping
         By extension, how files are read.
+    allow_unreadable : bool
+        Let a few files be gone, or bad, which are known as unreadable slices then.
 
     Returns
     -------
@@ -80,21 +85,30 @@ def open_folder(
     extension = only_extension(place, names + odd)
     numbered, problems = by_number(names)
     problems = [f"{printable(n)}: a broken link, or no regular file" for n in odd] + problems
-    problems += doubtful_numbers(numbered, allow_missing)
     files = formats[extension]
     found = read_headers(place, files.header, numbered, progress)
-    bad, usual = disagreements({numbered[number]: found[number] for number in found})
-    if bad or problems:
+    bad, usual = disagreements(found)
+    unreadable = ({} if allow_missing else dict.fromkeys(gone(numbered), "it is not there")) | bad
+    first, last = min(numbered, default=0), max(numbered, default=0)
+    excess = too_many(unreadable, last - first + 1)
+    allowed = allow_unreadable and not excess and len(bad) < len(found)
+    problems += doubtful_numbers(numbered, allow_missing or allowed)
+    if problems or (bad and not allowed):
         expected = [f"slices of {usual}"] * bool(bad) + ["every slice number once"] * bool(problems)
-        raise refusal(place, problems + bad, "; ".join(expected))
-    first, last = min(numbered), max(numbered)
+        problems += complaints({numbered[number]: what for number, what in bad.items()}, len(found))
+        problems += [excess] if allow_unreadable and excess else []
+        raise refusal(place, problems, "; ".join(expected))
     return SliceSource(
         place,
         f"{files.name} slices",
         files.read,
         first,
         [numbered.get(number) for number in range(first, last + 1)],
-        [header_of(found.get(number)) for number in range(first, last + 1)],
+        [
+            None if number in unreadable else header_of(found.get(number))
+            for number in range(first, last + 1)
+        ],
+        {number - first: why for number, why in unreadable.items()},
     )
 
 
@@ -214,6 +228,14 @@ def missing_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     [(5, 6), (8, 8)]
     """
     return [(a + 1, b - 1) for a, b in pairwise(numbers) if b > a + 1]
+
+
+def gone(numbers: Collection[int]) -> list[int]:
+    """Return the numbers that rising numbers leave out; none where these are no slice numbers."""
+    gaps = missing_ranges(numbers)
+    if sum(last - first + 1 for first, last in gaps) > MOST_SLICES:
+        return []
+    return [number for first, last in gaps for number in range(first, last + 1)]
 
 
 def doubtful_numbers(numbers: Collection[int], allow_missing: bool) -> list[str]:

@@ -9,7 +9,7 @@ from zarrmask.errors import StackError
 
 from .header import BadSliceError, Header, header_or_problem
 from .remote import Remote, shown
-from .slices import SliceSource, disagreements, refusal
+from .slices import SliceSource, complaints, disagreements, refusal
 from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff
 
 
@@ -44,7 +44,7 @@ def open_multipage(place: str | Remote, *, labels: bool = False) -> SliceSource:
         raise StackError(f"{shown(place)}: {found}")
     bad, expected = disagreements({f"page {i}": header for i, header in enumerate(found)})
     if bad:
-        raise refusal(place, bad, expected)
+        raise refusal(place, complaints(bad, len(found)), expected)
     slices = [header for header in found if isinstance(header, Header)]
     return SliceSource(place, "multipage TIFF", read_tiff, 0, [""] * len(slices), slices)
 

@@ -5,8 +5,9 @@ import os
 import pickle
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from zarrmask.errors import StackError
 from .header import PIXELS, Header, printable
 from .remote import File, Remote, Stamp, shown
 from .source import RegionSource
+from .unreadable import MOST_AT_ONCE, UnreadableError, listed, reason, try_each
 
 LISTED = 20  # bad files named in one message
 
 AT_ONCE = 16
 """Slices that are asked for at once at a URL."""
 
+Label = TypeVar("Label")
 ReadSlice = Callable[[File, Header, slice, slice, np.ndarray], None]
 """Reads rows and columns of a slice (file, header, y, x) into an array."""
 
@@ -39,9 +42,11 @@ class SliceSource(RegionSource):
     first : int
         The first slice's number.
     names : sequence of str or None
-        Each slice's file in the folder, "" for `place` itself, None where the slice is missing.
+        Each slice's file in the folder, "" for `place` itself, None where there is none.
     headers : sequence of Header or None
-        Each slice's, all of one shape and dtype.
+        Each slice's, all of one shape and dtype; None where it is missing or unreadable.
+    unreadable : mapping, optional
+        By index, what is wrong with slices that are known to be unreadable.
     """
 
     voxel_size: float | None = None
@@ -54,6 +59,7 @@ class SliceSource(RegionSource):
         first: int,
         names: Sequence[str | None],
         headers: Sequence[Header | None],
+        unreadable: Mapping[int, str] | None = None,
     ) -> None:
         there = [header for header in headers if header is not None]
         rows, columns = there[0].shape
@@ -66,7 +72,10 @@ class SliceSource(RegionSource):
         block = np.max([(1, *h.block) for h in there], axis=0)
         self.block = (1, int(block[1]), max(int(block[2]), across))
         self.first = first
-        self.missing = tuple(first + i for i, name in enumerate(names) if name is None)
+        self._unreadable = dict(unreadable or {})
+        self.missing = tuple(
+            first + i for i, name in enumerate(names) if name is None and i not in self._unreadable
+        )
         self._place, self._read_slice = place, read
         self._names = tuple(names)
         # Columns, not objects: 27,000 of them travel to every worker.
@@ -81,10 +90,23 @@ class SliceSource(RegionSource):
     def __setstate__(self, state: bytes) -> None:
         self.__dict__.update(pickle.loads(zlib.decompress(state)))  # noqa: S301  our own state
 
-    def fingerprint(self) -> str:
-        """Hash names, numbers, sizes and times (ns) of the files as they are now."""
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """What is wrong with slices that are known to be unreadable, by number."""
+        return {self.first + index: why for index, why in self._unreadable.items()}
+
+    def fingerprint(self, without: Collection[int] = ()) -> str:
+        """Hash names, numbers, sizes and times (ns) of the files as they are now.
+
+        Parameters
+        ----------
+        without : collection of int
+            Numbers of slices whose files do not count.
+        """
         digest = hashlib.sha256(repr((self.kind, self.shape, str(self.dtype))).encode())
         files = {name: i for i, name in enumerate(self._names) if name is not None}
+        for number in without:
+            files.pop(self._names[number - self.first] or "", None)
         for name, index in files.items():
             digest.update(repr((name, self.first + index, *self._stamp(name))).encode())
         return digest.hexdigest()
@@ -117,17 +139,21 @@ class SliceSource(RegionSource):
         self._fill(out, range(z.start, z.stop), y, x)
 
     def _fill(self, out: np.ndarray, wanted: range, y: slice, x: slice) -> None:
-        def fill(region: np.ndarray, index: int) -> None:
-            self._slice_region(index, y, x, region)
+        def fill(index: int) -> None:
+            self._slice_region(index, y, x, out[wanted.index(index)])
 
         if isinstance(self._place, Remote):
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(fill, out, wanted))
+                failed = try_each(fill, wanted, pool.map, hopeless=MOST_AT_ONCE)
+                pool.shutdown(cancel_futures=True)
         else:
-            for region, index in zip(out, wanted, strict=True):
-                fill(region, index)
+            failed = try_each(fill, wanted)
+        if failed:
+            raise self._refusal(failed)
 
     def _slice_region(self, index: int, y: slice, x: slice, out: np.ndarray) -> None:
+        if why := self._unreadable.get(index):
+            raise StackError(why)
         if (name := self._names[index]) is None:
             out[...] = 0
             return
@@ -139,17 +165,20 @@ class SliceSource(RegionSource):
             int(self._offset[index]),
             bool(self._big_endian[index]),
         )
-        try:
-            self._read_slice(file_in(self._place, name), header, y, x, out)
-        except (MemoryError, StackError):
-            raise
-        except Exception as error:  # decoders raise what they like; a person wants the file
-            place = self._place
-            path = place.url(name) if isinstance(place, Remote) else file_in(place, name)
-            raise StackError(
-                f"{printable(str(path))}: slice {self.first + index} cannot be read: "
-                f"{error} (damaged, or changed since it was checked?)"
-            ) from error
+        self._read_slice(file_in(self._place, name), header, y, x, out)
+
+    def _refusal(self, failed: Mapping[int, Exception]) -> UnreadableError:
+        """Name all slices that cannot be read, each with its file."""
+        why, lines = {}, []
+        for index, error in failed.items():
+            number, place, name = self.first + index, self._place, self._names[index] or ""
+            why[number] = reason(error)
+            line = f"slice {number} cannot be read: {why[number]}"
+            if not isinstance(error, StackError):
+                line += " (damaged, or changed since it was checked?)"
+            path = place.url(name) if isinstance(place, Remote) else str(file_in(place, name))
+            lines.append(line if path in line else f"{printable(path)}: {line}")
+        return UnreadableError(self.path, self.shape, why, listed(lines))
 
 
 def file_in(place: str | Remote, name: str) -> File:
@@ -159,35 +188,47 @@ def file_in(place: str | Remote, name: str) -> File:
     return os.path.join(place, name) if name else place  # noqa: PTH118
 
 
-def disagreements(found: dict[str, Header | str]) -> tuple[list[str], str]:
+def disagreements(found: Mapping[Label, Header | str]) -> tuple[dict[Label, str], str]:
     """Compare slices with each other: all have to be as most are.
 
     Parameters
     ----------
-    found : dict
+    found : mapping
         For each slice's label its header, or what is wrong with it.
 
     Returns
     -------
-    problems : list of str
-        One line for each bad slice; one for all where all are bad in the same way.
+    problems : dict
+        For the label of each bad slice what is wrong with it.
     expected : str
         What each was expected to be.
     """
     kinds = Counter((h.shape, h.dtype) for h in found.values() if isinstance(h, Header))
     if not kinds:
-        expected = f"greyscale {PIXELS}"
-        if len(found) > 1 and len(set(found.values())) == 1:
-            return [f"all {len(found):,} slices: {next(iter(found.values()))}"], expected
-        return [f"{printable(label)}: {what}" for label, what in found.items()], expected
+        return {label: str(what) for label, what in found.items()}, f"greyscale {PIXELS}"
     (usual, count), *_ = kinds.most_common(1)
-    problems = [
-        f"{printable(label)}: {header}"
+    problems = {
+        label: str(header)
         for label, header in found.items()
         if isinstance(header, str) or (header.shape, header.dtype) != usual
-    ]
+    }
     (rows, columns), dtype = usual
     return problems, f"{rows} x {columns} {dtype}, as {count:,} of {len(found):,} slices are"
+
+
+def complaints(problems: Mapping[str, str], total: int) -> list[str]:
+    """Write a line for each bad slice; one for all where all are bad in the same way.
+
+    Parameters
+    ----------
+    problems : mapping
+        For the label of each what is wrong with it.
+    total : int
+        How many slices there are.
+    """
+    if len(problems) == total > 1 and len(set(problems.values())) == 1:
+        return [f"all {total:,} slices: {next(iter(problems.values()))}"]
+    return [f"{printable(label)}: {what}" for label, what in problems.items()]
 
 
 def refusal(place: str | Remote, problems: Sequence[str], expected: str) -> StackError:

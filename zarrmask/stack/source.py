@@ -7,7 +7,7 @@ long to import as all of the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,6 +48,11 @@ class Source(Protocol):
         Micrometres, if the input says so and it is the same along all axes.
     block : tuple of int
         The smallest region that is cheap to read at once: whatever is read, whole blocks are.
+
+    Raises
+    ------
+    UnreadableError
+        From whatever reads, with all slices of a region that cannot be read, after some tries.
     """
 
     path: str
@@ -80,8 +85,18 @@ class Source(Protocol):
             How many slices of this one a slice of it stands for.
         """
 
-    def fingerprint(self) -> str:
-        """Hash what would change if the input did: names, sizes, times, shape, dtype."""
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """What is wrong with slices that are known to be unreadable, by number."""
+
+    def fingerprint(self, without: Collection[int] = ()) -> str:
+        """Hash what would change if the input did: names, sizes, times, shape, dtype.
+
+        Parameters
+        ----------
+        without : collection of int
+            Numbers of slices whose files do not count.
+        """
 
 
 class RegionSource(ABC):
@@ -123,9 +138,14 @@ class RegionSource(ABC):
         """Give this volume, which has no coarser form: see `Source`."""
         return self, 1
 
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """What is wrong with slices that are known to be unreadable, by number: of none."""
+        return {}
+
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Hash what would change if the input did."""
+    def fingerprint(self, without: Collection[int] = ()) -> str:
+        """Hash what would change if the input did: see `Source`."""
 
     @abstractmethod
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:

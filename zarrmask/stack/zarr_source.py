@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from copy import copy
+from itertools import product
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -17,6 +19,7 @@ from zarrmask.place import redacted, zarr_store
 from .header import printable, wrong_dtype
 from .remote import PatientStore, Remote
 from .source import RegionSource, Source
+from .unreadable import MOST_AT_ONCE, UnreadableError, listed, reason, try_each
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
 MICROMETRES = {
@@ -98,11 +101,16 @@ class ZarrSource(RegionSource):
                 return ZarrSource(self._place, f"{self.kind}, coarser", array), factors[0]
         return self, 1
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, without: Collection[int] = ()) -> str:
         """Hash names, sizes and times (ns) of the array's files as they are now.
 
         At a URL, where listing a million chunks takes long, those of the metadata alone: what
         writes an array anew writes them anew.
+
+        Parameters
+        ----------
+        without : collection of int
+            Numbers of slices; chunks that hold any of them do not count.
         """
         digest = hashlib.sha256(repr((self.kind, self.shape, str(self.dtype))).encode())
         if isinstance(self._place, Remote):
@@ -111,14 +119,27 @@ class ZarrSource(RegionSource):
                 if self._place.has(name):
                     digest.update(repr((name, self._place.stamp(name))).encode())
             return digest.hexdigest()
-        root = self._root()
+        root, left_out = self._root(), self._chunk_keys(without)
         for folder, folders, files in os.walk(root):
             folders.sort()
             for name in sorted(files):
-                found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
+                path = os.path.join(folder, name)  # noqa: PTH118
+                if left_out and os.path.relpath(path, root) in left_out:
+                    continue
+                found = os.stat(path)  # noqa: PTH116
                 entry = (os.path.relpath(folder, root), name, found.st_size, found.st_mtime_ns)
                 digest.update(repr(entry).encode())
         return digest.hexdigest()
+
+    def _chunk_keys(self, numbers: Collection[int]) -> set[str]:
+        """Names of the files, below the array's, that hold any of some slices."""
+        sides = (self._array.shards or self._array.chunks)[-3:]
+        layers = {(number - self.first) // sides[0] for number in numbers}
+        rows, columns = (
+            range(ceil(size / side)) for size, side in zip(self.shape[1:], sides[1:], strict=True)
+        )
+        encode = self._array.metadata.encode_chunk_key
+        return {encode((*self._leading, *place)) for place in product(layers, rows, columns)}
 
     def _root(self) -> str:
         if isinstance(self._place, Remote):
@@ -126,18 +147,55 @@ class ZarrSource(RegionSource):
         return os.path.join(self.path, self._array.path).rstrip("/")  # noqa: PTH118
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
-        key: Any = (*self._leading, z, y, x)
         try:
-            region = np.asarray(self._array[key])
+            region = self._part(z, y, x)
         except MemoryError:
             raise
-        except Exception as error:  # codecs raise what they like; a person wants the place
-            hint = "" if isinstance(error, StackError) else " (a damaged chunk?)"
-            raise StackError(
-                f"{printable(self._root())}: slices {z.start} to {z.stop - 1}, rows {y.start} to "
-                f"{y.stop - 1} cannot be read: {redacted(str(error))}{hint}"
-            ) from None
+        except Exception as error:  # codecs raise what they like
+            region = self._read_by_layers(z, y, x, error)
         return region.astype(self.dtype, copy=False)
+
+    def _part(self, z: slice, y: slice, x: slice) -> np.ndarray:
+        key: Any = (*self._leading, z, y, x)
+        return np.asarray(self._array[key])
+
+    def _read_by_layers(self, z: slice, y: slice, x: slice, whole: Exception) -> np.ndarray:
+        """Read a region layer of chunks by layer, and name those that cannot be read.
+
+        Parameters
+        ----------
+        whole : Exception
+            What reading it at once ended with.
+        """
+        layers: dict[int, list[int]] = defaultdict(list)
+        for index in range(z.start, z.stop, z.step):
+            layers[index // self.block[0]].append(index)
+        parts: dict[int, np.ndarray] = {}
+
+        def read(layer: int) -> None:
+            part = slice(layers[layer][0], layers[layer][-1] + 1, z.step)
+            parts[layer] = self._part(part, y, x)
+
+        failed: dict[int, Exception] = {}
+        if len(layers) == 1 and isinstance(whole, StackError):  # it has been tried often enough
+            failed |= dict.fromkeys(layers, whole)
+        else:
+            failed |= try_each(read, list(layers), hopeless=MOST_AT_ONCE)
+        if not failed:
+            return np.concatenate([parts[layer] for layer in layers])
+        why: dict[int, str] = {}
+        lines = []
+        for layer, error in failed.items():
+            start = layer * self.block[0]
+            stop = min(start + self.block[0], self.shape[0])
+            first, last = self.first + start, self.first + stop - 1
+            why |= dict.fromkeys(range(first, last + 1), reason(error))
+            hint = "" if isinstance(error, StackError) else " (a damaged chunk?)"
+            lines.append(
+                f"{printable(self._root())}: slices {first} to {last}, rows {y.start} to "
+                f"{y.stop - 1} cannot be read: {reason(error)}{hint}"
+            )
+        raise UnreadableError(self.path, self.shape, why, listed(lines))
 
 
 def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:

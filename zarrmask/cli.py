@@ -98,6 +98,12 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=None,
                 help="Read missing slice numbers as zeros.",
             ),
+            click.option(
+                "--on-bad-slice",
+                type=click.Choice(["stop", "interpolate"]),
+                help="What becomes of a slice that cannot be read: stop, to go on when it is "
+                "repaired, or interpolate it from those around it.  [default: stop]",
+            ),
         )
     ):
         command = option(command)

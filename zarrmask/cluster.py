@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import dask
 import dask.system
 import psutil
 from dask.utils import parse_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 from distributed.system import memory_limit
 
 from zarrmask.errors import SettingsError, ZarrmaskError
@@ -275,3 +276,34 @@ def _await_worker(client: Client, scheduler: str) -> None:
             f"the Dask cluster at {scheduler} has no worker after {PATIENCE} s; start some with "
             f"`dask worker {scheduler}`"
         ) from None
+
+
+def come_to_rest(client: Client, seconds: float = 600.0) -> None:
+    """Wait until no worker works on anything: what is cancelled goes on until it is done.
+
+    Parameters
+    ----------
+    client : Client
+    seconds : float
+        How long to wait at most.
+
+    Raises
+    ------
+    ZarrmaskError
+        If some go on for longer.
+    """
+    end, quiet = time.monotonic() + seconds, 0
+    while quiet < 2:  # the word that there is nothing to do may be on its way
+        busy = client.run(_tasks_here, on_error="ignore")
+        quiet = 0 if any(busy.values()) else quiet + 1
+        if time.monotonic() > end:
+            raise ZarrmaskError(
+                f"workers go on with what was cancelled {seconds:g} s ago; stop them, then run the "
+                "same command again: it goes on"
+            )
+        time.sleep(0.1)
+
+
+def _tasks_here(dask_worker: Worker) -> int:
+    state = dask_worker.state
+    return len(state.executing) + len(state.long_running) + len(state.ready)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.place import Place, place_of, reached
 from zarrmask.pyramid import open_pyramid, read_metadata
 from zarrmask.stack import open_source
+
+LISTED = 20  # bad slices named
 
 
 def describe(path: str | Place) -> dict[str, str]:
@@ -49,9 +52,16 @@ def _run(record: dict) -> dict[str, str]:
         "shape": _times(record["shape"]),
         "kept": f"{voxels['kept'] / voxels['total']:.1%} of {voxels['total']:,} voxels",
         "keyframes": f"{keyframes['count']}, {empty} without detection",
+        "bad slices": _bad(record.get(ENTRIES, [])),
         "corrections": str(len(record.get("corrections", []))),
         "warnings": str(len(record["warnings"])),
     }
+
+
+def _bad(entries: list[dict]) -> str:
+    told = ", ".join(f"{entry['z']} {entry['treated']}" for entry in entries[:LISTED])
+    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    return told + more or "none"
 
 
 def _pyramid(path: Place) -> dict[str, str]:

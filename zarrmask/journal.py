@@ -208,7 +208,8 @@ class Journal:
         """Give what the record says under a name (JSON); computed and recorded the first time."""
         record = self.read() or {}
         if name not in record:
-            record[name] = compute()
+            value = compute()  # which may leave something in the record itself
+            record = {**(self.read() or {}), name: value}
             self.write(record)
         return record[name]
 

@@ -42,6 +42,11 @@ class Ledger:
         """Take nothing for finished any more."""
         remove(self.folder)
 
+    def take_back(self, keys: Iterable[Hashable]) -> None:
+        """Take some tasks for finished no more."""
+        for key in keys:
+            remove(self.folder / f"{key}{SUFFIX}")
+
     def results(self) -> dict[str, Any]:
         """Give what came of each finished task, by its key."""
         entries = read_files(self.folder, SUFFIX)

@@ -11,12 +11,13 @@ from zarrmask.errors import OutputError, ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.place import Place
 from zarrmask.progress import Reporter, listed
+from zarrmask.settings import Settings
 from zarrmask.stack import Source, open_source
 
 TOLD_EVERY = 5.0  # seconds
 
 
-def open_input(stack: str | Place, allow_missing: bool, reporter: Reporter) -> Source:
+def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> Source:
     """Open and check the stack, and say what was found."""
     told = time.monotonic()
 
@@ -26,7 +27,12 @@ def open_input(stack: str | Place, allow_missing: bool, reporter: Reporter) -> S
             told = time.monotonic()
             reporter.say(f"checking headers: {done} of {total}")
 
-    source = open_source(stack, allow_missing=allow_missing, progress=progress)
+    source = open_source(
+        stack,
+        allow_missing=settings.allow_missing,
+        progress=progress,
+        allow_unreadable=settings.on_bad_slice == "interpolate",
+    )
     z, y, x = source.shape
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
     if source.missing:

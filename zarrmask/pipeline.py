@@ -102,7 +102,7 @@ def run(
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
     checkpoint = find_checkpoint(settings)
-    source = open_input(stack, settings.allow_missing, reporter)
+    source = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(place)
@@ -118,15 +118,17 @@ def run(
         with session.working(to_be_seen(journal, source, checkpoint)) as client:
             store = KeyframeStore(place / "keyframes.zarr")
             load = partial(load_detectors, client, settings, checkpoint, reporter)
-            detectors = [] if session.resumed else load()  # a bad one leaves nothing behind
+            detectors = [] if session.resumed else [*load()]  # a bad one leaves nothing behind
             session.start()
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
             window, ledger = contrast.detected, journal.ledger
-            found = detect_keyframes(
-                client, source, plan, window, detectors, load, store, ledger, reporter
+            found = session.mending(
+                lambda source: detect_keyframes(
+                    client, source, plan, window, detectors, load, store, ledger, reporter
+                )
             )
-            del detectors
+            detectors.clear()
             keyframes = record_of(found, plan.numbers)
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)
@@ -143,7 +145,7 @@ def run(
             )
             kept = session.write(masks, contrast)
         record = {
-            **run_record(source, settings, plan, checkpoint, identity),
+            **run_record(source, settings, plan, checkpoint, session.identity),
             **session.record(),
             **written_by(command),
             **outcome(plan, volume, contrast, kept),
@@ -177,7 +179,7 @@ def convert(
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(**options)
-    source = open_input(stack, settings.allow_missing, reporter)
+    source = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     identity = {
         "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
@@ -200,8 +202,8 @@ def convert(
         peak, predicted = session.peak_memory, session.forecast.memory.total
         reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
         describe_pyramids({place.stem: pyramids["volume"]}, plan)
-        record = {"state": "finished", "identity": identity, "window": contrast.written}
-        journal.finish(record)
+        record = {"state": "finished", "identity": session.identity, "window": contrast.written}
+        journal.finish(record | session.damage.record())
     return place
 
 
@@ -234,7 +236,7 @@ def foresee(
     place = output_place(out)
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
-    source = open_input(stack, settings.allow_missing, reporter or Reporter())
+    source = open_input(stack, settings, reporter or Reporter())
     plan = make_plan(source, settings)
     checkpoint = None if conversion else find_checkpoint(settings)
     if conversion:
@@ -257,7 +259,7 @@ def foresee(
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:
     """What makes a run this one: settings, input, weights. No path: a moved stack is the same."""
     config, _ = model_of(settings, checkpoint)
-    exclude = {"checkpoint", "model", "allow_missing", "device"}
+    exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device"}
     return {
         "settings": json.loads(settings.model_dump_json(exclude=exclude)),
         "input": input_identity(source),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from distributed import Client
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from zarrmask.cluster import Crew, connect
 from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
+from zarrmask.damage import Damage
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
 from zarrmask.masking import Masks
 from zarrmask.memory import PeakMemory
+from zarrmask.mending import Mender
 from zarrmask.model import network_of
 from zarrmask.outputs import require_outputs
 from zarrmask.place import Place, reached
@@ -29,8 +31,10 @@ from zarrmask.pyramid import BrickGrid, Pyramid
 from zarrmask.room import check_room, scratch_disk
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
-from zarrmask.stages import bricks_left, sample_greys, write_pyramids
+from zarrmask.stages import bricks_left, forget_slices, sample_greys, write_pyramids
 from zarrmask.vitals import Roll, watched
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -91,6 +95,7 @@ class Session:
         """
         out, journal = self.journal.out, self.journal
         with reached(out), journal.lock():
+            self.identity = self.damage.recognised(self.identity)
             state = journal.check(self.identity, overwrite=overwrite)
             if state == "finished":
                 require_outputs(out, self.pyramids.values(), journal.others)
@@ -124,10 +129,16 @@ class Session:
         if not self.resumed:
             self.journal.start(self.identity)
             self.forecast = as_begun(self.journal, self.forecast)
+        self._mender.begin()
 
     def contrast(self, slices: NDArray[np.int64], *, detecting: bool) -> Contrast:
         """Settle the windows of grey values, by a sample of some slices; see `settle_contrast`."""
-        sample = partial(sample_greys, self._client, self.source, slices, self.reporter)
+
+        def sample() -> NDArray:
+            return self.mending(
+                lambda source: sample_greys(self._client, source, slices, self.reporter)
+            )
+
         return settle_contrast(
             self.journal,
             self.source.dtype,
@@ -139,18 +150,43 @@ class Session:
 
     def write(self, masks: Masks | None, contrast: Contrast) -> int:
         """Write the pyramids; gives the voxels inside the masks. See `write_pyramids`."""
-        with shared_disk(self.journal, self.scheduler) as disk:
-            return write_pyramids(
-                self._client,
-                self.source,
-                self.plan,
-                self.pyramids,
-                masks,
-                rescaling(self.source.dtype, self.settings, contrast),
-                disk,
-                self.journal.ledger.stage("writing"),
-                self.reporter,
-            )
+
+        def write(source: Source) -> int:
+            with shared_disk(self.journal, self.scheduler) as disk:
+                return write_pyramids(
+                    self._client,
+                    source,
+                    self.plan,
+                    self.pyramids,
+                    masks,
+                    rescaling(source.dtype, self.settings, contrast),
+                    disk,
+                    self.journal.ledger.stage("writing"),
+                    self.reporter,
+                )
+
+        kept = self.mending(write)
+        for warning in self.damage.warnings():
+            self.reporter.warn(warning)
+        return kept
+
+    @property
+    def damage(self) -> Damage:
+        """What of the stack turned out to be unreadable."""
+        return Damage(self.journal, self.source)
+
+    def mending(self, work: Callable[[Source], Result]) -> Result:
+        """Do what reads the stack, and takes it; see `Mender.mending`."""
+        return self._mender.mending(self._client, work)
+
+    @cached_property
+    def _mender(self) -> Mender:
+        return Mender(self.damage, self.settings.on_bad_slice, self._forget, self.reporter)
+
+    def _forget(self, indices: Sequence[int]) -> None:
+        """Take nothing for written that was made of some slices."""
+        ledger = self.journal.ledger.stage("writing")
+        forget_slices(indices, self.plan, self.pyramids, self.journal.scratch, ledger)
 
     def record(self) -> dict[str, Any]:
         """What a run keeps of its session."""
@@ -161,6 +197,7 @@ class Session:
             "peak_memory_bytes": self.peak_memory,
             "workers": self._roll.record(),
             "warnings": self.reporter.warnings,
+            **self.damage.record(),
         }
 
 

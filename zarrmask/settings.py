@@ -186,6 +186,9 @@ class Settings(BaseModel):
         lie wholly inside the mask, where the disk has such links.
     allow_missing : bool
         Whether missing slice numbers are read as zeros.
+    on_bad_slice : "stop" or "interpolate"
+        What becomes of a slice that cannot be read: the run stops, and goes on when it is repaired;
+        or it is interpolated from the slices around it. It is no part of a run's identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -218,6 +221,7 @@ class Settings(BaseModel):
     volume: bool | None = None
     links: bool = True
     allow_missing: bool = False
+    on_bad_slice: Literal["stop", "interpolate"] = "stop"
 
     @model_validator(mode="before")
     @classmethod

@@ -33,10 +33,11 @@ from zarrmask.masking import (
     Masks,
     read_together,
 )
+from zarrmask.place import Place
 from zarrmask.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, touched
-from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
+from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded, forget_decoded
 
 SAMPLED_SLICES = 8
 SAMPLED_SIDE = 1024
@@ -44,6 +45,8 @@ SAMPLED_SIDE = 1024
 READ_TOGETHER = 2**28
 """Bytes of coarse slices that are read at once, since they share chunks."""
 RUNS_A_WORKER = 4
+DECODED = "decoded"
+"""Folder of the scratch files of slices."""
 SLICES_A_TASK = 8
 """Decoded by one task: so few that all workers are busy from the start."""
 
@@ -262,7 +265,7 @@ def write_pyramids(
         needed = ~np.isin(source.numbers, source.missing)[first_slice:][:depth]
         if masks is not None and "volume" not in pyramids:
             needed &= masks.any_on(first_slice, first_slice + depth)
-        folder = scratch / "decoded"
+        folder = scratch / DECODED
         _write_slabs(client, source, plan, needed, len(bricks), missing, write, folder, reporter)
     else:
         size = _read(source, plan, len(bricks))
@@ -282,6 +285,42 @@ def write_pyramids(
             size += voxels * np.dtype(pyramid.dtype).itemsize
         _compute(client, layers, f"writing from level {level}", total, size, reporter)
     return sum(first.results().values())
+
+
+def forget_slices(
+    indices: Sequence[int],
+    plan: Plan,
+    pyramids: Mapping[str, Pyramid],
+    scratch: Place,
+    ledger: Ledger,
+) -> None:
+    """Take nothing for written that was made of some slices, and remove it.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        In the stack.
+    scratch, ledger
+        As of `write_pyramids`.
+    """
+    places = np.array(indices) - plan.origin[0]
+    regions = [
+        region
+        for region in map(plan.grid.region, plan.grid.indices())
+        if np.any((places >= region[0].start) & (places < region[0].stop))
+    ]
+    for name, pyramid in pyramids.items():
+        if pyramid.finished or not (pyramid.path / "0").exists():
+            continue
+        for level in pyramid.passes:
+            grid = pyramid.bricks(level) if level else plan.grid
+            entries = _entries(ledger, f"level-{level}-{name}" if level else "level-0", grid)
+            for brick in touched(regions, 2**level, grid):
+                entries.take_back([brick_key(brick)])
+                pyramid.clear(level, grid.region(brick))
+    if isinstance(scratch, Path):
+        for slab in (scratch / DECODED).glob("*"):
+            forget_decoded(slab, indices)
 
 
 def made_of(bricks: Sequence[Shape], plan: Plan, level: int, grid: BrickGrid) -> list[Shape]:

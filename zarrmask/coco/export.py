@@ -16,6 +16,7 @@ from zarrmask import __version__
 from zarrmask.atomic import refuse_full, whole_folder
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.coco.region import Region
+from zarrmask.damage import reopened
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import OutputError, StackError
 from zarrmask.journal import Journal
@@ -148,18 +149,17 @@ def _reader(
     given = record["input"]["path"]
     detected = record["detect_window"]
     window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
+    source, lacks = None, "has changed since the run read it"
     try:
-        source = open_source(given, allow_missing=True)
-        first = int(source.numbers[0])
-        lacks = "has changed since the run read it"
-        usable = source.fingerprint() == record["identity"]["input"]["fingerprint"]
+        if (source := reopened(record)) is not None:
+            first = int(source.numbers[0])
     except StackError as error:
-        lacks, usable = f"cannot be read: {error}", False
-    if not usable and (place / "volume.zarr").exists() and record["window"] is None:
-        source = open_source(place / "volume.zarr")
+        lacks = f"cannot be read: {error}"
+    if source is None and (place / "volume.zarr").exists() and record["window"] is None:
+        volume = open_source(place / "volume.zarr")
         first = record["z"][0]
-        usable = source.shape[1:] == shape
-    if not usable:
+        source = volume if volume.shape[1:] == shape else None
+    if source is None:
         raise OutputError(
             f"the slices of {place} are gone: its stack {given} {lacks}; and it has no volume.zarr "
             "of whole slices with their own grey values. Put the stack back, or run anew"

@@ -12,6 +12,7 @@ from distributed import Client
 from zarrmask.contrast import Contrast, rescaling
 from zarrmask.correcting.corrections import Correction, kept, redilated, store_of
 from zarrmask.correcting.rewriting import in_steps
+from zarrmask.damage import reopened
 from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.grey import Rescaling
 from zarrmask.journal import CORRECTING, Journal, finished_record
@@ -215,8 +216,7 @@ def _source(
     """
     path = record["input"]["path"]
     try:
-        stack = open_source(path, allow_missing=True)
-        if stack.fingerprint() == record["identity"]["input"]["fingerprint"]:
+        if (stack := reopened(record)) is not None:
             window = record["window"]
             contrast = Contrast("seed", False, None if window is None else (window[0], window[1]))
             return stack, rescaling(stack.dtype, settings, contrast)

@@ -80,14 +80,14 @@ def apply(
         What was found, what was expected, and what to do.
     """
     refuse_worker()
-    if unknown := sorted(set(options) - APPLIED - {"allow_missing"}):
+    if unknown := sorted(set(options) - APPLIED - {"allow_missing", "on_bad_slice"}):
         raise SettingsError(f"given masks have no settings {', '.join(unknown)}")
     if dilate and erode:
         raise SettingsError("masks are dilated or eroded; give --dilate or --erode")
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(**options, dilate=erode or dilate or 0, propagate="hold")
-    source = open_input(stack, settings.allow_missing, reporter)
+    source = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     sampled, stack_first = plan.keyframes, int(source.numbers[0])
     given = open_given(masks, source, first).needed(plan.first, plan.stop)
@@ -130,7 +130,7 @@ def apply(
             held = HeldMasks(store, plan.keyframes, store.used(), shape, plan.side)
             kept = session.write(held, contrast)
         record = {
-            **run_record(source, settings, plan, None, identity),
+            **run_record(source, settings, plan, None, session.identity),
             **session.record(),
             **written_by(command),
             **outcome(plan, volume, contrast, kept),

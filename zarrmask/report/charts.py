@@ -221,6 +221,9 @@ def _chart(
     if empty:
         triangles = "".join(f"M{place} {bottom}l-6 -11h12z" for place in dict.fromkeys(empty))
         series.append(Series("empty", triangles, "keyframe without a detection"))
+    if views.bad:
+        lines = "".join(f"M{place} {TOP}V{bottom}" for place in dict.fromkeys(map(x, views.bad)))
+        series.append(Series("bad", lines, "slice that could not be read"))
     return Chart(
         title=title,
         summary=summary or _summary(title, dots),

@@ -37,7 +37,7 @@ FILES = {
 
 SCRIPT = files("zarrmask.report").joinpath("slider.js").read_text(encoding="utf8")
 LISTED = 100
-"""Suspicious ranges in the table, at most."""
+"""Rows of a table, at most: of suspicious ranges, of slices that could not be read."""
 REASONS = 4
 """Told of one of them, at most."""
 
@@ -111,6 +111,8 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         "lying": views.lying,
         "ranges": _ranges(views, out, record),
         "corrections": _corrections(record),
+        "bad_slices": words.bad_slices(record)[:LISTED],
+        "bad_unlisted": max(0, len(words.bad_slices(record)) - LISTED),
         "unlisted": max(0, len(views.suspects) - LISTED),
         "measured": bool(views.keyframes.sketches),
         "curves": curves(views, number(pick(record, "settings", "score"))),

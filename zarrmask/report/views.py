@@ -21,7 +21,7 @@ from zarrmask.place import Place, place_of, zarr_store
 from zarrmask.report.greys import MOST, Greys, look_through, spread
 from zarrmask.report.keyframes import Keyframes, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
-from zarrmask.report.words import number, pick
+from zarrmask.report.words import bad_slices, number, pick
 
 Z, Y, X = range(3)
 
@@ -135,6 +135,7 @@ class Views:
     keyframes: Keyframes
     greys: Greys
     suspects: tuple[tuple[Suspect, tuple[Plane, ...]], ...]  # with pictures of the worst
+    bad: tuple[int, ...] = ()  # numbers of slices that could not be read
 
     @property
     def slices(self) -> tuple[Plane, ...]:
@@ -239,6 +240,7 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
             (one, _beside(grey, mask, keyframes, one, first_z, span) if n < SUSPECTS else ())
             for n, one in enumerate(found)
         ),
+        bad=tuple(z for z, _, _ in bad_slices(record) if first_z <= z < first_z + mask.shape[Z]),
     )
 
 

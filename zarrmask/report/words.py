@@ -185,3 +185,23 @@ def runs(chosen: Sequence[int], among: Sequence[int]) -> str:
         else:
             groups.append([z])
     return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}–{g[-1]}" for g in groups)
+
+
+def bad_slices(record: Any) -> list[tuple[int, str, str]]:
+    """Give the slices that a run could not read: number, how they were treated, and what was wrong.
+
+    Examples
+    --------
+    >>> entry = {"z": 3, "why": "gone", "treated": "interpolated", "from": [2, 4]}
+    >>> bad_slices({"bad_slices": [entry]})
+    [(3, 'interpolated from 2 and 4', 'gone')]
+    """
+    entries = pick(record, "bad_slices")
+    told = []
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        z, others = pick(entry, "z"), pick(entry, "from")
+        if type(z) is int:
+            known = isinstance(others, list | tuple) and others
+            tail = f" from {' and '.join(map(str, others))}" if known else ""
+            told.append((z, plain(pick(entry, "treated")) + tail, plain(pick(entry, "why"))))
+    return told

@@ -1,0 +1,136 @@
+"""What becomes of slices that turn out to be unreadable while a run goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from distributed import Client
+
+from zarrmask.cluster import come_to_rest
+from zarrmask.damage import Damage
+from zarrmask.errors import StackError
+from zarrmask.progress import Reporter
+from zarrmask.stack import Source, UnreadableError, too_many
+
+REPRIEVES = 3
+"""How often a slice may be unreadable to a worker that can be read from here."""
+GOES_ON = "then run the same command again: it goes on"
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Mender:
+    """Decides of unreadable slices, and lets what was made of them be made anew.
+
+    Attributes
+    ----------
+    damage : Damage
+        What is known of them.
+    policy : "stop" or "interpolate"
+    forget : callable
+        Given indices of slices: takes nothing for written that was made of them.
+    reporter : Reporter
+    """
+
+    damage: Damage
+    policy: str
+    forget: Callable[[Sequence[int]], None]
+    reporter: Reporter
+    _reprieved: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def _source(self) -> Source:
+        return self.damage.source
+
+    def begin(self) -> None:
+        """Interpolate what is known to be unreadable before anything is read."""
+        settled = self.damage.interpolated
+        if bad := {z: why for z, why in self._source.unreadable.items() if z not in settled}:
+            self._interpolate(bad)
+
+    def mending(self, client: Client, work: Callable[[Source], Result]) -> Result:
+        """Do what reads the stack; once more where slices turn out bad, and are interpolated.
+
+        Parameters
+        ----------
+        client : Client
+        work : callable
+            Takes the stack as it is to be read. What is in the ledger it does not do again.
+
+        Raises
+        ------
+        StackError
+            Where a slice cannot be read, and is not interpolated.
+        """
+        while True:
+            try:
+                return work(self.damage.mended())
+            except UnreadableError as error:
+                if error.path != self._source.path:
+                    raise
+                if error.shape != self._source.shape:
+                    raise StackError(
+                        f"{error}\na coarser level, which is not interpolated; repair it, {GOES_ON}"
+                    ) from None
+                # With what it was raised in the scheduler would keep it as the tasks' result.
+                bad = error.with_traceback(None)
+            # What still runs may write, or enter in the ledger, what is to be forgotten.
+            come_to_rest(client)
+            self._settle(bad)
+
+    def _settle(self, error: UnreadableError) -> None:
+        excess = too_many({*error.why, *self.damage.interpolated}, self._source.shape[0])
+        if self.policy == "stop":
+            if not excess:  # else the disk is gone, and the slices may be well
+                self.forget(self.damage.enter(error.why, interpolate=False))
+            raise StackError(
+                f"{error}\nrepair that, {GOES_ON}; or add --on-bad-slice interpolate to it"
+            )
+        if excess:
+            raise StackError(f"{error}\n{excess}; repair them, {GOES_ON}")
+        bad = self._unreadable_here(error.why)
+        for z in error.why.keys() - bad.keys():
+            self._reprieved[z] += 1
+            if self._reprieved[z] > REPRIEVES:
+                raise StackError(
+                    f"{error}\nit can be read where zarrmask was started, but not where its "
+                    f"workers are; see to that, {GOES_ON}"
+                )
+        if bad:
+            self._interpolate(bad)
+
+    def _interpolate(self, bad: Mapping[int, str]) -> None:
+        """Interpolate slices from here on, if those around them are there.
+
+        Raises
+        ------
+        StackError
+            Where none around one of them can be read: the disk is gone, or the server.
+        """
+        around = self.damage.neighbours(bad)
+        lost = self._unreadable_here({n for z in bad for n in around[z]})
+        for z, why in bad.items():
+            if all(n in lost for n in around[z]):
+                raise StackError(
+                    f"slice {z} cannot be read ({why}), nor can those around it: is the disk gone, "
+                    f"or the server? Bring it back, {GOES_ON}"
+                )
+        self.forget(self.damage.enter(bad, interpolate=True))
+        for z, why in bad.items():
+            others = " and ".join(map(str, around[z]))
+            self.reporter.say(f"slice {z} is interpolated from {others}: {why}")
+
+    def _unreadable_here(self, numbers: Collection[int]) -> dict[int, str]:
+        """Say of some slices what is wrong with those that cannot be read as a whole from here."""
+        first = int(self._source.numbers[0])
+        bad: dict[int, str] = {}
+        for z in sorted(numbers):
+            try:
+                self._source[z - first]
+            except UnreadableError as error:
+                bad |= error.why
+        return bad

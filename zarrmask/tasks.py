@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from math import prod
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -258,18 +259,17 @@ def _write_inside(
     for columns, full in sorted(runs, key=itemgetter(1)):
         piece = (z, y, slice(x.start + columns.start, x.start + columns.stop))
         seen = voxels[:, :, columns.start - first : columns.stop - first]
-        mask.settle()
-        masked.settle()
-        inside = buffer("inside", sides(piece), np.uint8)
         if full:
-            inside.fill(255)
-            mask.write(piece, inside, halved=255)
-            kept += inside.size
+            mask.fill(piece, 255)
+            kept += prod(sides(piece))
             if volume is not None:
                 masked.repeat(piece, seen, volume)
             else:
                 masked.write(piece, seen)
         else:
+            mask.settle()
+            masked.settle()
+            inside = buffer("inside", sides(piece), np.uint8)
             masks.fill(inside, columns)
             kept += int(np.count_nonzero(inside))
             mask.write(piece, inside)

@@ -2,9 +2,9 @@
 
 import errno
 import json
+import os
 from dataclasses import replace
 from itertools import pairwise, product
-from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -340,15 +340,15 @@ def test_what_another_pyramid_holds_too_is_shared(tmp_path, monkeypatch, links, 
     data[:, :, :32] = 0
     one = Pyramid(tmp_path / "one.zarr", tmp_path / "s1", data.shape, "uint16", "mean", form)
     two = replace(one, path=tmp_path / "two.zarr", scratch=tmp_path / "s2", links=links != "no")
+    everything = tuple(slice(0, side) for side in data.shape)
+    for pyramid in (one, two):
+        pyramid.create()
     if links == "unknown to the disk":
 
         def refuse(*_):
             raise OSError(errno.EPERM, "no links here")
 
-        monkeypatch.setattr(Path, "hardlink_to", refuse)
-    everything = tuple(slice(0, side) for side in data.shape)
-    for pyramid in (one, two):
-        pyramid.create()
+        monkeypatch.setattr(os, "link", refuse)
     for _ in range(2):  # the second time over what is there, as after a stop
         for region in tiles(everything, form.step[:2]):
             with one.step(0, region) as first, two.step(0, region) as second:
@@ -372,3 +372,30 @@ def test_what_another_pyramid_holds_too_is_shared(tmp_path, monkeypatch, links, 
     with two.step(0, everything) as step:
         step.write(everything, np.full(data.shape, 7, np.uint16))
     np.testing.assert_array_equal(one.array(0)[:], data)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("form", [Format(chunk=16), Format(chunk=16, ngff="0.5")], ids=str)
+def test_a_tile_of_one_value_is_written_as_any_other(tmp_path, links, form):
+    shape = (40, 70, 150)  # whole files, and others at the border
+    data = np.full(shape, 255, np.uint8)
+    scratch = tmp_path / "scratch"
+    filled = Pyramid(tmp_path / "a.zarr", scratch / "a", shape, "uint8", "max", form, links)
+    written = Pyramid(tmp_path / "b.zarr", scratch / "b", shape, "uint8", "max", form)
+    everything = tuple(slice(0, side) for side in shape)
+    for pyramid in (filled, written):
+        pyramid.create()
+    for _ in range(2):  # the second time over what is there, as after a stop
+        for region in tiles(everything, form.step[:2]):
+            with filled.step(0, region) as one, written.step(0, region) as other:
+                for tile in tiles(region, (form.file, form.file)):
+                    one.fill(tile, 255)
+                    other.write(tile, data[tile])
+                one.finish()
+                other.finish()
+    files = [path for path in written.path.glob("[01]/**/[0-9]*") if path.is_file()]
+    assert len(files) > 4
+    for file in files:
+        assert (filled.path / file.relative_to(written.path)).read_bytes() == file.read_bytes()
+    mine = [filled.path / file.relative_to(written.path) for file in files]
+    assert any(file.stat().st_nlink > 1 for file in mine) == links

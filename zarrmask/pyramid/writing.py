@@ -10,8 +10,9 @@ one, an eighth of it, is kept until it is whole.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -242,7 +243,7 @@ class Step:
         """The finer level, and where it lies."""
         return self._pyramid.array(self._level), self._pyramid.path / str(self._level)
 
-    def write(self, region: Region, block: NDArray, *, halved: int | None = None) -> None:
+    def write(self, region: Region, block: NDArray) -> None:
         """Begin to write a tile.
 
         Parameters
@@ -252,18 +253,22 @@ class Step:
             ends there or at the volume's border.
         block : (z, y, x) array
             The voxels.
-        halved : int, optional
-            What the tile is, halved, where all of it is one value.
         """
         if not (block[0, 0, 0] or block.max()):
             return
-        self._begin(*self._array, region, block)
-        if self._level + 1 < len(self._pyramid.levels):
-            coarse = self._coarse()[within(halved_region(region), self._region)]
-            if halved is not None:
-                coarse.fill(halved)
-            else:
-                halve(block, self._pyramid.reduce, coarse)
+        self._begin(_write, *self._array, region, block)
+        if (coarse := self._coarse_part(region)) is not None:
+            halve(block, self._pyramid.reduce, coarse)
+
+    def fill(self, region: Region, value: int) -> None:
+        """Begin to write a tile all of whose voxels are one value, other than zero.
+
+        Its files are one under many names, if this pyramid may share them.
+        """
+        write = _fill_shared if self._pyramid.links else _fill
+        self._begin(write, *self._array, region, value)
+        if (coarse := self._coarse_part(region)) is not None:
+            coarse.fill(value)
 
     def repeat(self, region: Region, block: NDArray, other: Step) -> None:
         """Write a tile that another pyramid has, which is stored and made coarser alike.
@@ -275,23 +280,24 @@ class Step:
         other : Step
             Its files are shared, if this pyramid may.
         """
-        other.settle()
-        if self._level + 1 < len(self._pyramid.levels):
-            place = within(halved_region(region), self._region)
-            self._coarse()[place] = other._coarse()[place]
-        if not (self._pyramid.links and self._link(region, other)):
-            self._begin(*self._array, region, block)
+        if (coarse := self._coarse_part(region)) is not None:
+            coarse[...] = other._coarse_part(region)
+        begun = tuple(other._behind)
+        if self._pyramid.links and isinstance(self._pyramid.path, Path):
+            self._begin(_share, *self._array, region, block, other._array, begun)
+        else:
+            self._begin(_write, *self._array, region, block)
 
     def finish(self) -> None:
         """Begin to write the coarser level, and to hand over what comes after it."""
         if self._empty or self._pyramid.finished:
             return
         pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
-        self._begin(pyramid.array(level), pyramid.path / str(level), self._region, coarse)
+        self._begin(_write, pyramid.array(level), pyramid.path / str(level), self._region, coarse)
         if level + 1 < len(pyramid.levels):
             array, place = pyramid.handed_over(level + 1), pyramid.scratch / str(level + 1)
             beyond = halve(coarse, pyramid.reduce)
-            self._begin(array, place, halved_region(self._region), beyond)
+            self._begin(_write, array, place, halved_region(self._region), beyond)
 
     def settle(self) -> None:
         """Wait for what has been begun.
@@ -306,25 +312,15 @@ class Step:
         for written in begun:
             _flush(written.result())
 
-    def _begin(self, array: zarr.Array, place: Place, region: Region, block: NDArray) -> None:
-        if self._pyramid.finished:
-            return
-        self._behind.append(_threads.submit(_write, array, place, region, block))
+    def _begin(self, write: Callable[..., list[Path]], *what: Any) -> None:
+        if not self._pyramid.finished:
+            self._behind.append(_threads.submit(write, *what))
 
-    def _link(self, region: Region, other: Step) -> bool:
-        """Give this pyramid the other's files of a region; tell whether that could be done."""
-        mine, others = _files(*self._array, region), _files(*other._array, region)
-        for file, there in zip(mine, others, strict=True):
-            file.unlink(missing_ok=True)
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.hardlink_to(there)
-            except FileNotFoundError:
-                continue  # all zeros
-            except OSError:  # another disk, or one without links
-                return False
-        _flush(mine)
-        return bool(mine)
+    def _coarse_part(self, region: Region) -> NDArray | None:
+        """Where a tile goes in the coarser level; None if there is no such level."""
+        if self._level + 1 == len(self._pyramid.levels):
+            return None
+        return self._coarse()[within(halved_region(region), self._region)]
 
     def _coarse(self) -> NDArray:
         """The coarser level of the region: zeros where nothing has been written."""
@@ -385,15 +381,22 @@ def _flush(files: Iterable[Path]) -> None:
 
 def _files(array: zarr.Array, place: Place, region: Region) -> list[Path]:
     """Files that hold a region of an array; none at a URL."""
-    if not isinstance(place, Path):
-        return []
-    sides = array.shards or array.chunks
+    return [file for file, _ in _by_file(array, place, region)] if isinstance(place, Path) else []
+
+
+def _by_file(array: zarr.Array, place: Path, region: Region) -> Iterator[tuple[Path, Region]]:
+    """Files that hold a region of an array, each with its part of the region."""
+    file = array.shards or array.chunks
     prefix = ("c",) if array.metadata.zarr_format == 3 else ()
-    places = (
-        range(part.start // side, ceil(part.stop / side))
-        for part, side in zip(region, sides, strict=True)
+    z, y, x = (
+        [
+            (at, slice(max(at * side, part.start), min((at + 1) * side, part.stop)))
+            for at in range(part.start // side, ceil(part.stop / side))
+        ]
+        for part, side in zip(region, file, strict=True)
     )
-    return [place.joinpath(*prefix, *map(str, key)) for key in product(*places)]
+    for (i, deep), (j, high), (k, wide) in product(z, y, x):
+        yield place.joinpath(*prefix, str(i), str(j), str(k)), (deep, high, wide)
 
 
 def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> list[Path]:
@@ -408,3 +411,54 @@ def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> l
         file.unlink(missing_ok=True)
     array[region] = block
     return files
+
+
+def _fill(array: zarr.Array, place: Place, region: Region, value: int) -> list[Path]:
+    """Write whole files of one value; see `_write`."""
+    return _write(array, place, region, np.full(sides(region), value, array.dtype))
+
+
+def _fill_shared(array: zarr.Array, place: Place, region: Region, value: int) -> list[Path]:
+    """Write whole files of one value: those alike are one under several names, where that goes."""
+    if not isinstance(place, Path):
+        return _fill(array, place, region, value)
+    written: dict[Shape, Path] = {}
+    for file, part in _by_file(array, place, region):
+        alike = written.setdefault(sides(part), file)
+        if alike is file or not _linked(file, alike):
+            _fill(array, place, part, value)
+    return _files(array, place, region)
+
+
+def _share(
+    array: zarr.Array,
+    place: Place,
+    region: Region,
+    block: NDArray,
+    other: tuple[zarr.Array, Place],
+    begun: Sequence[Future[list[Path]]],
+) -> list[Path]:
+    """Let whole files of an array be another's, once that has them; else write them."""
+    wait(begun)  # they were handed in before this was: none waits for a thread that this one holds
+    mine, others = _files(array, place, region), _files(*other, region)
+    if others and all(map(_linked, mine, others)):
+        return mine
+    return _write(array, place, region, block)
+
+
+def _linked(file: Path, there: Path) -> bool:
+    """Put another file, or none where there is none, in a file's place; tell if that goes."""
+    try:
+        try:
+            os.link(there, file)
+        except FileNotFoundError:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.link(there, file)
+        except FileExistsError:
+            file.unlink()
+            os.link(there, file)
+    except FileNotFoundError:
+        file.unlink(missing_ok=True)  # all zeros
+    except OSError:  # another disk, or one without links, or with too many
+        return False
+    return True

@@ -17,7 +17,7 @@ from zarrmask.forecast import Forecast
 from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
-from zarrmask.masking import FieldStore, KeyframeStore
+from zarrmask.masking import FieldStore, Keyframes, KeyframeStore
 from zarrmask.memory import sized
 from zarrmask.model import find_checkpoint, load_detectors, model_of
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
@@ -123,27 +123,29 @@ def run(
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
             window, ledger = contrast.detected, journal.ledger
-            found = session.mending(
-                lambda source: detect_keyframes(
+
+            def masked(source: Source) -> tuple[Keyframes, int]:
+                found = detect_keyframes(
                     client, source, plan, window, detectors, load, store, ledger, reporter
                 )
-            )
-            detectors.clear()
+                detectors.clear()
+                places = store.used()
+                masks = masks_between(
+                    client,
+                    store,
+                    places,
+                    plan.keyframes[found.positions[places]],
+                    plan,
+                    FieldStore(journal.scratch / "fields.zarr", (source.shape[1], source.shape[2])),
+                    ledger.stage("measuring"),
+                    reporter,
+                )
+                return found, session.write(source, masks, contrast)
+
+            found, kept = session.mending(masked)
             keyframes = record_of(found, plan.numbers)
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)
-            places = store.used()
-            masks = masks_between(
-                client,
-                store,
-                places,
-                plan.keyframes[found.positions[places]],
-                plan,
-                FieldStore(journal.scratch / "fields.zarr", (source.shape[1], source.shape[2])),
-                ledger.stage("measuring"),
-                reporter,
-            )
-            kept = session.write(masks, contrast)
         record = {
             **run_record(source, settings, plan, checkpoint, session.identity),
             **session.record(),
@@ -198,7 +200,7 @@ def convert(
             session.start()
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=False)
-            session.write(None, contrast)
+            session.mending(lambda source: session.write(source, None, contrast))
         peak, predicted = session.peak_memory, session.forecast.memory.total
         reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
         describe_pyramids({place.stem: pyramids["volume"]}, plan)

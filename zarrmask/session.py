@@ -123,6 +123,8 @@ class Session:
         ):
             self.reporter.say(f"dashboard: {self._client.dashboard_link}")
             yield self._client
+        for warning in self.damage.warnings():
+            self.reporter.warn(warning)
 
     def start(self) -> None:
         """Make the output this one's, unless that has been done."""
@@ -148,27 +150,28 @@ class Session:
             detecting=detecting,
         )
 
-    def write(self, masks: Masks | None, contrast: Contrast) -> int:
-        """Write the pyramids; gives the voxels inside the masks. See `write_pyramids`."""
+    def write(self, source: Source, masks: Masks | None, contrast: Contrast) -> int:
+        """Write the pyramids; gives the voxels inside the masks. See `write_pyramids`.
 
-        def write(source: Source) -> int:
-            with shared_disk(self.journal, self.scheduler) as disk:
-                return write_pyramids(
-                    self._client,
-                    source,
-                    self.plan,
-                    self.pyramids,
-                    masks,
-                    rescaling(source.dtype, self.settings, contrast),
-                    disk,
-                    self.journal.ledger.stage("writing"),
-                    self.reporter,
-                )
-
-        kept = self.mending(write)
-        for warning in self.damage.warnings():
-            self.reporter.warn(warning)
-        return kept
+        Parameters
+        ----------
+        source : Source
+            What `mending` gives.
+        masks : Masks or None
+        contrast : Contrast
+        """
+        with shared_disk(self.journal, self.scheduler) as disk:
+            return write_pyramids(
+                self._client,
+                source,
+                self.plan,
+                self.pyramids,
+                masks,
+                rescaling(source.dtype, self.settings, contrast),
+                disk,
+                self.journal.ledger.stage("writing"),
+                self.reporter,
+            )
 
     @property
     def damage(self) -> Damage:

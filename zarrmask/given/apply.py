@@ -128,7 +128,7 @@ def apply(
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
             held = HeldMasks(store, plan.keyframes, store.used(), shape, plan.side)
-            kept = session.write(held, contrast)
+            kept = session.mending(lambda source: session.write(source, held, contrast))
         record = {
             **run_record(source, settings, plan, None, session.identity),
             **session.record(),

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import detect
 import numpy as np
 import pytest
+import soak
 import torch
 from conversion import parts
 from conversion.contest import Contestant, Figures, contest, doubts, ratio
@@ -25,6 +27,7 @@ from zarrmask.detection.devices import has_bfloat16
 from zarrmask.phantom.mistakes import MISTAKES
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
+MODES = ("strong", "weak")
 CONVERT = Path(parts.__file__).parents[1] / "convert.py"
 
 
@@ -193,3 +196,75 @@ def test_ways_to_place_keyframes_are_compared(tmp_path):
     tally = content["mistakes"]["130 slices, every 10"]
     assert tally["good"] + sum(tally.get(kind, 0) for kind in MISTAKES) == 6 * 13
     assert (tmp_path / "keyframes.png").stat().st_size > 10_000
+
+
+def test_scaling_says_where_the_time_goes(tmp_path):
+    program = CONVERT.with_name("scaling.py")
+    real = "--workers 1 --rounds 1 --shape 12 96 128"
+    simulated = "--threads 1 2 --keyframes 2 --keyframe-seconds 0.02 --bricks 2 --brick-seconds 0.1"
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, *real.split(), *simulated.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept = json.loads((tmp_path / "scaling.json").read_text())
+    timings = {(one["what"], one["mode"], one["workers"]): one for one in kept["real"]}
+    assert set(timings) == {(what, mode, 1) for what in ("convert", "run") for mode in MODES}
+    for one in (*kept["real"], *kept["simulated"]):
+        assert sum(one["parts"].values()) == pytest.approx(one["workers"] * one["wall"])
+        assert min(one["parts"].values()) > -0.05
+    assert timings["convert", "strong", 1]["parts"]["detecting"] == 0
+    assert timings["run", "strong", 1]["parts"]["detecting"] > 0.01
+    for what in ("convert", "run"):
+        assert timings[what, "strong", 1]["parts"]["writing"] > 0.001
+    asleep = {(one["mode"], one["workers"]): one["parts"] for one in kept["simulated"]}
+    assert asleep["strong", 2]["writing"] == pytest.approx(4 * 0.1, abs=0.1)  # bricks of 2 workers
+    assert asleep["weak", 1]["writing"] == pytest.approx(2 * 0.1, abs=0.1)
+    assert "| simulated | strong | 2 |" in done.stdout
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_a_line_through_memory_tells_what_grows():
+    def memory(grown):
+        # Imports at first, then noise and what is never given back.
+        noise = np.random.default_rng(0).normal(0, 2e6, 300)
+        return [(t, int(3e8 * min(1, t / 20) + grown * t / 300 + noise[t])) for t in range(300)]
+
+    stays, grows = soak.fit("client", memory(0)), soak.fit("worker", memory(9e7))
+    assert abs(stays.growth) < 0.01
+    assert not stays.grows
+    assert grows.growth == pytest.approx(0.6 / (10 / 3 + 1) * 1, rel=0.5)
+    assert grows.grows
+
+
+def test_what_a_soak_saw_decides_how_it_ends():
+    run = {"seconds": 9.0, "kills": 1, "workers": {}, "wrong": []}
+    line = soak.Line("client", 9, 100.0, 2e8, 2.1e8, 230_000_000)
+    seen = {
+        "slices": 40,
+        "files": 7,
+        "minutes": 1.0,
+        "undisturbed_seconds": 8.0,
+        "runs": [run],
+        "kills": [(3.0, "first", "writing")],
+        "memory": [asdict(line)],
+    }
+    assert soak.told(seen)[1]
+    assert not soak.told({**seen, "runs": [{**run, "wrong": ["mask.zarr/0/0/0/0"]}]})[1]
+    assert not soak.told({**seen, "memory": [asdict(replace(line, ends=2.3e8))]})[1]
+
+
+def test_a_soak_kills_workers_and_compares_bytes(tmp_path):
+    program, file = CONVERT.with_name("soak.py"), tmp_path / "soak.json"
+    options = "--slices 40 --minutes 0 --kills 1"
+    done = subprocess.run(
+        [sys.executable, program, *options.split(), "--json", file], capture_output=True, text=True
+    )
+    seen = json.loads(file.read_text())
+    assert len(seen["kills"]) == 1
+    assert seen["runs"]
+    assert seen["files"] > 10
+    assert not any(run["wrong"] for run in seen["runs"])
+    assert {one["process"] for one in seen["memory"]} == {"client", "scheduler", "survivor"}
+    assert "all as of the undisturbed run" in done.stdout

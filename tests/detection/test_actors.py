@@ -1,6 +1,7 @@
 """Detectors as actors: slices that wait go through the network together."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -60,6 +61,22 @@ def test_on_a_processor_each_goes_alone(images):
 
     asyncio.run(all_at_once())
     assert noting.batches == [1] * 5
+
+
+def test_one_thread_computes_for_all_that_follow_each_other_on_a_device():
+    """Else a worker's memory grows with every run: glibc keeps some for each thread."""
+
+    class Where:
+        def detect(self, images, sizes):
+            return [threading.get_ident()] * len(images)
+
+    threads = set()
+    for _ in range(3):
+        actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT), "cpu")
+        actor._detector = Where()
+        threads.add(asyncio.run(actor.detect(None, SHAPE)))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 def test_who_waits_is_told_of_a_failure(images):

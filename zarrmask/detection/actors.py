@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -58,6 +59,15 @@ class Recipe:
         )
 
 
+@cache
+def _thread(device: str) -> ThreadPoolExecutor:
+    """The thread that computes on a device, for all detectors that this process ever has there.
+
+    With a thread each, glibc would keep what the last one freed and take new memory for the next.
+    """
+    return ThreadPoolExecutor(1, "detector")
+
+
 class DetectorActor:
     """A detector that stays on its worker with its weights loaded.
 
@@ -78,7 +88,7 @@ class DetectorActor:
         self._detector = recipe.load(device)
         self._classes = recipe.classes
         self._batch = batch or (1 if device == "cpu" else BATCH)
-        self._thread = ThreadPoolExecutor(1, "detector")
+        self._thread = _thread(device)
         self._waiting: list[tuple[_Slice, asyncio.Future[Detections]]] = []
         self._working: asyncio.Task[None] | None = None
 

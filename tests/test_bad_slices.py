@@ -13,6 +13,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 import zarrmask
+from zarrmask import stages
 from zarrmask.cluster import come_to_rest
 from zarrmask.damage import Damage
 from zarrmask.errors import OutputError, StackError
@@ -195,6 +196,7 @@ def test_bad_slices_are_interpolated_to_the_byte(kind, volume, expected, here, t
     assert all(entry["treated"] == "interpolated" and entry["why"] for entry in entries)
     assert any("4 slices cannot be read and are inter" in said for said in vandal.warnings)
     assert {path.name for path in tmp_path.iterdir()} == {"stack", "out.zarr"}
+    assert describe(out)["bad slices"] == ", ".join(f"{z} interpolated" for z in BAD)
 
 
 @pytest.mark.usefixtures("small_bricks")
@@ -354,24 +356,35 @@ def test_slices_that_are_gone_are_met_one_after_another(volume, here, tmp_path):
     assert said.stages == []  # it is finished, and known again
 
 
-@pytest.mark.parametrize(
-    ("path", "factor", "said"),
-    [(None, 2, "torn\n.*coarser level, which is not"), ("masks", 1, "torn$")],
-)
-def test_of_masks_and_coarser_levels_nothing_is_interpolated(
-    path, factor, said, volume, here, tmp_path
-):
+def test_masks_are_not_interpolated(volume, here, tmp_path):
     tiffs(tmp_path / "stack", volume[:5])
     source = open_source(tmp_path / "stack")
-    shape = tuple(-(-side // factor) for side in source.shape)
     journal = Journal.of_conversion(tmp_path / "out.zarr")
     mender = Mender(Damage(journal, source), "interpolate", lambda indices: None, Reporter())
 
     def work(stack):
-        raise UnreadableError(path or source.path, shape, {2: "torn"}, "slice 2 is torn")
+        raise UnreadableError("masks", source.shape, {2: "torn"}, "mask 2 is torn")
 
-    with Client(here) as client, pytest.raises(StackError, match=said):
+    with Client(here) as client, pytest.raises(UnreadableError, match=r"^mask 2 is torn$"):
         mender.mending(client, work)
+
+
+def test_coarser_levels_are_not_interpolated(volume, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "SAMPLED_SIDE", 60)
+    tiffs(tmp_path / "stack", volume)
+    pyramid = zarrmask.convert(tmp_path / "stack", tmp_path / "pyramid.zarr", scheduler=here)
+    chunk = pyramid / "2" / "0" / "0" / "1"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(b"torn")
+    out = tmp_path / "out.zarr"
+    options = {"scheduler": here, "on_bad_slice": "interpolate", "window": "auto"}
+    with pytest.raises(
+        StackError, match=r"zarr/2: slices 0 to 5, .*\na coarser level, .*repair it"
+    ):
+        zarrmask.convert(pyramid, out, **options)
+    chunk.write_bytes(whole)
+    zarrmask.convert(pyramid, out, **options)
+    assert record_of(out)["bad_slices"] == []
 
 
 @pytest.fixture(scope="module")

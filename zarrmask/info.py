@@ -74,6 +74,8 @@ def _pyramid(path: Place) -> dict[str, str]:
     z = next(iter(tree.children.values()))["image"].coords["z"]
     if "units" in z.attrs and len(z) > 1:
         lines["voxel size"] = f"{float(z[1] - z[0]):g} {z.attrs['units']}"
+    if (record := Journal.of_conversion(path).read()) is not None:
+        lines["bad slices"] = _bad(record.get(ENTRIES, []))
     return lines
 
 

@@ -11,7 +11,7 @@ from distributed import Client
 
 from zarrmask.cluster import come_to_rest
 from zarrmask.damage import Damage
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, ZarrmaskError
 from zarrmask.progress import Reporter
 from zarrmask.stack import Source, UnreadableError, too_many
 
@@ -79,7 +79,10 @@ class Mender:
                 # With what it was raised in the scheduler would keep it as the tasks' result.
                 bad = error.with_traceback(None)
             # What still runs may write, or enter in the ledger, what is to be forgotten.
-            come_to_rest(client)
+            try:
+                come_to_rest(client)
+            except ZarrmaskError as restless:
+                raise StackError(f"{bad}\n{restless}") from None
             self._settle(bad)
 
     def _settle(self, error: UnreadableError) -> None:

@@ -147,6 +147,19 @@ def test_keyframes_without_a_detection_are_all_listed_once(tmp_path, fake_run):
     assert "Keyframes without a detection: z 104–108, 116" in text
 
 
+def test_slices_that_could_not_be_read_are_listed_and_marked(tmp_path, fake_run):
+    record = fake_run(tmp_path, (24, 40, 56))
+    interpolated = {"z": 104, "why": "torn <b>", "treated": "interpolated", "from": [103, 105]}
+    later = {"z": 9_000, "why": "gone", "treated": "read later", "from": []}
+    record["bad_slices"] = [interpolated, "odd", {"z": None}, later]
+    text = " ".join(read(report(tmp_path, record)).text.split())
+    assert "z 104interpolated from 103 and 105torn <b> z 9000read latergone" in text
+    for chart in curves(read_views(tmp_path, record), None):
+        paths = {one.look: one.path for one in chart.series}
+        (mark,) = paths["bad"].split("M")[1:]  # the other is not of this run
+        assert f"M{mark.split()[0]} " in paths["axis"]  # 104 is a keyframe, too
+
+
 def test_curves_of_any_stack_take_little(tmp_path, fake_run):
     seen = read_views(tmp_path, fake_run(tmp_path, (6, 20, 28)))
     count, random = 27_000, np.random.default_rng(0)

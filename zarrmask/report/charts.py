@@ -222,7 +222,8 @@ def _chart(
         triangles = "".join(f"M{place} {bottom}l-6 -11h12z" for place in dict.fromkeys(empty))
         series.append(Series("empty", triangles, "keyframe without a detection"))
     if views.bad:
-        lines = "".join(f"M{place} {TOP}V{bottom}" for place in dict.fromkeys(map(x, views.bad)))
+        bad = dict.fromkeys(x(z + 0.5) for z in views.bad)
+        lines = "".join(f"M{place} {TOP}V{bottom}" for place in bad)
         series.append(Series("bad", lines, "slice that could not be read"))
     return Chart(
         title=title,

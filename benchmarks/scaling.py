@@ -46,12 +46,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import zarrmask
+from zarrmask.blocks import results
 from zarrmask.cluster import connect
 from zarrmask.ledger import Ledger
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
-from zarrmask.stages import one_task_each, results
+from zarrmask.stages import one_task_each
 
 SETTINGS: dict[str, dict[str, Any]] = {"convert": {}, "run": {"every": 8}}
 DETECTING = {"detect", "detect_anew", "measure_fields"}

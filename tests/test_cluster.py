@@ -12,8 +12,9 @@ from distributed import Client
 
 import zarrmask
 from zarrmask import ZarrmaskError
-from zarrmask.cluster import connect, require_sight
+from zarrmask.cluster import connect, find_crew, require_sight
 from zarrmask.detection.actors import nearest
+from zarrmask.errors import SettingsError
 
 
 def test_every_server_listens_on_loopback_only(cluster):
@@ -55,14 +56,26 @@ def scheduler():
         process.communicate()
 
 
-def test_a_scheduler_without_workers_is_named(monkeypatch):
-    monkeypatch.setattr("zarrmask.cluster.PATIENCE", 1)
-    with (
-        scheduler() as address,
-        pytest.raises(ZarrmaskError, match="has no worker"),
-        connect(address),
-    ):
-        pass
+def test_a_scheduler_without_workers_is_waited_for_and_named(capsys):
+    with scheduler() as address:
+        with pytest.raises(ZarrmaskError, match=f"at {address} has no worker; start some with"):
+            find_crew(address, patience="500ms")
+        assert f"{address} has no worker; waiting up to 0:00:00.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "patience", [0, -1, "0s", "-3m", "ten minutes", "10 bananas", "", "nan", "1e9h"]
+)
+def test_a_patience_that_is_no_time_is_refused(patience):
+    with pytest.raises(SettingsError, match=f"--patience {patience} is no time to wait"):
+        find_crew(patience=patience)
+
+
+@pytest.mark.parametrize(
+    ("patience", "seconds"), [(None, 600), (90, 90), ("90", 90), ("12h", 43200)]
+)
+def test_patience_is_read_as_dask_reads_times(patience, seconds):
+    assert find_crew(patience=patience).patience == seconds
 
 
 def test_workers_that_do_not_see_the_output_are_named(stack, tmp_path):

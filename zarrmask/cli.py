@@ -54,6 +54,11 @@ def _crew_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SIZE",
             help="What all processes may use together, such as 8GB; by default what there is.",
         ),
+        click.option(
+            "--patience",
+            metavar="TIME",
+            help="How long to wait for a worker where none is left, such as 12h.  [default: 10m]",
+        ),
     ):
         command = option(command)
     return command

@@ -7,19 +7,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dask
 import dask.system
 import psutil
-from dask.utils import parse_bytes
+from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, LocalCluster, Worker
 from distributed.system import memory_limit
 
 from zarrmask.errors import SettingsError, ZarrmaskError
 from zarrmask.gpus import gpu_cluster, visible_gpus
 from zarrmask.place import Place
+from zarrmask.progress import Reporter
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
 _PRELOAD = (
@@ -39,8 +41,10 @@ ENCODERS = 4
 """Threads of the codec pipeline for each core."""
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
-PATIENCE = 60
-"""Seconds that the first worker of a named cluster may take to come."""
+PATIENCE = 600.0
+"""Seconds to wait for a worker where there is none: a machine boots meanwhile, or a cluster brings
+another GPU; where nobody comes, what the client holds is free again soon, and nothing is lost."""
+LONGEST = 1e8
 PAUSE = 0.8
 """Share of its limit at which a worker of a named cluster takes no more tasks (Dask's default)."""
 MOST_NAMED = 5
@@ -66,6 +70,8 @@ class Crew:
         Whether their number was asked for: else there may be fewer, for want of memory.
     gpus : bool
         Whether each has a GPU of its own.
+    patience : float
+        Seconds to wait for one of them where none is left.
     """
 
     workers: int
@@ -74,6 +80,7 @@ class Crew:
     local: bool
     fixed: bool = True
     gpus: bool = False
+    patience: float = PATIENCE
 
     def fewer(self) -> Crew | None:
         """The same with a worker less, on GPUs with a thread less; None where there is no such."""
@@ -88,6 +95,8 @@ def find_crew(
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    patience: str | float | None = None,
+    reporter: Reporter | None = None,
     gpus: bool = False,
 ) -> Crew:
     """Say who would do the work; starts nothing.
@@ -99,16 +108,21 @@ def find_crew(
     memory : str or int, optional
         What all may use together: bytes, or "8GB". By default what this machine has available, or
         what a cluster's workers are limited to.
+    patience : str or float, optional
+        How long to wait for a worker where none is left: seconds, or "10m"; ten minutes by default.
+    reporter : Reporter, optional
+        Where it says that it waits.
     gpus : bool
         Whether a worker is started on each GPU of this machine, with its share of the cores.
 
     Raises
     ------
     ZarrmaskError
-        Where no scheduler answers, or it has no worker; where `memory` is no size; where there is
-        no GPU.
+        Where no scheduler answers, or it has no worker; where `memory` is no size, or `patience` no
+        time; where there is no GPU.
     """
     size = None if memory is None else _size(memory)
+    seconds = PATIENCE if patience is None else _seconds(patience)
     if gpus:
         if scheduler is not None or workers is not None:
             raise SettingsError(
@@ -118,17 +132,18 @@ def find_crew(
         count = len(visible_gpus())
         threads = max(1, dask.system.CPU_COUNT // count)
         memory_there = size or available_memory()
-        return Crew(count, threads, memory_there, local=True, fixed=False, gpus=True)
+        return Crew(count, threads, memory_there, True, False, True, seconds)
     if scheduler is None:
         count = workers or dask.system.CPU_COUNT
-        return Crew(count, 1, size or available_memory(), local=True, fixed=workers is not None)
-    with _reach(scheduler, workers) as client:
+        fixed = workers is not None
+        return Crew(count, 1, size or available_memory(), True, fixed, patience=seconds)
+    with _reach(scheduler, workers, seconds, reporter) as client:
         there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
     limit = min(worker["memory_limit"] or 0 for worker in there)
     if size is None and limit:
         size = int(PAUSE * limit) * len(there)
     threads = max(worker["nthreads"] for worker in there)
-    return Crew(len(there), threads, size, local=False)
+    return Crew(len(there), threads, size, local=False, patience=seconds)
 
 
 def available_memory() -> int:
@@ -146,6 +161,29 @@ def _size(memory: str | int) -> int:
     return size
 
 
+def _seconds(patience: str | float) -> float:
+    try:
+        seconds = float(parse_timedelta(patience))
+    except (ValueError, LookupError, TypeError):
+        seconds = 0.0
+    if not 0 < seconds < LONGEST:
+        raise SettingsError(
+            f"--patience {patience} is no time to wait; write it in seconds, or as 90s, 10m or 12h"
+        )
+    return seconds
+
+
+def waiting(patience: float) -> str:
+    """Say that one waits.
+
+    Examples
+    --------
+    >>> waiting(600)
+    'waiting up to 0:10:00 for one to come'
+    """
+    return f"waiting up to {timedelta(seconds=round(patience, 1))} for one to come"
+
+
 @contextmanager
 def connect(
     scheduler: str | None = None,
@@ -154,6 +192,8 @@ def connect(
     *,
     threads: int = 1,
     gpus: bool = False,
+    patience: float = PATIENCE,
+    reporter: Reporter | None = None,
 ) -> Iterator[Client]:
     """Connect to a Dask cluster.
 
@@ -170,6 +210,10 @@ def connect(
         Tasks at once in each process of the local cluster.
     gpus : bool
         Whether each of them gets a GPU: see `zarrmask.gpus`.
+    patience : float
+        Seconds to wait for its first worker.
+    reporter : Reporter, optional
+        Where it says that it waits.
 
     Raises
     ------
@@ -177,7 +221,7 @@ def connect(
         Where no scheduler answers, or it has no worker, or one that does not see all that.
     """
     if scheduler is not None:
-        with _reach(scheduler, workers) as client:
+        with _reach(scheduler, workers, patience, reporter) as client:
             require_sight(client, seen)
             yield client
         return
@@ -249,13 +293,16 @@ def _unseen(paths: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _reach(scheduler: str, workers: int | None) -> Iterator[Client]:
+def _reach(
+    scheduler: str, workers: int | None, patience: float, reporter: Reporter | None
+) -> Iterator[Client]:
     """Connect to a cluster that is there."""
     if workers is not None:
         raise ZarrmaskError(
             "a cluster at --scheduler has its own workers; leave --workers out, or --scheduler"
         )
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # losses are told of here
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # losses are told of here
     try:
         client = Client(scheduler, timeout=TIMEOUT)
     except (OSError, ValueError) as error:
@@ -264,17 +311,22 @@ def _reach(scheduler: str, workers: int | None) -> Iterator[Client]:
             "start one with `dask scheduler`, or leave --scheduler out to work on this machine"
         ) from None
     with client:
-        _await_worker(client, scheduler)
+        if not client.nthreads():
+            (reporter or Reporter()).say(
+                f"the Dask cluster at {scheduler} has no worker; {waiting(patience)}"
+            )
+            _await_worker(client, scheduler, patience)
         yield client
 
 
-def _await_worker(client: Client, scheduler: str) -> None:
+def _await_worker(client: Client, scheduler: str, patience: float) -> None:
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=patience)
     except TimeoutError:
         raise ZarrmaskError(
-            f"the Dask cluster at {scheduler} has no worker after {PATIENCE} s; start some with "
-            f"`dask worker {scheduler}`"
+            f"the Dask cluster at {scheduler} has no worker; start some with "
+            f"`dask worker {scheduler}`, then run the same command again, with more --patience if "
+            "they take longer to come"
         ) from None
 
 

@@ -16,7 +16,9 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import tasks
+from zarrmask.blocks import results
 from zarrmask.detection.inputs import NetworkInput, Window
+from zarrmask.errors import ZarrmaskError
 from zarrmask.ledger import Ledger
 from zarrmask.masking import Doubt, Keyframes, KeyframeStore, Sighting, seek
 from zarrmask.masking.sighting import REPLACED
@@ -24,9 +26,10 @@ from zarrmask.plan import Plan
 from zarrmask.progress import Reporter, listed
 from zarrmask.second_look import LARGEST
 from zarrmask.stack import Source
-from zarrmask.stages import keyframe_runs, lazy_slices, results
+from zarrmask.stages import keyframe_runs, lazy_slices
 
 MOST_LOSSES = 5
+"""Times that detectors are lost, one after another, without a slice seen between them."""
 FIRST, SECOND = "detecting", "redetecting"
 """Stages of a run, and of its ledger."""
 
@@ -193,10 +196,18 @@ class _Eyes:
                 ) as advance:
                     results(self.client, [looks], advance)
             except (OSError, RuntimeError, ValueError) as error:
-                self.losses += 1
-                if "Actor" not in str(error) or self.losses > MOST_LOSSES:
+                if "Actor" not in str(error):
                     raise
-                self.reporter.warn("a worker was lost with its detector; detectors are loaded anew")
+                progress = len(ledger.missing(places)) < len(missing)
+                self.losses = 1 if progress else self.losses + 1
+                if self.losses > MOST_LOSSES:
+                    raise ZarrmaskError(
+                        f"workers were lost with their detectors {self.losses} times, and no slice "
+                        "was seen between them, most likely for want of memory; use fewer "
+                        "--workers, or workers with more memory, then run the same command again: "
+                        "it goes on"
+                    ) from None
+                self.reporter.say("a worker was lost with its detector; detectors are loaded anew")
                 self.detectors = []
         entries = ledger.results()
         return [entries[str(place)] for place in places]

@@ -56,6 +56,7 @@ def run(
     workers: int | None = None,
     gpus: bool = False,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     command: Sequence[str] = (),
@@ -77,6 +78,9 @@ def run(
         Work in one process on each GPU of this machine, by dask-cuda's cluster.
     memory : str or int, optional
         What all processes may use together: bytes, or "8GB"; see `zarrmask.cluster.find_crew`.
+    patience : str or float, optional
+        How long to wait for a worker where none is left, before stopping so that the same call goes
+        on: seconds, or "10m"; ten minutes by default.
     overwrite : bool
         Replace what another run of zarrmask left in `out`.
     reporter : Reporter, optional
@@ -109,7 +113,7 @@ def run(
     volume = referenced_volume(stack, source, plan, settings)
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
-    crew = find_crew(scheduler, workers, memory, gpus)
+    crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
     with session.held(overwrite=overwrite) as begun:
@@ -164,6 +168,7 @@ def convert(
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     **options: Any,
@@ -190,7 +195,7 @@ def convert(
     journal = Journal.of_conversion(place, settings.ngff)
     pyramids = converted_pyramids(journal, plan, source, settings)
     keep_apart(source, journal)
-    crew = find_crew(scheduler, workers, memory)
+    crew = find_crew(scheduler, workers, memory, patience, reporter)
     forecast = forecast_of(source, plan, pyramids, crew, settings, None)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
     with session.held(overwrite=overwrite) as begun:
@@ -220,6 +225,7 @@ def foresee(
     workers: int | None = None,
     gpus: bool = False,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> tuple[Forecast, float | None]:
@@ -249,13 +255,13 @@ def foresee(
         referenced = referenced_volume(stack, source, plan, settings) is not None
         pyramids = run_pyramids(journal, plan, source, settings, referenced=referenced)
     keep_apart(source, journal)
-    crew = find_crew(scheduler, workers, memory, gpus)
+    crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
     if not measure:
         return forecast, None
-    session = {"scheduler": scheduler, "workers": workers, "memory": memory, **options}
+    session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
     work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
-    return forecast, measure_hours(forecast, place, partial(work, **session))
+    return forecast, measure_hours(forecast, place, partial(work, **session, **options))
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:

@@ -113,13 +113,18 @@ class Session:
     def working(self, seen: Sequence[Place]) -> Iterator[Client]:
         """Connect to those who work, and look after them; they are to see some places."""
         crew = self.forecast.crew
-        workers = None if self.scheduler else crew.workers
         with (
             self._memory,
             connect(
-                self.scheduler, workers, seen, threads=crew.threads, gpus=crew.gpus
+                self.scheduler,
+                None if self.scheduler else crew.workers,
+                seen,
+                threads=crew.threads,
+                gpus=crew.gpus,
+                patience=crew.patience,
+                reporter=self.reporter,
             ) as self._client,
-            watched(self._client, self.reporter, self._memory) as self._roll,
+            watched(self._client, self.reporter, self._memory, crew.patience) as self._roll,
         ):
             self.reporter.say(f"dashboard: {self._client.dashboard_link}")
             yield self._client

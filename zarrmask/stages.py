@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from asyncio import CancelledError
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,11 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
-from distributed import Client, as_completed
-from distributed.comm import CommClosedError
-from distributed.scheduler import KilledWorker
+from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import tasks
-from zarrmask.errors import ZarrmaskError
+from zarrmask.blocks import results
 from zarrmask.grey import Rescaling
 from zarrmask.ledger import Ledger
 from zarrmask.masking import (
@@ -35,7 +31,7 @@ from zarrmask.masking import (
 )
 from zarrmask.place import Place
 from zarrmask.plan import Plan
-from zarrmask.progress import Advance, Reporter
+from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, touched
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded, forget_decoded
 
@@ -461,81 +457,3 @@ def _compute(
     if count := sum(layer.shape[0] for layer in layers):
         with reporter.stage(name, total, "bricks", before=total - count, size=size) as advance:
             results(client, layers, advance)
-
-
-def results(
-    client: Client,
-    layers: Iterable[da.Array],
-    advance: Advance,
-    *,
-    at_once: int = 1,
-    finished: Callable[[int], None] = lambda place: None,
-) -> list[NDArray]:
-    """Compute every block of some arrays, and tell of each as it comes.
-
-    Parameters
-    ----------
-    layers : iterable of Array
-        Asked for when they are begun.
-    advance : callable
-        Called for each block with the number of its elements.
-    at_once : int
-        Layers that are under way at a time.
-    finished : callable
-        Called with a layer's place when all of it is done.
-
-    Returns
-    -------
-    list of ndarray
-        In the order of layers and blocks.
-
-    Raises
-    ------
-    ZarrmaskError
-        Where workers, scheduler or disk gave out. Whatever else a task raises is raised here.
-    """
-    waiting = enumerate(layer for layer in layers if layer.size)
-    places: dict[str, tuple[int, int]] = {}
-    left: dict[int, int] = {}
-    found: dict[tuple[int, int], NDArray] = {}
-    coming = as_completed(with_results=True)
-
-    def begin() -> None:
-        for layer, blocks in islice(waiting, at_once - len(left)):
-            futures = client.compute(list(blocks.to_delayed().ravel()))
-            places.update({future.key: (layer, n) for n, future in enumerate(futures)})
-            left[layer] = len(futures)
-            coming.update(futures)
-
-    try:
-        begin()
-        for future, result in coming:
-            place = places[future.key]
-            found[place] = result
-            # A future that is let go of is not computed again when the worker that holds it dies.
-            future.release()
-            advance(result.size)
-            left[place[0]] -= 1
-            if not left[place[0]]:
-                del left[place[0]]
-                finished(place[0])
-                begin()
-    except KilledWorker as error:
-        raise ZarrmaskError(
-            f"workers died one after another on the same task ({error.task}), most likely for want "
-            "of memory; use fewer --workers, then run the same command again"
-        ) from None
-    except (CancelledError, CommClosedError):
-        raise ZarrmaskError(
-            "the Dask scheduler is gone; start it again, then run the same command: it goes on"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        if "No space left" in str(error):
-            raise ZarrmaskError(
-                "there is no space left on the output's disk; make room, then run the same "
-                "command again: it goes on"
-            ) from None
-        raise
-    finally:
-        client.cancel(list(coming.futures))
-    return [found[place] for place in sorted(found)]

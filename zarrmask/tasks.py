@@ -83,12 +83,12 @@ def detect(
     shape : (height, width)
         Of a slice, pixels; masks and boxes are in these.
     """
-    from zarrmask.detection.actors import nearest
+    from zarrmask.detection.actors import ask, nearest
 
     for image, place in zip(keyframes, places.ravel().tolist(), strict=True):
         prepared = network_input.prepare(to_8bit(image, window), shape)
         detector = nearest(detectors, place)
-        found = detector.detect(prepared, shape).result()
+        found = ask(detector, "detect", prepared, shape)
         mask, sighting = _seen(found, prepared, shape)
         store.write_mask(place, mask)
         ledger.enter(place, sighting.to_json())
@@ -117,7 +117,7 @@ def detect_anew(
     doubts : (k, 1, 1) of Doubt
         Of the keyframes.
     """
-    from zarrmask.detection.actors import nearest
+    from zarrmask.detection.actors import ask, nearest
 
     for image, doubt in zip(keyframes, doubts.ravel(), strict=True):
         detector = nearest(detectors, doubt.place)
@@ -125,7 +125,7 @@ def detect_anew(
         entry = None
         for means in MEANS:
             prepared = means.prepare(image, window, network_input, shape)
-            found = detector.detect(prepared, shape).result().above(means.score)
+            found = ask(detector, "detect", prepared, shape).above(means.score)
             mask, sighting = _seen(found, prepared, shape)
             if (costs := cost(doubt.before, sighting, doubt.behind, doubt.usual)) < lowest:
                 lowest, entry = costs, {"by": means.name, **sighting.to_json()}

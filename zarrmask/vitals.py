@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Set
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed import Client
+from distributed import Client, Future
+from distributed.client import ClosedClientError
 from rich.filesize import decimal
 
+from zarrmask.cluster import PATIENCE, waiting
+from zarrmask.errors import ZarrmaskError
 from zarrmask.memory import PeakMemory
 from zarrmask.progress import Reporter
 
@@ -62,8 +67,12 @@ class Roll:
 
 
 @contextmanager
-def watched(client: Client, reporter: Reporter, memory: PeakMemory) -> Iterator[Roll]:
+def watched(
+    client: Client, reporter: Reporter, memory: PeakMemory, patience: float = PATIENCE
+) -> Iterator[Roll]:
     """Look after the workers meanwhile: the reporter shows how they are, and says who is lost.
+
+    Whatever waits for them in vain is ended: nothing else has to mind how long it waits.
 
     Parameters
     ----------
@@ -72,36 +81,67 @@ def watched(client: Client, reporter: Reporter, memory: PeakMemory) -> Iterator[
     reporter : Reporter
     memory : PeakMemory
         Of this process and those that it started.
+    patience : float
+        Seconds to wait for a worker where none is left.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where none has come by then, or the scheduler is gone.
     """
     roll = Roll()
     done = threading.Event()
     elsewhere = 0
+    alone: float | None = None
+    """Since when there has been nobody."""
+    forsaken = False
 
     def look() -> None:
-        nonlocal elsewhere
+        nonlocal elsewhere, alone, forsaken
         workers: Mapping[str, int] = client.run_on_scheduler(_workers)
         before = roll.lost, roll.regained
         roll.call(workers.keys())
         elsewhere = 0 if client.cluster is not None else sum(workers.values())
         if (roll.lost, roll.regained) != before:
             reporter.say(f"{roll}")
+        if roll.present:
+            alone = None
+        elif alone is None:
+            alone = time.monotonic()
+            reporter.say(f"no worker is left; {waiting(patience)}")
+        forsaken = forsaken or (alone is not None and time.monotonic() - alone > patience)
+        if forsaken:  # again and again: more may be asked for meanwhile
+            client.cancel([Future(key, client) for key in list(client.futures)])
 
     def watch() -> None:
-        try:
-            while not done.wait(INTERVAL):
+        while not done.wait(INTERVAL):
+            try:
                 look()
-        except Exception:  # the scheduler is gone, which those who need it will tell
-            return
+            except Exception:  # it is busy, or gone, which those who need it will tell
+                if client.status != "running":
+                    return
 
-    look()
-    reporter.vitals = lambda: f"{decimal(memory.now + elsewhere, precision=1)} memory, {roll}"
     watcher = threading.Thread(target=watch, name="vitals", daemon=True)
-    watcher.start()
     try:
+        look()
+        reporter.vitals = lambda: f"{decimal(memory.now + elsewhere, precision=1)} memory, {roll}"
+        watcher.start()
         yield roll
+    except (CancelledError, ClosedClientError, OSError, RuntimeError) as error:
+        if forsaken:
+            raise ZarrmaskError(
+                "no worker has come back; start some, then run the same command again: it goes on. "
+                "With more --patience it waits longer"
+            ) from None
+        if isinstance(error, CancelledError) or client.status != "running":
+            raise ZarrmaskError(
+                "the Dask scheduler is gone; start it again, then run the same command: it goes on"
+            ) from None
+        raise
     finally:
         done.set()
-        watcher.join()
+        if watcher.ident:
+            watcher.join(INTERVAL)  # one that asks a scheduler which is gone takes longer
         reporter.vitals = str
 
 

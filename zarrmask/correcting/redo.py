@@ -54,6 +54,7 @@ def redo(
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Correct the masks of some slices of a finished run, and all that follows from them.
@@ -83,7 +84,7 @@ def redo(
         `checkpoint` and `every` of `zarrmask.run`.
     config : path, optional
         detectron2 config of that checkpoint.
-    scheduler, workers, memory, reporter
+    scheduler, workers, memory, patience, reporter
         As for `zarrmask.run`.
 
     Returns
@@ -127,14 +128,21 @@ def redo(
         looks = look(there, span, how["detect"], None if config is None else Path(config))
         how["detect"] |= looks.weights if checkpoint is not None else {}
     correction = Correction(span, json.loads(json.dumps(how)))
-    crew = _crew(there, looks, scheduler, workers, memory)
+    crew = find_crew(scheduler, workers, memory, patience, reporter)
+    crew = _fitted(crew, there, looks)
     seen = to_be_seen(journal, there.source, *(given.local if given else []))
     with reached(place), journal.lock():
         _begin(there, correction, reporter)
         with (
             PeakMemory() as measured,
-            connect(scheduler, None if scheduler else crew.workers, seen) as client,
-            watched(client, reporter, measured),
+            connect(
+                scheduler,
+                None if scheduler else crew.workers,
+                seen,
+                patience=crew.patience,
+                reporter=reporter,
+            ) as client,
+            watched(client, reporter, measured, crew.patience),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             before = there.masks(client, reaches, reporter)
@@ -223,15 +231,8 @@ def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter
         reporter.warn(warning)
 
 
-def _crew(
-    there: FinishedRun,
-    looks: Looks | None,
-    scheduler: str | None,
-    workers: int | None,
-    memory: str | int | None,
-) -> Crew:
+def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None) -> Crew:
     """Who does it, if the memory will do."""
-    crew = find_crew(scheduler, workers, memory)
     settings, checkpoint = there.settings, None
     if looks is not None:
         settings, checkpoint = looks.settings, looks.checkpoint

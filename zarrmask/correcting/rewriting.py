@@ -11,6 +11,7 @@ from dask.delayed import delayed
 from distributed import Client
 from numpy.typing import NDArray
 
+from zarrmask.blocks import results
 from zarrmask.buffers import buffer
 from zarrmask.flush import flush_all
 from zarrmask.ledger import Ledger
@@ -18,7 +19,7 @@ from zarrmask.masking import Masks
 from zarrmask.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Shape, brick_key, shifted, step_grid, tiles
-from zarrmask.stages import made_of, one_task_each, results
+from zarrmask.stages import made_of, one_task_each
 
 COMPARED = 16, 128
 """Slices and rows that are compared at a time: what a core's cache holds."""

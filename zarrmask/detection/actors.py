@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from distributed import Client, get_worker
+from distributed import Client, get_client, get_worker
 from numpy.typing import NDArray
 
 from zarrmask.errors import ZarrmaskError
@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 BATCH = 8
 """Slices that go through the network together on an accelerator; on a processor each goes alone."""
 ATTEMPTS = 5
-PATIENCE = 60
-"""Seconds that a lost worker may take to come back."""
+LOOK = 5
+"""Seconds after which who waits for a detector looks whether it is still there."""
+
+
+class DetectorLostError(RuntimeError):
+    """The worker of a detector that was asked is gone."""
+
 
 _Slice: TypeAlias = tuple[NDArray[np.uint8], tuple[int, int]]
 
@@ -205,9 +210,9 @@ def start_detectors(client: Client, recipe: Recipe, device: Kind = "auto") -> li
     """
     for _ in range(ATTEMPTS):
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)  # a lost one may be on its way back
+            client.submit(_here, pure=False).result()  # whoever comes first does it
             seen = client.run(accelerators_here, device)
-        except (OSError, TimeoutError):
+        except OSError:
             continue
         places = placement(seen)
         if device in ("cuda", "mps") and not any(seen.values()):
@@ -227,9 +232,36 @@ def start_detectors(client: Client, recipe: Recipe, device: Kind = "auto") -> li
             return [future.result() for future in futures]
         client.cancel(futures)
     raise ZarrmaskError(
-        "workers die, or do not come, while the detector is loaded, most likely for want of "
-        "memory; use fewer --workers, then run the same command again"
+        f"workers died {ATTEMPTS} times while the detector was loaded, most likely for want of "
+        "memory; use fewer --workers, or workers with more memory, then run the same command again"
     )
+
+
+def _here() -> None:
+    """What a worker does as soon as there is one; until then it is waited for."""
+
+
+def ask(detector: Any, method: str, *arguments: Any) -> Any:
+    """Call a method of a detector's actor.
+
+    Dask's own future of the answer may wait for ever where the actor's worker dies, or is another
+    one at the same address.
+
+    Raises
+    ------
+    DetectorLostError
+        Where its worker is gone. Dask raises an OSError or a RuntimeError, if it does.
+    """
+    answer = getattr(detector, method)(*arguments)
+    while True:
+        try:
+            return answer.result(timeout=LOOK)
+        except TimeoutError:
+            if answer.done():
+                raise
+            client = get_client()
+            if not client.sync(client.scheduler.who_has, keys=[detector.key])[detector.key]:
+                raise DetectorLostError("Worker holding Actor was lost") from None
 
 
 def nearest(detectors: Sequence[Any], turn: int) -> Any:

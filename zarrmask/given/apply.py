@@ -41,6 +41,7 @@ def apply(
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     command: Sequence[str] = (),
@@ -64,7 +65,7 @@ def apply(
     dilate, erode : float or str, optional
         Side of the square kernel by which masks grow or shrink: percent of the slice's longer side,
         or micrometres, as "150um".
-    scheduler, workers, memory, overwrite, reporter, command
+    scheduler, workers, memory, patience, overwrite, reporter, command
         As for `zarrmask.run`.
     **options
         Fields of `zarrmask.settings.Settings` that decide what is written.
@@ -112,7 +113,7 @@ def apply(
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
     keep_apart(given.source, journal)
-    crew = find_crew(scheduler, workers, memory)
+    crew = find_crew(scheduler, workers, memory, patience, reporter)
     forecast = forecast_of(source, plan, pyramids, crew, settings, None)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
     with session.held(overwrite=overwrite) as begun:

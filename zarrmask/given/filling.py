@@ -11,12 +11,13 @@ from dask.delayed import delayed
 from distributed import Client
 from numpy.typing import NDArray
 
+from zarrmask.blocks import results
 from zarrmask.given.masks import GivenMasks
 from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.progress import Reporter
-from zarrmask.stages import one_task_each, results
+from zarrmask.stages import one_task_each
 
 PART_BYTES = 2**28
 """Of labels that a task reads at once."""

@@ -16,6 +16,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import __version__
+from zarrmask.blocks import results
 from zarrmask.cluster import connect, find_crew
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
@@ -33,7 +34,7 @@ from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import read_metadata, sides
 from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
-from zarrmask.stages import one_task_each, results
+from zarrmask.stages import one_task_each
 from zarrmask.vitals import watched
 
 WHAT = ("masked", "mask", "volume")
@@ -55,6 +56,7 @@ def export(
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def export(
         Of the pyramid; an image of level n is named by the first of the 2^n slices it stands for.
     z : "A:B" or (int or None, int or None), optional
         Slice numbers, B excluded.
-    scheduler, workers, memory, overwrite, reporter
+    scheduler, workers, memory, patience, overwrite, reporter
         See `zarrmask.run`.
 
     Returns
@@ -109,7 +111,9 @@ def export(
         low, high = _window(record, settings.window)
         reporter.say(f"grey values {low:g} to {high:g} become 0 to 255")
         form = replace(form, window=(low, high))
-    crew = fitted(find_crew(scheduler, workers, memory), _memory(volume, len(chosen)))
+    crew = fitted(
+        find_crew(scheduler, workers, memory, patience, reporter), _memory(volume, len(chosen))
+    )
     identity = {
         "run": record["identity"],
         "corrections": len(record.get("corrections", [])),
@@ -132,8 +136,14 @@ def export(
             shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
             with (
                 PeakMemory() as measured,
-                connect(scheduler, None if scheduler else crew.workers, [journal.held]) as client,
-                watched(client, reporter, measured),
+                connect(
+                    scheduler,
+                    None if scheduler else crew.workers,
+                    [journal.held],
+                    patience=crew.patience,
+                    reporter=reporter,
+                ) as client,
+                watched(client, reporter, measured, crew.patience),
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)

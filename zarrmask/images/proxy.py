@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zarrmask import __version__
+from zarrmask.blocks import results
 from zarrmask.cluster import connect, find_crew
 from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
@@ -30,7 +31,7 @@ from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
-from zarrmask.stages import keyframe_runs, lazy_slices, results, sample_greys
+from zarrmask.stages import keyframe_runs, lazy_slices, sample_greys
 from zarrmask.vitals import watched
 
 
@@ -47,6 +48,7 @@ def proxy(
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    patience: str | float | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def proxy(
         Of the JPEGs, 1 to 100.
     every : int
         Only every so manieth slice.
-    detect_window, z, allow_missing, scheduler, workers, memory, overwrite, reporter
+    detect_window, z, allow_missing, scheduler, workers, memory, patience, overwrite, reporter
         As `zarrmask.run` takes them.
 
     Returns
@@ -95,7 +97,7 @@ def proxy(
     shape = smaller((source.shape[1], source.shape[2]), side)
     pixels = len(plan.keyframes) * prod(source.shape[1:])
     whole = {"slices": len(plan.keyframes), "voxel_bytes": pixels * source.dtype.itemsize}
-    crew = find_crew(scheduler, workers, memory)
+    crew = find_crew(scheduler, workers, memory, patience, reporter)
     runs = keyframe_runs(source, plan.keyframes, shape, crew.workers)
     reading = max(
         detecting_bytes(
@@ -128,8 +130,14 @@ def proxy(
             indices = plan.keyframes[np.isin(plan.numbers, missing)]
             with (
                 PeakMemory() as measured,
-                connect(scheduler, None if scheduler else crew.workers, [journal.held]) as client,
-                watched(client, reporter, measured),
+                connect(
+                    scheduler,
+                    None if scheduler else crew.workers,
+                    [journal.held],
+                    patience=crew.patience,
+                    reporter=reporter,
+                ) as client,
+                watched(client, reporter, measured, crew.patience),
             ):
                 sample = partial(sample_greys, client, source, plan.keyframes, reporter)
                 contrast = settle_contrast(

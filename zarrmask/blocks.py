@@ -1,0 +1,156 @@
+"""Blocks of lazy arrays, computed by workers that may die meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from uuid import uuid4
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.base import clone_key
+from dask.delayed import Delayed
+from dask.utils import key_split
+from distributed import Client, Future, as_completed
+from distributed.client import ClosedClientError
+from distributed.scheduler import KilledWorker
+from numpy.typing import NDArray
+
+from zarrmask.errors import ZarrmaskError
+from zarrmask.progress import Advance
+
+HAND_INS = 3
+"""How often a block is handed in; the scheduler itself tries each of them several times."""
+
+
+@dataclass
+class _Layer:
+    """An array whose blocks are under way.
+
+    Attributes
+    ----------
+    array : Array
+    left : int
+        Blocks that are still to come.
+    """
+
+    array: da.Array
+    left: int
+
+    def again(self, place: int) -> Delayed:
+        """One of its blocks, in tasks of other names: none depends on what was given up."""
+        block = self.array.blocks[np.unravel_index(place, self.array.numblocks)]
+        (whole,) = dask.optimize(block.to_delayed().ravel().item())
+        graph, seed = dict(whole.dask), uuid4().hex
+        names = {key: clone_key(key, seed) for key in graph}
+        tasks = {names[key]: task.substitute(names, names[key]) for key, task in graph.items()}
+        return Delayed(names[whole.key], tasks)
+
+
+def results(
+    client: Client,
+    layers: Iterable[da.Array],
+    advance: Advance,
+    *,
+    at_once: int = 1,
+    finished: Callable[[int], None] = lambda place: None,
+) -> list[NDArray]:
+    """Compute every block of some arrays, and tell of each as it comes.
+
+    Whose worker dies is computed elsewhere; what the scheduler gives up, since workers died of it
+    again and again, is handed in anew, before all else.
+
+    Parameters
+    ----------
+    layers : iterable of Array
+        Asked for when they are begun.
+    advance : callable
+        Called for each block with the number of its elements.
+    at_once : int
+        Layers that are under way at a time.
+    finished : callable
+        Called with a layer's place when all of it is done.
+
+    Returns
+    -------
+    list of ndarray
+        In the order of layers and blocks.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where workers die of the same block whenever it is handed in, or the disk gave out. Whatever
+        else a task raises is raised here.
+    """
+    waiting = enumerate(layer for layer in layers if layer.size)
+    under_way: dict[int, _Layer] = {}
+    places: dict[str, tuple[int, int]] = {}
+    given_up: dict[tuple[int, int], int] = {}
+    found: dict[tuple[int, int], NDArray] = {}
+    coming = as_completed()  # not with results: one that is lost and then fails would never come
+
+    def begin() -> None:
+        for layer, array in islice(waiting, at_once - len(under_way)):
+            futures = client.compute(list(array.to_delayed().ravel()))
+            places.update({future.key: (layer, n) for n, future in enumerate(futures)})
+            under_way[layer] = _Layer(array, len(futures))
+            coming.update(futures)
+
+    def hand_in_again(layer: int, n: int, error: KilledWorker) -> None:
+        given_up[layer, n] = times = given_up.get((layer, n), 0) + 1
+        if times == HAND_INS:
+            deaths = times * (error.allowed_failures + 1)
+            raise ZarrmaskError(
+                f"{deaths} workers died, one after another, of the same task "
+                f"({key_split(error.task)}), which was handed in {times} times, most likely for "
+                "want of memory; use fewer --workers, or workers with more memory, then run the "
+                "same command again: it goes on"
+            )
+        future = client.compute(under_way[layer].again(n), priority=times)
+        places[future.key] = layer, n
+        coming.add(future)
+
+    try:
+        begin()
+        for batch in coming.batches():
+            for future, result in zip(batch, outcomes(client, batch), strict=True):
+                layer, n = places.pop(future.key)
+                # A future that is let go of is not computed again when its worker dies.
+                future.release()
+                if isinstance(result, KilledWorker):
+                    hand_in_again(layer, n, result)
+                    continue
+                if isinstance(result, Exception):
+                    raise result
+                found[layer, n] = result
+                advance(result.size)
+                under_way[layer].left -= 1
+                if not under_way[layer].left:
+                    del under_way[layer]
+                    finished(layer)
+                    begin()
+    except (OSError, RuntimeError) as error:
+        if "No space left" in str(error):
+            raise ZarrmaskError(
+                "there is no space left on the output's disk; make room, then run the same "
+                "command again: it goes on"
+            ) from None
+        raise
+    finally:
+        with suppress(ClosedClientError):
+            client.cancel(list(coming.futures))
+    return [found[place] for place in sorted(found)]
+
+
+def outcomes(client: Client, futures: Sequence[Future]) -> Sequence[NDArray | Exception]:
+    """What came of some futures that are done, or what went wrong."""
+    try:
+        gathered: Sequence[NDArray] = client.gather(futures)
+        return gathered
+    except Exception as error:
+        if len(futures) == 1:
+            return [error]
+    return [outcome for future in futures for outcome in outcomes(client, [future])]

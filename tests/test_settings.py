@@ -181,6 +181,11 @@ def test_detectron2_has_no_fast_precision():
         read_settings(backend="detectron2", precision="fast")
 
 
+def test_detectron2_takes_each_slice_alone():
+    with pytest.raises(SettingsError, match="batch is of the torchvision backend"):
+        read_settings(backend="detectron2", batch=2)
+
+
 @pytest.mark.parametrize("name", ["backend", "precision", "device"])
 def test_words_that_are_none_of_the_choices(name):
     with pytest.raises(SettingsError, match=name):

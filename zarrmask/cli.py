@@ -198,6 +198,10 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     help="Where the network runs.  [default: auto]",
 )
+@click.option("--threads", type=int, metavar="N", help="Of each detector.  [default: 1]")
+@click.option(
+    "--batch", type=int, metavar="N", help="Slices that a GPU takes together.  [default: 1]"
+)
 @click.option(
     "--every",
     metavar="auto|N",

@@ -72,6 +72,8 @@ def load_detectors(
         settings.classes,
         settings.backend,
         settings.precision,
+        settings.threads,
+        settings.batch,
     )
     with reporter.stage("loading detectors", 1, "checkpoint") as advance:
         detectors = start_detectors(client, recipe, settings.device)

@@ -46,6 +46,9 @@ CONVERTED = {
 }
 """Settings that decide what a conversion writes."""
 
+LATER = {"threads": 1, "batch": 1}
+"""Settings that came later; runs from before went by these, which leave an identity as it was."""
+
 
 def run(
     stack: str | Place,
@@ -268,6 +271,7 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
     """What makes a run this one: settings, input, weights. No path: a moved stack is the same."""
     config, _ = model_of(settings, checkpoint)
     exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device"}
+    exclude |= {name for name, value in LATER.items() if getattr(settings, name) == value}
     return {
         "settings": json.loads(settings.model_dump_json(exclude=exclude)),
         "input": input_identity(source),

@@ -130,7 +130,12 @@ class Settings(BaseModel):
         float32, which gives the same masks wherever it runs; or bfloat16 where most of the time
         goes, on processors and accelerators that have it.
     device : "auto", "cpu", "cuda" or "mps"
-        Where: "auto" takes GPUs if any worker sees one. It is no part of a run's identity.
+        Where: "auto" takes GPUs if any worker sees one. It is no part of a run's identity, but
+        what a run begins on it goes on with.
+    threads : int
+        Of each detector, where it works on a processor: sums depend on how many there are.
+    batch : int
+        Slices that go through an accelerator together; a processor takes each alone.
     z : (int or None, int or None)
         Slice numbers, the second excluded; None is open.
     y, x : (int or None, int or None)
@@ -198,6 +203,8 @@ class Settings(BaseModel):
     backend: Literal["torchvision", "detectron2"] = "torchvision"
     precision: Literal["full", "fast"] = "full"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = Field(1, ge=1)
+    batch: int = Field(1, ge=1, le=64)
     z: Annotated[Range, BeforeValidator(_range)] = (None, None)
     y: Annotated[Range, BeforeValidator(_range)] = (None, None)
     x: Annotated[Range, BeforeValidator(_range)] = (None, None)
@@ -240,6 +247,8 @@ class Settings(BaseModel):
                 raise ValueError(f"{name} {first}:{stop} is empty; the second is excluded")
         if self.backend == "detectron2" and self.precision == "fast":
             raise ValueError("precision fast is of the torchvision backend; detectron2 has full")
+        if self.backend == "detectron2" and self.batch > 1:
+            raise ValueError("batch is of the torchvision backend; detectron2 takes each alone")
         if self.chunk & (self.chunk - 1):
             raise ValueError(f"chunk {self.chunk} is no power of two; take 64, 128 or 256")
         for name in ("detect_window", "window"):

@@ -95,6 +95,20 @@ def test_a_batch_gives_what_each_slice_gives_alone(detector, slices):
     same(together[1], *detect(detector, second))
 
 
+def test_a_slice_is_found_the_same_in_any_company(tiny, tiny_weights, slices):
+    """To the bit: what a worker's other slices are at that moment must not matter."""
+    config = replace(tiny, score_threshold=0.3)
+    detector = MaskRCNNDetector(config, tiny_weights, "tiny", batch=3)
+    images = [slices(150, 150), slices(160, 150), slices(64, 64), 255 - slices(150, 150)]
+    alone = [detect(detector, image)[0] for image in images]
+    assert all(len(found) for found in alone)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0], [2, 0]):
+        batch = detect(detector, *(images[n] for n in order))
+        for n, found in zip(order, batch, strict=True):
+            for name in ("boxes", "scores", "classes", "patches"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(alone[n], name))
+
+
 def test_slices_of_different_shape_in_a_batch_are_found_as_alone(detector, slices):
     """Padding all to one size would change what is found."""
     shapes = [(96, 64), (64, 96), (64, 90), (20, 2000), (64, 64), (90, 64)]

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from zarrmask.detection.precision import Precision
     from zarrmask.detection.protocol import Detector
 
-BATCH = 8
-"""Slices that go through the network together on an accelerator; on a processor each goes alone."""
 ATTEMPTS = 5
 LOOK = 5
 """Seconds after which who waits for a detector looks whether it is still there."""
@@ -41,7 +39,17 @@ _Slice: TypeAlias = tuple[NDArray[np.uint8], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a detector is made of, see `load_detector`; classes that are found, None is all."""
+    """What a detector is made of, see `load_detector`, and how it works.
+
+    Attributes
+    ----------
+    classes : collection of int, optional
+        Those that are found; None is all.
+    threads : int
+        Of torch.
+    batch : int
+        Slices that go through an accelerator together; a processor takes each alone.
+    """
 
     checkpoint: Path
     config: Path | None = None
@@ -49,11 +57,20 @@ class Recipe:
     classes: Collection[int] | None = None
     backend: Backend = "torchvision"
     precision: Precision = "full"
+    threads: int = 1
+    batch: int = 1
+
+    def together(self, device: str) -> int:
+        """How many slices go through a device together."""
+        return 1 if device == "cpu" else self.batch
 
     def load(self, device: str) -> Detector:
-        """Load it on a device."""
+        """Load it on a device, and settle the threads of this process."""
+        import torch
+
         from zarrmask.detection.load import load_detector
 
+        torch.set_num_threads(self.threads)
         return load_detector(
             self.checkpoint,
             self.config,
@@ -61,6 +78,7 @@ class Recipe:
             precision=self.precision,
             device=device,
             score_threshold=self.score,
+            batch=self.together(device),
         )
 
 
@@ -81,18 +99,12 @@ class DetectorActor:
     recipe : Recipe
     device : str
         As torch names it: "cpu", "cuda:0".
-    batch : int, optional
-        Slices that may go through the network together.
     """
 
-    def __init__(self, recipe: Recipe, device: str, batch: int | None = None) -> None:
-        import torch
-
-        if device == "cpu":
-            torch.set_num_threads(1)  # as many workers as cores are faster: benchmarks/detect.py
+    def __init__(self, recipe: Recipe, device: str) -> None:
         self._detector = recipe.load(device)
         self._classes = recipe.classes
-        self._batch = batch or (1 if device == "cpu" else BATCH)
+        self._batch = recipe.together(device)
         self._thread = _thread(device)
         self._waiting: list[tuple[_Slice, asyncio.Future[Detections]]] = []
         self._working: asyncio.Task[None] | None = None

@@ -1,16 +1,17 @@
 """From a checkpoint file to a detector."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig
@@ -37,6 +38,7 @@ def load_detector(
     precision: Precision = "full",
     device: str = "cpu",
     score_threshold: float | None = None,
+    batch: int = 1,
 ) -> Detector:
     """Load a detectron2 Mask R-CNN.
 
@@ -55,6 +57,8 @@ def load_detector(
         "auto", "cpu", "cuda" or "mps", or as torch names it: "cuda:1".
     score_threshold : float, optional
         Only what scores above is found. Without one, the config's, or 0.05.
+    batch : int
+        Slices that go through the network together; detectron2 takes each alone.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def load_detector(
         model_config,
         score_threshold=_LOWEST_SCORE if score_threshold is None else score_threshold,
     )
-    return MaskRCNNDetector(model_config, weights.tensors, source, place, precision)
+    return MaskRCNNDetector(model_config, weights.tensors, source, place, precision, batch)
 
 
 class MaskRCNNDetector:
@@ -96,6 +100,8 @@ class MaskRCNNDetector:
     device : torch.device
     precision : "full" or "fast"
         See `load_detector`.
+    batch : int
+        Slices that go through the backbone together, always so many.
 
     Raises
     ------
@@ -111,6 +117,7 @@ class MaskRCNNDetector:
         source: str,
         device: torch.device = torch.device("cpu"),  # noqa: B008  it never changes
         precision: Precision = "full",
+        batch: int = 1,
     ) -> None:
         if precision == "fast" and not has_bfloat16(device):
             raise SettingsError(
@@ -120,6 +127,7 @@ class MaskRCNNDetector:
         self.config = config
         self.device = device
         self.precision = precision
+        self.batch = batch
         self.model = build_model(config)
         load_weights(self.model, weights, source)
         self.model.eval()
@@ -144,10 +152,10 @@ class MaskRCNNDetector:
     ) -> list[Detections]:
         """See `Detector.detect`."""
         found: dict[int, Detections] = {}
-        for batch in _padded_alike(images):
+        for together in _padded_alike(images, self.batch):
             with self._arithmetic():
-                results = self.model([self._tensor(images[n]) for n in batch])
-            for n, result in zip(batch, results, strict=True):
+                results = self._results([self._tensor(images[n]) for n in together])
+            for n, result in zip(together, results, strict=True):
                 found[n] = on_slice(
                     result["boxes"].cpu().numpy(),
                     result["scores"].cpu().numpy(),
@@ -158,13 +166,36 @@ class MaskRCNNDetector:
                 )
         return [found[n] for n in range(len(images))]
 
+    def _results(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """What the network finds on images that are padded alike: on each the same in any company.
+
+        The backbone, which takes most of the time, gets as many as ever, blank ones if need be; the
+        rest, whose sums depend on how many boxes there are in all, gets each for itself.
+        """
+        model: Any = self.model
+        blank = torch.zeros_like(images[0])
+        inputs, _ = model.transform([*images, *[blank] * (self.batch - len(images))])
+        features = model.backbone(inputs.tensors)
+        results = []
+        for n, size in enumerate(inputs.image_sizes[: len(images)]):
+            own = {level: maps[n : n + 1] for level, maps in features.items()}
+            one = ImageList(inputs.tensors[n : n + 1], [size])
+            proposals, _ = model.rpn(one, own)
+            (result,), _ = model.roi_heads(own, proposals, [size])
+            results.append(result)
+        return results
+
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        """Keep NVIDIA's convolutions from rounding float32 to 10 bits, which is their habit."""
+        """Keep NVIDIA's convolutions from rounding float32 to 10 bits, which is their habit.
+
+        And from algorithms that do not give the same each time.
+        """
         if self.device.type != "cuda":
             yield
             return
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.precision == "fast"):
+        fast = self.precision == "fast"
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=fast):
             yield
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
@@ -173,10 +204,11 @@ class MaskRCNNDetector:
         return torch.tensor(channels_last, device=self.device).permute(2, 0, 1)
 
 
-def _padded_alike(images: Sequence[NDArray[np.uint8]]) -> Iterable[list[int]]:
-    """Numbers of the images that may go together: padding beyond its own changes what is found."""
+def _padded_alike(images: Sequence[NDArray[np.uint8]], most: int) -> Iterator[list[int]]:
+    """Numbers of the images that go together: padding beyond its own changes what is found."""
     batches: dict[tuple[int, ...], list[int]] = {}
     for n, image in enumerate(images):
         padded = tuple(-(-side // PADDED_TO) for side in image.shape[:2])
         batches.setdefault(padded, []).append(n)
-    return batches.values()
+    for alike in batches.values():
+        yield from (alike[start : start + most] for start in range(0, len(alike), most))

@@ -52,6 +52,9 @@ LEFT_OUT = 1 / 3
 MOST_GROWTH = 0.1
 MOST_TIMES = 10
 """An undisturbed run's time, or a minute if that is more, that a disturbed one may take."""
+LOGGED = 50
+"""Messages that Dask keeps of each connection: its usual thousand fill in half an hour, and look
+like growth until then."""
 ZARRS = ("volume", "mask", "masked")
 
 
@@ -133,7 +136,9 @@ class Cluster:
 @contextmanager
 def started(folder: Path) -> Iterator[Cluster]:
     """Start a scheduler and workers, which are gone afterwards."""
-    file, environment = folder / "scheduler.json", {**os.environ, "OMP_NUM_THREADS": "1"}
+    file = folder / "scheduler.json"
+    logs = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": str(LOGGED)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **logs}
 
     def start(name: str, *arguments: str) -> psutil.Process:
         # The modules behind `dask scheduler` and `dask worker`, of this Python.

@@ -53,7 +53,8 @@ def test_a_conversion_on_slurm_s_workers(slurm, stack, tmp_path, monkeypatch):
     for program in (sbatch, scancel):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin")
-    with SLURMCluster(scheduler_options={"host": "127.0.0.1"}) as cluster:
+    scheduler = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with SLURMCluster(scheduler_options=scheduler) as cluster:
         cluster.scale(jobs=1)
         with Client(cluster) as client:
             client.wait_for_workers(1, timeout=60)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import to_8bit
 from zarrmask.detection.load import load_detector
-from zarrmask.masking import Placing, Sighting, dilate, kernel_side, seek
+from zarrmask.masking import Answer, Ask, Placing, Sighting, dilate, kernel_side, seek
 from zarrmask.masking.field import UNITS, between, parts_apart, signed_distance
 from zarrmask.masking.overlap import Overlap
 from zarrmask.masking.sighting import REPLACED
@@ -100,10 +101,12 @@ def sighting(mask: Mask) -> Sighting:
 def placed(placing: Placing, found: Masks) -> list[int]:
     """Slices that are seen, ascending."""
 
-    def look(positions: Sequence[int], _: int) -> list[Sighting]:
-        return [sighting(found(int(placing.candidates[position]))) for position in positions]
+    def look(position: int) -> Sighting:
+        return sighting(found(int(placing.candidates[position])))
 
-    return sorted(placing.candidates[seek(placing, look).positions].tolist())
+    *_, seen = seek(placing, partial(_looks, look), mends=False)
+    slices: list[int] = placing.candidates[seen.positions].tolist()
+    return slices
 
 
 def score(way: str, depth: int, truth: Masks, found: Masks, used: list[int], held: bool) -> Score:
@@ -178,28 +181,32 @@ def film_masks(film: Path, find: Callable[[Image], Mask]) -> list[Mask]:
     return masks
 
 
+def _looks(
+    look: Callable[[int], Sighting], ask: Callable[[], Sequence[Ask]]
+) -> Iterator[tuple[Ask, Answer]]:
+    """Look at all that is asked for; a second look sees nothing else."""
+    while asks := ask():
+        for one in asks:
+            yield one, look(one) if isinstance(one, int) else None
+
+
 def spoil(depth: int, truth: Masks, placing: Placing) -> Counter[str]:
     """Count the keyframes that are spoiled, and those that are taken for it; by kind."""
     tally: Counter[str] = Counter()
     for seed in range(SPOILINGS):
         spoiled: dict[int, str] = {}
 
-        def look(
-            positions: Sequence[int], _: int, seed: int = seed, spoiled: dict[int, str] = spoiled
-        ) -> list[Sighting]:
-            sightings = []
-            for position in positions:
-                rng = np.random.default_rng([seed, position])
-                mask = truth(int(placing.candidates[position]))
-                if rng.random() < SPOILED:
-                    kind = str(rng.choice(list(MISTAKES)))
-                    mistaken = MISTAKES[kind](mask, rng)
-                    if (mistaken != mask).any():
-                        mask, spoiled[position] = mistaken, kind
-                sightings.append(sighting(mask))
-            return sightings
+        def look(position: int, seed: int = seed, spoiled: dict[int, str] = spoiled) -> Sighting:
+            rng = np.random.default_rng([seed, position])
+            mask = truth(int(placing.candidates[position]))
+            if rng.random() < SPOILED:
+                kind = str(rng.choice(list(MISTAKES)))
+                mistaken = MISTAKES[kind](mask, rng)
+                if (mistaken != mask).any():
+                    mask, spoiled[position] = mistaken, kind
+            return sighting(mask)
 
-        found = seek(placing, look, lambda doubts: [None] * len(doubts))
+        *_, found = seek(placing, partial(_looks, look), mends=True)
         replaced = set(found.positions[found.states == REPLACED].tolist())
         tally.update(spoiled.values())
         tally.update(f"{kind}, caught" for n, kind in spoiled.items() if n in replaced)

@@ -181,22 +181,21 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
     (tmp_path / "stack").mkdir()
     images(tmp_path / "stack", volume, ".png")
 
-    def detect(client, source, plan, window, detectors, load, store, ledger, reporter):
-        def look(positions, first):
-            store.reserve(first + len(positions), *source.shape[1:])
-            sightings = []
-            for place, index in enumerate(plan.keyframes[positions], start=first):
-                mask = np.zeros(source.shape[1:], np.uint8)
-                mask[100:280, 480:530] = 255 if index in (5, 10) else 0
-                store.write_mask(place, mask)
-                found = int(mask.any())
-                boxes, scores = np.ones((found, 4)), np.ones(found)
-                sightings.append(Sighting.of_mask(mask, boxes, scores))
-            return sightings
+    def detect(client, source, plan, window, detectors, load, store, ledger, reporter, shares):
+        def looks(ask):
+            while positions := ask():
+                for position in positions:
+                    mask = np.zeros(source.shape[1:], np.uint8)
+                    mask[100:280, 480:530] = 255 if plan.keyframes[position] in (5, 10) else 0
+                    store.write_mask(position, mask)
+                    found = int(mask.any())
+                    boxes, scores = np.ones((found, 4)), np.ones(found)
+                    yield position, Sighting.of_mask(mask, boxes, scores)
 
-        found = seek(plan.placing, look)
-        store.write_sightings(plan.numbers[found.positions], found.sightings, found.states)
-        return found
+        store.reserve(len(plan.keyframes), *source.shape[1:])
+        for found in seek(plan.placing, looks, mends=False):
+            store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)
+            yield found
 
     monkeypatch.setattr("zarrmask.pipeline.detect_keyframes", detect)
     monkeypatch.setattr("zarrmask.model.start_detectors", lambda *_: [None])

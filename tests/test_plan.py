@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise, product
 from math import ceil, prod
 from pathlib import Path
@@ -35,6 +36,7 @@ from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
 from zarrmask.room import check_room, free_space, want_of_memory
+from zarrmask.session import on_accelerators
 from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
@@ -178,6 +180,31 @@ def test_slices_of_one_strip_are_decoded_once_ahead():
 
 
 # Bricks, workers and memory.
+
+
+@pytest.mark.parametrize(
+    ("expected", "gpus", "local", "options"),
+    [
+        (True, True, True, {}),
+        (True, True, False, {}),
+        (False, False, False, {}),
+        (False, True, True, {"device": "cpu"}),
+        (True, False, False, {"device": "cuda"}),
+        (True, False, True, {"device": "cpu", "overlap": True}),
+        (False, True, True, {"overlap": False}),
+    ],
+)
+def test_bricks_are_written_while_gpus_detect(expected, gpus, local, options):
+    who = Crew(2, 4, 64 * GB, local=local, gpus=gpus)
+    assert on_accelerators(who, read_settings(**options)) == expected
+
+
+def test_who_detects_and_writes_at_once_takes_memory_for_both():
+    apart = forecast_of(stack_of(SCROLL), Path("out"))
+    both = replace(apart, overlaps=True)
+    sizes = {kind: size for kind, (size, _) in apart.memory.tasks.items()}
+    assert both.memory.task == sizes["writing a brick"] + sizes["detecting on a slice"]
+    assert both.memory.total > apart.memory.total
 
 
 def crew(memory, workers=2, threads=1, local=True, fixed=True):

@@ -68,14 +68,27 @@ with reporter.stage("detecting", 30, "slices", before=10, size=30 * 10**8) as ad
 """
 
 
-def on_a_terminal(columns, term="xterm-256color"):
+BOTH = """
+import time
+from zarrmask.progress import Reporter
+reporter = Reporter(vitals=lambda: "2.1 GB memory")
+with reporter.stage("writing", 4, "bricks") as wrote:
+    with reporter.stage("detecting", 10, "slices") as detected:
+        for _ in range(15):
+            time.sleep(0.03)
+            detected(1, more=5 if _ == 3 else 0)
+    wrote(4)
+"""
+
+
+def on_a_terminal(columns, term="xterm-256color", program=PROGRAM):
     """What a program writes to a terminal of its own."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": term, "COLUMNS": str(columns), "LINES": "30"}
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         environment.pop(name, None)
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=theirs, stderr=theirs, env=environment
+        [sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)
     written = b""
@@ -105,6 +118,16 @@ def test_a_terminal_shows_bars(told):
     assert re.search(r"30/30 slices +0:00:01   [\d.]+ slices/s, [\d.]+ GB/s$", last)
 
 
+def test_a_terminal_shows_stages_that_go_on_at_once():
+    written = on_a_terminal(140, program=BOTH)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    assert re.search(r"writing .* 0/4 +bricks\s+. detecting .* \d+/15 slices", text)
+    assert re.search(r"  detecting: [\d.]+ slices/s; 2.1 GB memory", text)
+    assert "detecting: 15 slices in " in text  # a line, when its bar goes
+    last = text.strip().splitlines()[-1]
+    assert "✓ writing" in last
+
+
 @pytest.mark.parametrize("columns", [40, 80])
 def test_a_narrow_terminal_is_not_overrun(columns):
     written = on_a_terminal(columns)
@@ -129,6 +152,21 @@ def test_stages_and_warnings_are_kept_for_the_record(told):
     (stage,) = told_to.stages
     assert (stage.name, stage.items, stage.unit) == ("writing", 3, "bricks")
     assert stage.seconds >= 0
+
+
+def test_stages_may_go_on_at_once_and_more_may_come_to_be_known(told):
+    told_to = reporter(told)
+    writing = told_to.stage("writing", 4, "bricks")
+    with writing, told_to.stage("detecting", 10, "slices", before=2) as advance:
+        advance(3, more=5)
+        time.sleep(0.07)
+    text = told.getvalue()
+    assert "writing: 0 of 4 bricks (0%)" in text
+    assert "detecting: 5 of 15 slices (33%)" in text
+    assert [(stage.name, stage.items) for stage in told_to.stages] == [
+        ("detecting", 13),
+        ("writing", 4),
+    ]
 
 
 def test_a_stage_that_fails_is_not_kept(told):

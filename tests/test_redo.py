@@ -366,7 +366,7 @@ def test_layers_lie_over_each_other(tmp_path_factory, layers, start):
         store.write_mask(place, mask)
 
     def constant(place):
-        return HeldMasks(store, np.array([0]), np.array([place]), (6, 40), 0)
+        return HeldMasks(store, np.array([0]), np.array([place]), np.array([1]), (6, 40), 0)
 
     masks = LayeredMasks((Layer(0, 10, constant(0)),))
     expected = np.repeat(store.masks()[:][:1], 10, axis=0)

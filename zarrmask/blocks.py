@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from uuid import uuid4
 
 import dask
@@ -20,7 +20,6 @@ from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
 from zarrmask.errors import ZarrmaskError
-from zarrmask.progress import Advance
 
 HAND_INS = 3
 """How often a block is handed in; the scheduler itself tries each of them several times."""
@@ -53,15 +52,12 @@ class _Layer:
 def results(
     client: Client,
     layers: Iterable[da.Array],
-    advance: Advance,
+    advance: Callable[[int], None],
     *,
     at_once: int = 1,
     finished: Callable[[int], None] = lambda place: None,
 ) -> list[NDArray]:
-    """Compute every block of some arrays, and tell of each as it comes.
-
-    Whose worker dies is computed elsewhere; what the scheduler gives up, since workers died of it
-    again and again, is handed in anew, before all else.
+    """Compute every block of some arrays, and tell of each as it comes; see `computed`.
 
     Parameters
     ----------
@@ -78,6 +74,45 @@ def results(
     -------
     list of ndarray
         In the order of layers and blocks.
+    """
+    waiting = iter(layers)
+    found: dict[tuple[int, int], NDArray] = {}
+    for layer, n, result in computed(
+        client, lambda: next(waiting, None), at_once=at_once, finished=finished
+    ):
+        found[layer, n] = result
+        advance(result.size)
+    return [found[place] for place in sorted(found)]
+
+
+def computed(
+    client: Client,
+    begin: Callable[[], da.Array | None],
+    *,
+    at_once: int = 1,
+    finished: Callable[[int], None] = lambda place: None,
+    priority: int = 0,
+) -> Iterator[tuple[int, int, NDArray]]:
+    """Compute arrays, as long as there is one to begin.
+
+    Whose worker dies is computed elsewhere; what the scheduler gives up, since workers died of it
+    again and again, is handed in anew, before all else.
+
+    Parameters
+    ----------
+    begin : callable
+        Gives an array to begin, or None; asked again whenever one is done.
+    at_once : int
+        Arrays that are under way at a time.
+    finished : callable
+        Called with an array's place when all of it is done.
+    priority : int
+        What is higher is done first.
+
+    Yields
+    ------
+    (int, int, ndarray)
+        Place of the array, place of the block in it, and the block, as they come.
 
     Raises
     ------
@@ -85,16 +120,18 @@ def results(
         Where workers die of the same block whenever it is handed in, or the disk gave out. Whatever
         else a task raises is raised here.
     """
-    waiting = enumerate(layer for layer in layers if layer.size)
+    begun = itertools.count()
     under_way: dict[int, _Layer] = {}
     places: dict[str, tuple[int, int]] = {}
     given_up: dict[tuple[int, int], int] = {}
-    found: dict[tuple[int, int], NDArray] = {}
     coming = as_completed()  # not with results: one that is lost and then fails would never come
 
-    def begin() -> None:
-        for layer, array in islice(waiting, at_once - len(under_way)):
-            futures = client.compute(list(array.to_delayed().ravel()))
+    def go_on() -> None:
+        while len(under_way) < at_once and (array := begin()) is not None:
+            if not array.size:
+                continue
+            layer = next(begun)
+            futures = client.compute(list(array.to_delayed().ravel()), priority=priority)
             places.update({future.key: (layer, n) for n, future in enumerate(futures)})
             under_way[layer] = _Layer(array, len(futures))
             coming.update(futures)
@@ -109,12 +146,12 @@ def results(
                 "want of memory; use fewer --workers, or workers with more memory, then run the "
                 "same command again: it goes on"
             )
-        future = client.compute(under_way[layer].again(n), priority=times)
+        future = client.compute(under_way[layer].again(n), priority=priority + times)
         places[future.key] = layer, n
         coming.add(future)
 
     try:
-        begin()
+        go_on()
         for batch in coming.batches():
             for future, result in zip(batch, outcomes(client, batch), strict=True):
                 layer, n = places.pop(future.key)
@@ -125,13 +162,12 @@ def results(
                     continue
                 if isinstance(result, Exception):
                     raise result
-                found[layer, n] = result
-                advance(result.size)
+                yield layer, n, result
                 under_way[layer].left -= 1
                 if not under_way[layer].left:
                     del under_way[layer]
                     finished(layer)
-                    begin()
+                    go_on()
     except (OSError, RuntimeError) as error:
         if "No space left" in str(error):
             raise ZarrmaskError(
@@ -142,7 +178,6 @@ def results(
     finally:
         with suppress(ClosedClientError):
             client.cancel(list(coming.futures))
-    return [found[place] for place in sorted(found)]
 
 
 def outcomes(client: Client, futures: Sequence[Future]) -> Sequence[NDArray | Exception]:
@@ -154,3 +189,9 @@ def outcomes(client: Client, futures: Sequence[Future]) -> Sequence[NDArray | Ex
         if len(futures) == 1:
             return [error]
     return [outcome for future in futures for outcome in outcomes(client, [future])]
+
+
+def let_go(client: Client) -> None:
+    """End whatever waits for something that a client handed in."""
+    with suppress(ClosedClientError):
+        client.cancel([Future(key, client) for key in list(client.futures)])

@@ -203,6 +203,11 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     "--batch", type=int, metavar="N", help="Slices that a GPU takes together.  [default: 1]"
 )
 @click.option(
+    "--overlap/--no-overlap",
+    default=None,
+    help="Write while detecting goes on.  [default: where detectors run on GPUs]",
+)
+@click.option(
     "--every",
     metavar="auto|N",
     help="A keyframe where masks change, or every N slices.  [default: auto; 10 with --propagate "

@@ -69,7 +69,7 @@ class Crew:
     fixed : bool
         Whether their number was asked for: else there may be fewer, for want of memory.
     gpus : bool
-        Whether each has a GPU of its own.
+        Whether they have GPUs of their own.
     patience : float
         Seconds to wait for one of them where none is left.
     """
@@ -143,7 +143,8 @@ def find_crew(
     if size is None and limit:
         size = int(PAUSE * limit) * len(there)
     threads = max(worker["nthreads"] for worker in there)
-    return Crew(len(there), threads, size, local=False, patience=seconds)
+    gpus = any(worker.get("gpu") for worker in there)  # Dask says so where NVML is installed
+    return Crew(len(there), threads, size, local=False, gpus=gpus, patience=seconds)
 
 
 def available_memory() -> int:

@@ -89,6 +89,8 @@ class Forecast:
         Whether grey values are sampled first.
     rescales : bool
         Whether they become others.
+    overlaps : bool
+        Whether bricks are written while detecting goes on.
     """
 
     source: Source
@@ -98,6 +100,7 @@ class Forecast:
     network: Network | None = None
     samples: bool = False
     rescales: bool = False
+    overlaps: bool = False
 
     @property
     def detects(self) -> bool:
@@ -264,10 +267,11 @@ class Forecast:
             reading, whole = (1, 1, 1), False
             decoding = decoding_bytes((1, height, width), block, itemsize)
             each["decoding a slice"] = height * width * itemsize + decoding, self.tasks["decoding"]
-        each["writing a brick"] = (
-            writing_bytes(grid.brick, itemsize, reading, outputs, masks, whole, self.rescales),
-            len(grid),
-        )
+        writing = writing_bytes(grid.brick, itemsize, reading, outputs, masks, whole, self.rescales)
+        each["writing a brick"] = writing, len(grid)
+        if self.overlaps:  # whoever has written a brick keeps its buffers while detecting
+            detecting, slices = each["detecting on a slice"]
+            each["writing a brick"] = writing + detecting, len(grid) + slices
         for pyramid in self.pyramids.values():
             for level in pyramid.passes[1:2]:  # the others are smaller
                 size = np.dtype(pyramid.dtype).itemsize

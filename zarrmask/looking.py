@@ -5,8 +5,10 @@ In rounds where keyframes place themselves, and again where one contradicts thos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import prod
 from typing import Any, TypeAlias
 
@@ -16,24 +18,29 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import tasks
-from zarrmask.blocks import results
+from zarrmask.blocks import computed
 from zarrmask.detection.inputs import NetworkInput, Window
 from zarrmask.errors import ZarrmaskError
 from zarrmask.ledger import Ledger
-from zarrmask.masking import Doubt, Keyframes, KeyframeStore, Sighting, seek
+from zarrmask.masking import Answer, Ask, Doubt, Keyframes, KeyframeStore, Sighting, seek
 from zarrmask.masking.sighting import REPLACED
 from zarrmask.plan import Plan
-from zarrmask.progress import Reporter, listed
+from zarrmask.progress import Advance, Reporter, listed
 from zarrmask.second_look import LARGEST
 from zarrmask.stack import Source
-from zarrmask.stages import keyframe_runs, lazy_slices
+from zarrmask.stages import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
 
 MOST_LOSSES = 5
 """Times that detectors are lost, one after another, without a slice seen between them."""
 FIRST, SECOND = "detecting", "redetecting"
-"""Stages of a run, and of its ledger."""
+"""Stages of the ledger."""
+TOGETHER, AHEAD = 8, 16
+"""While bricks are written, a task looks at so many slices at most, and so many tasks are handed in
+for each detector: what goes through a GPU together, and as much that is read meanwhile."""
 
 Load: TypeAlias = Callable[[], Sequence[Any]]
+_Key: TypeAlias = tuple[int, str]
+"""A position, and the ledger's stage that has the answer."""
 
 
 def detect_keyframes(
@@ -41,32 +48,45 @@ def detect_keyframes(
     source: Source,
     plan: Plan,
     window: Window,
-    detectors: Sequence[Any],
+    detectors: list[Any],
     load: Load,
     store: KeyframeStore,
     ledger: Ledger,
     reporter: Reporter,
-) -> Keyframes:
+    *,
+    shares: bool = False,
+) -> Iterator[Keyframes]:
     """Detect where the plan wants it; what was found goes to `store`.
 
     What the ledger knows is not detected again, and all that follows from it is decided again.
 
     Parameters
     ----------
-    detectors : sequence
-        Actors, if some are loaded already.
+    detectors : list
+        Actors, if some are loaded already; taken out of it, so that they go when all is detected.
     load : callable
         Loads them. Dask does not make an actor anew when its worker dies.
     ledger : Ledger
         Of the run.
+    shares : bool
+        Whether the workers write bricks meanwhile.
+
+    Yields
+    ------
+    Keyframes
+        Whenever more of them are settled; the last are complete.
     """
-    if store.reserve(len(plan.placing.first), *source.shape[1:]):
+    if store.reserve(len(plan.keyframes), *source.shape[1:]):
         for stage in (FIRST, SECOND):
             ledger.stage(stage).forget()  # somebody removed what it speaks of
-    eyes = _Eyes(client, source, plan, window, detectors, load, store, ledger, reporter)
-    found = seek(plan.placing, eyes.look, eyes.look_again if plan.mends else None)
-    store.write_sightings(plan.numbers[found.positions], found.sightings, found.states)
-    return found
+    mine = [*detectors]
+    detectors.clear()
+    eyes = _Eyes(client, source, plan, window, mine, load, store, ledger, reporter, shares)
+    del mine
+    for found in seek(plan.placing, eyes.looks, mends=plan.mends):
+        if found.complete:
+            store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)
+        yield found
 
 
 def record_of(found: Keyframes, numbers: NDArray[np.int64]) -> dict[str, Any]:
@@ -78,22 +98,21 @@ def record_of(found: Keyframes, numbers: NDArray[np.int64]) -> dict[str, Any]:
     numbers : (c,) int64
         Slice numbers of the candidates.
     """
-    of_place = numbers[found.positions].tolist()
     odd: dict[str, list[dict[str, Any]]] = {"redone": [], "replaced": []}
     for one in found.odd:
-        sides = (None if side is None else of_place[side] for side in (one.before, one.behind))
-        entry = {"z": of_place[one.place], "why": one.why, "between": list(sides)}
+        sides = (None if side is None else int(numbers[side]) for side in (one.before, one.behind))
+        entry = {"z": int(numbers[one.position]), "why": one.why, "between": list(sides)}
         if one.by is None:
             odd["replaced"].append(entry)
         else:
             odd["redone"].append({**entry, "by": one.by})
-    used = [place for place, state in enumerate(found.states) if state != REPLACED]
+    seen = zip(numbers[found.positions].tolist(), found.sightings, found.states, strict=True)
     return {
         "count": len(found.positions),
-        "used": len(used),
-        "without_detection": sorted(
-            of_place[place] for place in used if not len(found.sightings[place].scores)
-        ),
+        "used": len(found.used),
+        "without_detection": [
+            z for z, sighting, state in seen if state != REPLACED and not len(sighting.scores)
+        ],
         **odd,
     }
 
@@ -132,74 +151,42 @@ class _Eyes:
     store: KeyframeStore
     ledger: Ledger
     reporter: Reporter
+    shares: bool
     losses: int = 0
-    order: list[int] = field(default_factory=list)
+    answered: int = 0
+    wanted: dict[_Key, Ask] = field(default_factory=dict)
+    """What is asked for and not answered."""
+    free: list[_Key] = field(default_factory=list)
+    """A heap of what of it nobody looks at."""
 
-    def look(self, positions: Sequence[int], first: int) -> list[Sighting]:
-        """See `zarrmask.masking.seeking.Look`."""
-        self.order += positions
-        self.store.reserve(len(self.order), *self.source.shape[1:])
-        places = list(range(first, first + len(positions)))
-        entries = self._entries(FIRST, places, np.array(places), tasks.detect)
-        return [Sighting.from_json(entry) for entry in entries]
-
-    def look_again(self, doubts: Sequence[Doubt]) -> list[tuple[str, Sighting] | None]:
-        """See `zarrmask.masking.seeking.LookAgain`."""
-        questions = np.empty(len(doubts), object)
-        questions[:] = doubts
-        places = [doubt.place for doubt in doubts]
-        entries = self._entries(SECOND, places, questions, tasks.detect_anew, LARGEST)
-        return [
-            None if entry is None else (entry["by"], Sighting.from_json(entry)) for entry in entries
-        ]
-
-    def _entries(
-        self, stage: str, places: list[int], questions: NDArray, task: Any, scale: float = 1.0
-    ) -> list[Any]:
-        """What the ledger says of some keyframes, once a task has seen those that it lacks.
-
-        Parameters
-        ----------
-        questions : (k,) array
-            What the task is told with each keyframe.
-        scale : float
-            By how much more than usual of a slice the network may see.
-        """
-        ledger = self.ledger.stage(stage)
-        while missing := ledger.missing(places):
+    def looks(self, ask: Callable[[], Sequence[Ask]]) -> Iterator[tuple[Ask, Answer]]:
+        """See `zarrmask.masking.seeking.Looks`."""
+        while True:
+            known = self._entries()
+            self.free = []
+            yield from self._known(list(self.wanted.values()), known)
+            while asks := ask():
+                yield from self._known(asks, known)
+            if not self.wanted:
+                return
             self.detectors = self.detectors or self.load()
-            network_input: NetworkInput = self.detectors[0].input().result()
-            seen = network_input.scaled(scale).shape(*self.source.shape[1:])
-            indices = self.plan.keyframes[[self.order[places[n]] for n in missing]]
-            workers = len(self.client.nthreads())
-            slices = lazy_slices(keyframe_runs(self.source, indices, seen, workers))
-            asked = questions[missing].reshape(-1, 1, 1)
-            looks = da.map_blocks(
-                task,
-                slices,
-                da.from_array(asked, chunks=(slices.chunks[0], 1, 1)),
-                detectors=self.detectors,
-                network_input=network_input,
-                ledger=ledger,
-                shape=self.source.shape[1:],
-                window=self.window,
-                store=self.store,
-                drop_axis=[1, 2],
-                dtype=bool,
-                meta=np.empty(0, bool),
-            )
+            network_input = self.detectors[0].input().result()
+            before = self.answered
             try:
-                done, pixels = len(places) - len(missing), prod(slices.shape[1:])
-                size = len(places) * pixels * slices.dtype.itemsize
-                with self.reporter.stage(
-                    stage, len(places), "slices", before=done, size=size
-                ) as advance:
-                    results(self.client, [looks], advance)
+                with self._shown() as advance:
+                    for seen, entries in self._computed(network_input):
+                        advance(len(seen))
+                        for one, entry in zip(seen, entries, strict=True):
+                            yield self._answered(one, entry)
+                        still = len(self.wanted)
+                        while asks := ask():
+                            yield from self._known(asks, known)
+                        advance(0, len(self.wanted) - still)
+                return
             except (OSError, RuntimeError, ValueError) as error:
                 if "Actor" not in str(error):
                     raise
-                progress = len(ledger.missing(places)) < len(missing)
-                self.losses = 1 if progress else self.losses + 1
+                self.losses = 1 if self.answered > before else self.losses + 1
                 if self.losses > MOST_LOSSES:
                     raise ZarrmaskError(
                         f"workers were lost with their detectors {self.losses} times, and no slice "
@@ -209,5 +196,111 @@ class _Eyes:
                     ) from None
                 self.reporter.say("a worker was lost with its detector; detectors are loaded anew")
                 self.detectors = []
-        entries = ledger.results()
-        return [entries[str(place)] for place in places]
+
+    def _entries(self) -> dict[_Key, Any]:
+        """All that the ledger knows."""
+        return {
+            (int(position), stage): entry
+            for stage in (FIRST, SECOND)
+            for position, entry in self.ledger.stage(stage).results().items()
+        }
+
+    def _known(
+        self, asks: Sequence[Ask], known: Mapping[_Key, Any]
+    ) -> Iterator[tuple[Ask, Answer]]:
+        """Answer what the ledger knows; the rest is wanted."""
+        for one in asks:
+            self.wanted[_key(one)] = one
+            if _key(one) in known:
+                yield self._answered(one, known[_key(one)])
+            else:
+                heappush(self.free, _key(one))
+
+    def _answered(self, one: Ask, entry: Any) -> tuple[Ask, Answer]:
+        """Say what the ledger's entry says."""
+        del self.wanted[_key(one)]
+        self.answered += 1
+        if isinstance(one, Doubt):
+            return one, None if entry is None else (entry["by"], Sighting.from_json(entry))
+        return one, Sighting.from_json(entry)
+
+    def _shown(self) -> AbstractContextManager[Advance]:
+        """Show how many slices were looked at, of those that are wanted so far."""
+        total, pixels = self.answered + len(self.wanted), prod(self.source.shape[1:])
+        size = total * pixels * self.source.dtype.itemsize
+        return self.reporter.stage(FIRST, total, "slices", before=self.answered, size=size)
+
+    def _computed(
+        self, network_input: NetworkInput
+    ) -> Iterator[tuple[list[Ask], NDArray[np.object_]]]:
+        """Look at what is wanted, whenever it comes to be; gives what the ledger gets, by task.
+
+        Where bricks are written meanwhile, half of the workers' threads stay free for them. One
+        task more than that waits, so that no brick takes the place of one that is done.
+        """
+        asked: list[list[list[Ask]]] = []
+
+        def begin() -> da.Array | None:
+            if not self.free:
+                return None
+            asks, runs = self._chosen(network_input)
+            of_tasks = zip(np.cumsum(runs.lengths).tolist(), runs.lengths, strict=True)
+            asked.append([asks[end - length : end] for end, length in of_tasks])
+            return self._looks(asks, runs, network_input)
+
+        at_once, priority = len((FIRST, SECOND)), 0
+        if self.shares:
+            half = sum(self.client.nthreads().values()) // 2
+            at_once, priority = min(half, AHEAD * len(self.detectors)) + 1, 1
+        for layer, task, entries in computed(
+            self.client, begin, at_once=at_once, priority=priority
+        ):
+            yield asked[layer][task], entries
+
+    def _chosen(self, network_input: NetworkInput) -> tuple[list[Ask], KeyframeRuns]:
+        """Choose what to look at next, of one kind; say how it is read.
+
+        All, unless bricks are written meanwhile: then what the first task reads.
+        """
+        workers, most = len(self.client.nthreads()), len(self.free)
+        if self.shares:
+            workers, most = 1, min(most, RUNS_A_WORKER * TOGETHER)
+        keys = [heappop(self.free) for _ in range(most)]
+        stage = keys[0][1]
+        chosen = [key for key in keys if key[1] == stage]
+        scaled = network_input.scaled(LARGEST if stage == SECOND else 1.0)
+        indices = self.plan.keyframes[[position for position, _ in chosen]]
+        seen = scaled.shape(*self.source.shape[1:])
+        runs = keyframe_runs(self.source, indices, seen, workers)
+        if self.shares:
+            runs = runs.first()
+        chosen = chosen[: len(runs.indices)]
+        for key in set(keys) - set(chosen):
+            heappush(self.free, key)
+        return [self.wanted[key] for key in chosen], runs
+
+    def _looks(
+        self, asks: Sequence[Ask], runs: KeyframeRuns, network_input: NetworkInput
+    ) -> da.Array:
+        """Look at some slices, as a lazy array of what the ledger gets."""
+        slices = lazy_slices(runs)
+        questions = np.empty(len(asks), object)
+        questions[:] = asks
+        return da.map_blocks(
+            tasks.detect_anew if isinstance(asks[0], Doubt) else tasks.detect,
+            slices,
+            da.from_array(questions.reshape(-1, 1, 1), chunks=(slices.chunks[0], 1, 1)),
+            detectors=self.detectors,
+            network_input=network_input,
+            ledger=self.ledger.stage(_key(asks[0])[1]),
+            shape=self.source.shape[1:],
+            window=self.window,
+            store=self.store,
+            drop_axis=[1, 2],
+            dtype=object,
+            meta=np.empty(0, object),
+        )
+
+
+def _key(one: Ask) -> _Key:
+    return (one.position, SECOND) if isinstance(one, Doubt) else (one, FIRST)

@@ -38,6 +38,10 @@ class Pace:
         self._marks = deque([(now, done)])
         self._opened = now  # when the first came of those that the last mark stands for
 
+    def expect(self, more: int) -> None:
+        """Note that there are so many more to do than was known."""
+        self.total += more
+
     def advance(self, count: int, now: float) -> None:
         """Note that so many more are done."""
         self.done += count

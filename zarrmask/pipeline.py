@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zarrmask.ahead import ahead, last
+from zarrmask.blocks import let_go
 from zarrmask.cluster import find_crew
 from zarrmask.digest import sha256
 from zarrmask.errors import SettingsError
@@ -29,7 +32,7 @@ from zarrmask.record import outcome, run_record, written_by
 from zarrmask.session import Session, forecast_of
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
-from zarrmask.stages import masks_between
+from zarrmask.stages import UsedKeyframes, masks_between
 from zarrmask.trial import measure_hours
 
 CONVERTED = {
@@ -130,24 +133,36 @@ def run(
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
             window, ledger = contrast.detected, journal.ledger
+            shares = session.forecast.overlaps
 
             def masked(source: Source) -> tuple[Keyframes, int]:
-                found = detect_keyframes(
-                    client, source, plan, window, detectors, load, store, ledger, reporter
-                )
-                detectors.clear()
-                places = store.used()
-                masks = masks_between(
+                seeking = detect_keyframes(
                     client,
-                    store,
-                    places,
-                    plan.keyframes[found.positions[places]],
+                    source,
                     plan,
-                    FieldStore(journal.scratch / "fields.zarr", (source.shape[1], source.shape[2])),
-                    ledger.stage("measuring"),
+                    window,
+                    detectors,
+                    load,
+                    store,
+                    ledger,
                     reporter,
+                    shares=shares,
                 )
-                return found, session.write(source, masks, contrast)
+                shape, measuring = (source.shape[1], source.shape[2]), ledger.stage("measuring")
+                fields = FieldStore(journal.scratch / "fields.zarr", shape)
+                settled: deque[Keyframes] = deque(maxlen=1)
+
+                def used() -> Iterator[UsedKeyframes]:
+                    for found in seen:
+                        settled.append(found)
+                        indices = plan.keyframes[found.used]
+                        yield UsedKeyframes(found.used, indices, found.areas, found.complete)
+
+                stop = partial(let_go, client)
+                with ahead(seeking, stop) if shares else last(seeking) as seen:
+                    masks = masks_between(client, store, used(), plan, fields, measuring, reporter)
+                    kept = session.write(source, masks, contrast)
+                return settled.pop(), kept
 
             found, kept = session.mending(masked)
             keyframes = record_of(found, plan.numbers)
@@ -270,7 +285,7 @@ def foresee(
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:
     """What makes a run this one: settings, input, weights. No path: a moved stack is the same."""
     config, _ = model_of(settings, checkpoint)
-    exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device"}
+    exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device", "overlap"}
     exclude |= {name for name, value in LATER.items() if getattr(settings, name) == value}
     return {
         "settings": json.loads(settings.model_dump_json(exclude=exclude)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.filesize import decimal
@@ -26,7 +27,12 @@ from rich.text import Text
 from zarrmask.pace import Pace, until_next
 from zarrmask.place import redacted
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Tells how many more are done, and of how many more it is known now that they are to be."""
+
+    def __call__(self, count: int, more: int = 0) -> None:
+        """Take note of both."""
 
 
 @dataclass
@@ -104,10 +110,13 @@ class _Bars(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        for task in self.tasks:
-            speed = task.fields["pace"].speed(task.get_time())
-            told = "; ".join(filter(None, (_rates(task, speed), self.vitals())))
-            if not task.finished and told:
+        going = [task for task in self.tasks if not task.finished]
+        for task in going:
+            told = _rates(task, task.fields["pace"].speed(task.get_time()))
+            if told and len(going) > 1:
+                told = f"{task.description.strip()}: {told}"
+            told = "; ".join(filter(None, (told, self.vitals() if task is going[-1] else "")))
+            if told:
                 yield Text(f"  {told}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
@@ -138,6 +147,9 @@ class Reporter:
     warnings: list[str] = field(default_factory=list)
     interval: float = 30.0
     vitals: Callable[[], str] = str
+    _bars: _Bars | None = None
+    _shown: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -158,12 +170,14 @@ class Reporter:
     ) -> Iterator[Advance]:
         """Show a stage's progress; yields the function that tells how many more are done.
 
+        Several may go on at once, each in a thread of its own or within another.
+
         Parameters
         ----------
         name, unit : str
             What is done, and what is counted.
         total : int
-            How many there are.
+            How many there are, as far as is known.
         before : int
             How many of them another session has done: shown, but no measure of the speed.
         size : int
@@ -177,22 +191,12 @@ class Reporter:
         shown = self._bar if terminal else self._lines
         with shown(stage, pace, bytes_each) as advance:
             yield advance
-        stage.seconds = time.monotonic() - start
+        stage.items, stage.seconds = pace.total - before, time.monotonic() - start
         self.stages.append(stage)
 
     @contextmanager
     def _bar(self, stage: Stage, pace: Pace, bytes_each: float) -> Iterator[Advance]:
-        columns = (
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            _Time(Column(no_wrap=True, overflow="ellipsis")),
-        )
-        bars = _Bars(*columns, console=self.console, get_time=time.monotonic)
-        bars.vitals = self.vitals
-        with bars:
+        with self._drawn() as bars:
             task = bars.add_task(
                 f"{stage.name:<22}",
                 total=pace.total,
@@ -202,11 +206,41 @@ class Reporter:
                 bytes_each=bytes_each,
             )
 
-            def advance(count: int) -> None:
+            def advance(count: int, more: int = 0) -> None:
+                pace.expect(more)
                 pace.advance(count, time.monotonic())
-                bars.advance(task, count)
+                bars.update(task, total=pace.total, advance=count)
 
             yield advance
+            if self._shown > 1:  # others go on: its bar gives way to a line
+                bars.remove_task(task)
+                self.say(_told(stage, pace, bytes_each))
+
+    @contextmanager
+    def _drawn(self) -> Iterator[_Bars]:
+        """Bars on the terminal, which all stages share that go on at once."""
+        with self._lock:
+            if self._bars is None:
+                columns = (
+                    SpinnerColumn(finished_text="✓"),
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=24),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[unit]}"),
+                    _Time(Column(no_wrap=True, overflow="ellipsis")),
+                )
+                self._bars = _Bars(*columns, console=self.console, get_time=time.monotonic)
+                self._bars.vitals = self.vitals
+                self._bars.start()
+            self._shown += 1
+        try:
+            yield self._bars
+        finally:
+            with self._lock:
+                self._shown -= 1
+                if not self._shown:
+                    self._bars.stop()
+                    self._bars = None
 
     @contextmanager
     def _lines(self, stage: Stage, pace: Pace, bytes_each: float) -> Iterator[Advance]:
@@ -216,17 +250,26 @@ class Reporter:
             while not finished.wait(until_next(time.monotonic() - pace.begun, self.interval)):
                 self.say(_line(stage, pace, bytes_each, self.vitals(), time.monotonic()))
 
+        def advance(count: int, more: int = 0) -> None:
+            pace.expect(more)
+            pace.advance(count, time.monotonic())
+
         teller = threading.Thread(target=tell, name="progress", daemon=True)
         teller.start()
         try:
-            yield lambda count: pace.advance(count, time.monotonic())
+            yield advance
         finally:
             finished.set()
             teller.join()
-        now = time.monotonic()
-        speed = pace.mean_speed(now)
-        fast = f", {rates(speed, stage.unit, bytes_each)}" if speed else ""
-        self.say(f"{stage.name}: {stage.items:,} {stage.unit} in {now - pace.begun:.1f} s{fast}")
+        self.say(_told(stage, pace, bytes_each))
+
+
+def _told(stage: Stage, pace: Pace, bytes_each: float) -> str:
+    """What a stage did, how long it took, and how fast it went."""
+    now = time.monotonic()
+    speed, items = pace.mean_speed(now), pace.total - pace.before
+    fast = f", {rates(speed, stage.unit, bytes_each)}" if speed else ""
+    return f"{stage.name}: {items:,} {stage.unit} in {now - pace.begun:.1f} s{fast}"
 
 
 def _line(stage: Stage, pace: Pace, bytes_each: float, vitals: str, now: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
 from zarrmask.damage import Damage
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
-from zarrmask.masking import Masks
+from zarrmask.masking import SettledMasks
 from zarrmask.memory import PeakMemory
 from zarrmask.mending import Mender
 from zarrmask.model import network_of
@@ -155,14 +155,16 @@ class Session:
             detecting=detecting,
         )
 
-    def write(self, source: Source, masks: Masks | None, contrast: Contrast) -> int:
+    def write(
+        self, source: Source, settled: Iterable[SettledMasks] | None, contrast: Contrast
+    ) -> int:
         """Write the pyramids; gives the voxels inside the masks. See `write_pyramids`.
 
         Parameters
         ----------
         source : Source
             What `mending` gives.
-        masks : Masks or None
+        settled : iterable of SettledMasks or None
         contrast : Contrast
         """
         with shared_disk(self.journal, self.scheduler) as disk:
@@ -171,7 +173,7 @@ class Session:
                 source,
                 self.plan,
                 self.pyramids,
-                masks,
+                settled,
                 rescaling(source.dtype, self.settings, contrast),
                 disk,
                 self.journal.ledger.stage("writing"),
@@ -221,7 +223,17 @@ def forecast_of(
     samples = needs_sample(source.dtype, settings, detecting=checkpoint is not None)
     network = None if checkpoint is None else network_of(settings, checkpoint)
     rescales = settings.window is not None
-    return Forecast(source, plan, pyramids, crew, network, samples, rescales).fitted()
+    overlaps = network is not None and on_accelerators(crew, settings)
+    return Forecast(source, plan, pyramids, crew, network, samples, rescales, overlaps).fitted()
+
+
+def on_accelerators(crew: Crew, settings: Settings) -> bool:
+    """Whether detecting leaves workers time to write: as the settings say, or where GPUs detect."""
+    if settings.overlap is not None:
+        return settings.overlap
+    if settings.device != "auto":
+        return settings.device != "cpu"
+    return crew.gpus or (crew.local and any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def as_begun(journal: Journal, forecast: Forecast) -> Forecast:

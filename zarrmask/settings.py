@@ -136,6 +136,10 @@ class Settings(BaseModel):
         Of each detector, where it works on a processor: sums depend on how many there are.
     batch : int
         Slices that go through an accelerator together; a processor takes each alone.
+    overlap : bool or None
+        Whether bricks are written while the detector still looks at slices further on, which takes
+        memory for both; None does so where detectors run on GPUs. The outputs are the same, and it
+        is no part of a run's identity.
     z : (int or None, int or None)
         Slice numbers, the second excluded; None is open.
     y, x : (int or None, int or None)
@@ -205,6 +209,7 @@ class Settings(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = Field(1, ge=1)
     batch: int = Field(1, ge=1, le=64)
+    overlap: bool | None = None
     z: Annotated[Range, BeforeValidator(_range)] = (None, None)
     y: Annotated[Range, BeforeValidator(_range)] = (None, None)
     x: Annotated[Range, BeforeValidator(_range)] = (None, None)

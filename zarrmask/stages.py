@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import InitVar, dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -27,12 +29,13 @@ from zarrmask.masking import (
     InterpolatedMasks,
     KeyframeStore,
     Masks,
+    SettledMasks,
     read_together,
 )
 from zarrmask.place import Place
 from zarrmask.plan import Plan
-from zarrmask.progress import Reporter
-from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, touched
+from zarrmask.progress import Advance, Reporter
+from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, shifted, touched
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded, forget_decoded
 
 SAMPLED_SLICES = 8
@@ -93,6 +96,10 @@ class KeyframeRuns:
             for end, length in zip(ends, self.lengths, strict=True)
         ]
 
+    def first(self) -> KeyframeRuns:
+        """The first run alone."""
+        return KeyframeRuns(self.source, self.indices[: self.lengths[0]], self.lengths[:1])
+
 
 def keyframe_runs(
     source: Source, indices: NDArray[np.int64], shape: tuple[int, int], workers: int | None = None
@@ -145,68 +152,105 @@ class _Slices:
         return slices if len(wanted) == 1 else slices[wanted - first]
 
 
-def measure_fields(
-    client: Client,
-    store: KeyframeStore,
-    positions: NDArray[np.int64],
-    fields: FieldStore,
-    ledger: Ledger,
-    reporter: Reporter,
-) -> None:
-    """Measure the signed distances by which masks are interpolated.
+@dataclass(frozen=True)
+class UsedKeyframes:
+    """Keyframes that make the masks, from the first on.
 
-    Parameters
+    Attributes
     ----------
-    positions : (k,) int64
-        Where in the store the keyframes' masks are that are used, in the order of their slices.
-    fields : FieldStore
-        Where they go.
+    places : (k,) int64
+        Where in the store they are.
+    indices : (k,) int64
+        Their slice indices, ascending.
+    areas : (k,) int64
+        Pixels of their masks.
+    complete : bool
+        Whether there are no more.
     """
-    if fields.create(len(positions)):
-        ledger.forget()  # somebody removed what it speaks of
-    firsts = np.arange(0, len(positions), KEYFRAMES_A_CHUNK)
-    missing = firsts[ledger.missing(firsts.tolist())]
-    if not len(missing):
-        return
-    measured = one_task_each(
-        missing,
-        tasks.measure_fields,
-        store=store,
-        positions=positions,
-        fields=fields,
-        ledger=ledger,
-    )
-    total = len(positions)
-    before = total - int(np.minimum(KEYFRAMES_A_CHUNK, total - missing).sum())
-    with reporter.stage("measuring masks", total, "keyframes", before=before) as advance:
-        results(client, [measured], advance)
+
+    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    complete: bool = True
 
 
 def masks_between(
     client: Client,
     store: KeyframeStore,
-    places: NDArray[np.int64],
-    indices: NDArray[np.int64],
+    found: Iterable[UsedKeyframes],
     plan: Plan,
     fields: FieldStore,
     ledger: Ledger,
     reporter: Reporter,
-) -> Masks:
+) -> Iterator[SettledMasks]:
     """The masks of all slices, from those of keyframes, by the plan's rule.
 
     Parameters
     ----------
-    places : (k,) int64
-        Where in the store the keyframes are.
-    indices : (k,) int64
-        Their slice indices, ascending.
+    store : KeyframeStore
+        Holds the keyframes' masks.
+    found : iterable of UsedKeyframes
+        More of them each time; at last all.
     fields : FieldStore
         For their fields, where masks are interpolated.
+    ledger : Ledger
+        Of the measuring of fields.
+
+    Yields
+    ------
+    SettledMasks
+        Of more slices each time; at last of all.
     """
-    if plan.propagate == "hold":
-        return HeldMasks(store, indices, places, fields.shape, plan.side)
-    measure_fields(client, store, places, fields, ledger, reporter)
-    return InterpolatedMasks(fields, indices, store.areas()[places], plan.side / 2)
+    measures = plan.propagate != "hold"
+    if measures and fields.create(store.masks().shape[0]):
+        ledger.forget()  # somebody removed what it speaks of
+    for used in found:
+        count = len(used.places)
+        if measures:
+            count = _measure_fields(client, store, used, fields, ledger, reporter)
+        if not count:
+            continue
+        indices, areas = used.indices[:count], used.areas[:count]
+        stop = sys.maxsize if used.complete else int(indices[-1])
+        masks: Masks = (
+            InterpolatedMasks(fields, indices, areas, plan.side / 2)
+            if measures
+            else HeldMasks(store, indices, used.places, areas, fields.shape, plan.side)
+        )
+        yield SettledMasks(masks, stop)
+
+
+def _measure_fields(
+    client: Client,
+    store: KeyframeStore,
+    used: UsedKeyframes,
+    fields: FieldStore,
+    ledger: Ledger,
+    reporter: Reporter,
+) -> int:
+    """Measure the signed distances by which masks are interpolated.
+
+    Those of a chunk at once, and only if the keyframe after it is known, for which pieces are kept.
+    Gives of how many keyframes they are there.
+    """
+    chunk, total = KEYFRAMES_A_CHUNK, len(used.places)
+    if not used.complete:
+        total = (total - 1) // chunk * chunk
+    firsts = np.arange(0, total, chunk)
+    missing = firsts[ledger.missing(firsts.tolist())]
+    if len(missing):
+        measured = one_task_each(
+            missing,
+            tasks.measure_fields,
+            store=store,
+            positions=used.places,
+            fields=fields,
+            ledger=ledger,
+        )
+        before = total - int(np.minimum(chunk, total - missing).sum())
+        with reporter.stage("measuring masks", total, "keyframes", before=before) as advance:
+            results(client, [measured], advance)
+    return total
 
 
 def write_pyramids(
@@ -214,7 +258,7 @@ def write_pyramids(
     source: Source,
     plan: Plan,
     pyramids: Mapping[str, Pyramid],
-    masks: Masks | None,
+    settled: Iterable[SettledMasks] | None,
     rescaling: Rescaling | None,
     scratch: Path | None,
     ledger: Ledger,
@@ -229,6 +273,9 @@ def write_pyramids(
 
     Parameters
     ----------
+    settled : iterable of SettledMasks or None
+        Of more slices each time; what lies in these is written before more is asked for. None where
+        nothing is masked.
     changed : sequence of (z, y, x), optional
         Places of the bricks that are to be written anew, with what is made of them at coarser
         levels; what was handed over beside them has been recalled. By default all are written.
@@ -243,30 +290,44 @@ def write_pyramids(
     if any(made):
         ledger.forget()  # somebody removed what it speaks of
     first = _entries(ledger, "level-0", plan.grid)
-    write = partial(
-        _bricks,
-        grid=plan.grid,
-        ledger=first,
-        task=tasks.write_brick,
-        origin=plan.origin,
-        outputs=dict(pyramids),
-        rescaling=rescaling,
-        masks=delayed(masks, traverse=False),  # its keyframes once, not with every task
-        anew=changed is not None,
-    )
     bricks = plan.grid.indices() if changed is None else changed
     missing = _missing(bricks, first)
+    ends = np.minimum((missing[:, 0] + 1) * plan.grid.brick[0], plan.shape[0]) + plan.origin[0]
+    slabs = None
     if scratch is not None and decodes_ahead(source, plan):
-        first_slice, depth = plan.origin[0], plan.shape[0]
-        needed = ~np.isin(source.numbers, source.missing)[first_slice:][:depth]
-        if masks is not None and "volume" not in pyramids:
-            needed &= masks.any_on(first_slice, first_slice + depth)
-        folder = scratch / DECODED
-        _write_slabs(client, source, plan, needed, len(bricks), missing, write, folder, reporter)
-    else:
-        size = _read(source, plan, len(bricks))
-        layer = write(missing, source=delayed(source, traverse=False))
-        _compute(client, [layer], "writing", len(bricks), size, reporter)
+        slabs = _Slabs(source, plan, "volume" in pyramids, scratch / DECODED, missing)
+    size, before = _read(source, plan, len(bricks)), len(bricks) - len(missing)
+    parts: Iterable[tuple[Masks | None, int]] = [(None, sys.maxsize)]
+    if settled is not None:
+        parts = ((part.masks, part.stop) for part in settled)
+    with ExitStack() as shown:
+        advance: Advance | None = None
+        for masks, stop in parts:
+            ready, missing = missing[ends <= stop], missing[ends > stop]
+            ends = ends[ends > stop]
+            if not len(ready):
+                continue
+            advance = advance or shown.enter_context(
+                reporter.stage("writing", len(bricks), "bricks", before=before, size=size)
+            )
+            write = partial(
+                _bricks,
+                grid=plan.grid,
+                ledger=first,
+                task=tasks.write_brick,
+                origin=plan.origin,
+                outputs=dict(pyramids),
+                rescaling=rescaling,
+                masks=delayed(masks, traverse=False),  # its keyframes once, not by the task
+                anew=changed is not None,
+            )
+            if slabs is not None:
+                slabs.write(client, ready, masks, write, advance)
+            else:
+                layer = write(ready, source=delayed(source, traverse=False))
+                results(client, [layer], advance)
+    if slabs is not None:
+        slabs.remove()
     for level in next(iter(written.values())).passes[1:]:
         layers, total, size = [], 0, 0
         for name, pyramid in written.items():
@@ -348,53 +409,80 @@ def decodes_ahead(source: Source, plan: Plan) -> bool:
     return cuts_blocks(source.block, edges)
 
 
-def _write_slabs(
-    client: Client,
-    source: Source,
-    plan: Plan,
-    needed: NDArray[np.bool_],
-    total: int,
-    missing: NDArray[np.int64],
-    write: Callable[..., da.Array],
-    folder: Path,
-    reporter: Reporter,
-) -> None:
-    """Write bricks slab by slab from scratch files; the next slab is decoded meanwhile.
+@dataclass(frozen=True)
+class _Slabs:
+    """Slabs of slices that are decoded into scratch files, to write bricks from.
 
-    Parameters
+    Attributes
     ----------
-    needed : (z,) bool
-        Slices of the output whose voxels any brick wants.
-    total : int
-        Bricks in all, those that are written already too.
-    missing : (n, 3) int64
-        Bricks to write, those of one slab together.
-    write : callable
-        Of some bricks and a lazy source, their writing as a lazy array.
+    source : Source
+    plan : Plan
+    whole : bool
+        Whether all slices are wanted; else those on which the object is.
     folder : Path
         For the scratch files; gone at the end.
+    missing : (n, 3) int64
+        Bricks that are to be written: what else is in the folder goes at once.
     """
-    lazy = delayed(source, traverse=False)
-    slabs = np.unique(missing[:, 0]).tolist()
-    if folder.exists():
-        for left in {path.name for path in folder.iterdir()} - {str(slab) for slab in slabs}:
-            shutil.rmtree(folder / left)  # the run was stopped before it did so
 
-    def layers() -> Iterator[da.Array]:
-        for slab in slabs:
-            z, _, _ = plan.grid.region((slab, 0, 0))
-            indices = (np.flatnonzero(needed[z]) + z.start + plan.origin[0]).tolist()
-            bricks = missing[missing[:, 0] == slab]
-            yield write(bricks, source=_decoded(lazy, indices, folder / str(slab)))
+    source: Source
+    plan: Plan
+    whole: bool
+    folder: Path
+    missing: InitVar[NDArray[np.int64]]
 
-    def remove(place: int) -> None:
-        shutil.rmtree(folder / str(slabs[place]), ignore_errors=True)
+    def __post_init__(self, missing: NDArray[np.int64]) -> None:
+        """Remove what a run left that was stopped before it did so."""
+        if self.folder.exists():
+            slabs = {str(slab) for slab in missing[:, 0].tolist()}
+            for left in {path.name for path in self.folder.iterdir()} - slabs:
+                shutil.rmtree(self.folder / left)
 
-    if slabs:
-        before, size = total - len(missing), _read(source, plan, total)
-        with reporter.stage("writing", total, "bricks", before=before, size=size) as advance:
-            results(client, layers(), advance, at_once=SLABS, finished=remove)
-    shutil.rmtree(folder, ignore_errors=True)
+    def write(
+        self,
+        client: Client,
+        bricks: NDArray[np.int64],
+        masks: Masks | None,
+        write: Callable[..., da.Array],
+        advance: Advance,
+    ) -> None:
+        """Write bricks slab by slab; the next slab is decoded meanwhile.
+
+        Parameters
+        ----------
+        bricks : (n, 3) int64
+            Those of one slab together.
+        masks : Masks or None
+        write : callable
+            Of some bricks and a lazy source, their writing as a lazy array.
+        advance : callable
+        """
+        lazy = delayed(self.source, traverse=False)
+        slabs = np.unique(bricks[:, 0]).tolist()
+
+        def layers() -> Iterator[da.Array]:
+            for slab in slabs:
+                indices = self._wanted(slab, masks)
+                scratch = _decoded(lazy, indices, self.folder / str(slab))
+                yield write(bricks[bricks[:, 0] == slab], source=scratch)
+
+        def remove(place: int) -> None:
+            shutil.rmtree(self.folder / str(slabs[place]), ignore_errors=True)
+
+        results(client, layers(), advance, at_once=SLABS, finished=remove)
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wanted(self, slab: int, masks: Masks | None) -> list[int]:
+        """Indices of the slices of a slab whose voxels any brick wants."""
+        z, _, _ = shifted(self.plan.grid.region((slab, 0, 0)), self.plan.origin)
+        needed = ~np.isin(self.source.numbers[z], self.source.missing)
+        if masks is not None and not self.whole:
+            needed &= masks.any_on(z.start, z.stop)
+        wanted: list[int] = (np.flatnonzero(needed) + z.start).tolist()
+        return wanted
 
 
 def _decoded(source: Delayed, indices: Sequence[int], folder: Path) -> Delayed:

@@ -60,7 +60,7 @@ def grey_values(slices: NDArray) -> NDArray[np.object_]:
 
 def detect(
     keyframes: NDArray,
-    places: NDArray[np.int64],
+    places: NDArray[np.object_],
     *,
     shape: tuple[int, int],
     detectors: Sequence[Any],
@@ -68,31 +68,38 @@ def detect(
     window: Window,
     store: KeyframeStore,
     ledger: Ledger,
-) -> NDArray[np.bool_]:
+) -> NDArray[np.object_]:
     """Find the object on some keyframes, and keep its masks.
 
     The slices are read and shrunk here; only the network's small image goes to the detector's
-    actor, and only boxes and patches come back. The `Sighting` goes to the ledger.
+    actor, and only boxes and patches come back.
 
     Parameters
     ----------
     keyframes : (k, y, x) uint8 or uint16
         Slices, or coarser forms of them.
-    places : (k, 1, 1) int64
-        Which of the keyframes they are.
+    places : (k, 1, 1) of int
+        Which of the candidates they are.
     shape : (height, width)
         Of a slice, pixels; masks and boxes are in these.
+
+    Returns
+    -------
+    (k,) of dict
+        What goes to the ledger: each `Sighting` as JSON.
     """
     from zarrmask.detection.actors import ask, nearest
 
-    for image, place in zip(keyframes, places.ravel().tolist(), strict=True):
+    entries = np.empty(len(places), object)
+    for n, (image, place) in enumerate(zip(keyframes, places.ravel().tolist(), strict=True)):
         prepared = network_input.prepare(to_8bit(image, window), shape)
         detector = nearest(detectors, place)
         found = ask(detector, "detect", prepared, shape)
         mask, sighting = _seen(found, prepared, shape)
         store.write_mask(place, mask)
-        ledger.enter(place, sighting.to_json())
-    return np.ones(len(places), bool)
+        entries[n] = sighting.to_json()
+        ledger.enter(place, entries[n])
+    return entries
 
 
 def detect_anew(
@@ -105,7 +112,7 @@ def detect_anew(
     window: Window,
     store: KeyframeStore,
     ledger: Ledger,
-) -> NDArray[np.bool_]:
+) -> NDArray[np.object_]:
     """Look at some keyframes by all other means, and keep what fits those around them best.
 
     Where nothing fits better than what was seen first, that stays, and the ledger says None.
@@ -116,22 +123,27 @@ def detect_anew(
         As of `detect`.
     doubts : (k, 1, 1) of Doubt
         Of the keyframes.
+
+    Returns
+    -------
+    (k,) of dict or None
+        What goes to the ledger.
     """
     from zarrmask.detection.actors import ask, nearest
 
-    for image, doubt in zip(keyframes, doubts.ravel(), strict=True):
-        detector = nearest(detectors, doubt.place)
+    entries = np.empty(len(doubts), object)
+    for n, (image, doubt) in enumerate(zip(keyframes, doubts.ravel(), strict=True)):
+        detector = nearest(detectors, doubt.position)
         lowest = cost(doubt.before, doubt.sighting, doubt.behind, doubt.usual)
-        entry = None
         for means in MEANS:
             prepared = means.prepare(image, window, network_input, shape)
             found = ask(detector, "detect", prepared, shape).above(means.score)
             mask, sighting = _seen(found, prepared, shape)
             if (costs := cost(doubt.before, sighting, doubt.behind, doubt.usual)) < lowest:
-                lowest, entry = costs, {"by": means.name, **sighting.to_json()}
-                store.write_mask(doubt.place, mask)
-        ledger.enter(doubt.place, entry)
-    return np.ones(len(doubts), bool)
+                lowest, entries[n] = costs, {"by": means.name, **sighting.to_json()}
+                store.write_mask(doubt.position, mask)
+        ledger.enter(doubt.position, entries[n])
+    return entries
 
 
 def _seen(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from zarrmask import model, pipeline
 from zarrmask.looking import detect_keyframes
-from zarrmask.masking import Keyframes, Sighting, seek
+from zarrmask.masking import Answer, Ask, Keyframes, Sighting, seek
 
 
 def ellipse(
@@ -68,25 +68,25 @@ def given_masks(part: float) -> Iterator[None]:
     """
     arguments = inspect.signature(detect_keyframes)
 
-    def put(*args: Any, **kwargs: Any) -> Keyframes:
+    def put(*args: Any, **kwargs: Any) -> Iterator[Keyframes]:
         call = arguments.bind(*args, **kwargs).arguments
         plan, store = call["plan"], call["store"]
         _, rows, columns = plan.shape
 
-        def look(positions: Sequence[int], first: int) -> list[Sighting]:
-            store.reserve(first + len(positions), rows, columns)
-            sightings = []
-            for place, position in enumerate(positions, start=first):
-                mask = ellipse((rows, columns), part, plan.side, position, len(plan.keyframes))
-                store.write_mask(place, mask)
-                box = np.array([[0, 0, columns, rows]], np.float32)
-                sightings.append(Sighting.of_mask(mask, box, np.ones(1, np.float32)))
-            return sightings
+        def looks(ask: Callable[[], Sequence[Ask]]) -> Iterator[tuple[Ask, Answer]]:
+            while positions := ask():
+                for position in positions:
+                    assert isinstance(position, int)  # nothing is doubted
+                    mask = ellipse((rows, columns), part, plan.side, position, len(plan.keyframes))
+                    store.write_mask(position, mask)
+                    box = np.array([[0, 0, columns, rows]], np.float32)
+                    yield position, Sighting.of_mask(mask, box, np.ones(1, np.float32))
 
-        found = seek(plan.placing, look)
-        store.write_sightings(plan.numbers[found.positions], found.sightings, found.states)
+        store.reserve(len(plan.keyframes), rows, columns)
+        *_, found = seek(plan.placing, looks, mends=False)
+        store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)
         os.sync()
-        return found
+        yield found
 
     with (
         mock.patch.object(pipeline, "detect_keyframes", put),

@@ -17,6 +17,7 @@ from zarrmask.masking import (
 )
 from zarrmask.masking.dilation import dilated_part
 from zarrmask.masking.keyframes import held_by, keyframe_indices
+from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW, UNSEEN
 
 MASKS = hnp.arrays(
     np.uint8,
@@ -106,7 +107,9 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
                 mask = cv2.dilate(mask, np.ones((side, side), np.uint8), iterations=1)
         expected.append(mask)
 
-    masks = HeldMasks(store, chosen, np.arange(len(chosen)), (height, width), side)
+    masks = HeldMasks(
+        store, chosen, np.arange(len(chosen)), np.ones(len(chosen)), (height, width), side
+    )
     region = (slice(2, 12), slice(5, 30), slice(10, 45))
     part = masks.region(*region).part(slice(1, 9), slice(2, 20))
     block = np.full((8, 18, 17), 7, np.uint8)
@@ -126,19 +129,28 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
 def test_what_was_found_is_kept(tmp_path):
     store = KeyframeStore(tmp_path / "keyframes.zarr")
     mask, empty = np.full((4, 5), 255, np.uint8), np.zeros((4, 5), np.uint8)
-    assert store.reserve(2, 4, 5)
+    assert store.reserve(4, 4, 5)
     store.write_mask(1, mask)
     boxes, scores = np.ones((2, 4), np.float32), np.array([0.9, 0.3], np.float32)
     found = Sighting.of_mask(mask, boxes, scores)
     nothing = Sighting.of_mask(empty, boxes[:0], scores[:0])
-    assert not store.reserve(3, 4, 5)  # makes room, and leaves what is there
-    store.write_sightings(np.array([100, 120, 110]), [nothing, found, nothing], np.int8([1, 2, 0]))
-    assert store.masks().shape == (3, 4, 5)
+    assert not store.reserve(4, 4, 5)  # leaves what is there
+    store.write_sightings(
+        np.array([100, 110, 120, 130]),
+        [nothing, found, nothing],
+        np.array([AS_SEEN, SEEN_ANEW, REPLACED]),
+        np.array([0, 1, 3]),
+    )
+    assert store.masks().shape == (4, 4, 5)
     assert np.asarray(store.masks()[1]).all()
-    assert store.numbers() == [100, 120, 110]
+    assert store.numbers() == [100, 110, 120, 130]
+    assert store.states().tolist() == [AS_SEEN, SEEN_ANEW, UNSEEN, REPLACED]
+    assert store.seen().tolist() == [0, 1, 3]
     assert store.used().tolist() == [0, 1]
     assert store.without_detection() == [100]
-    assert store.areas().tolist() == [0, 20, 0]
+    assert store.areas().tolist() == [0, 20, 0, 0]
+    assert store.reserve(3, 4, 5)  # of another run: nothing of it counts
+    assert not np.asarray(store.masks()).any()
 
 
 @given(

@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zarrmask.masking.outliers import Contradiction, cost, difference, outliers
-from zarrmask.masking.placing import Placing
-from zarrmask.masking.seeking import seek
-from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW, Sighting
+from zarrmask.masking.sighting import Sighting
 from zarrmask.masking.sketch import Sketch
 from zarrmask.phantom import Phantom
-from zarrmask.phantom.mistakes import MISTAKES
 
 DEPTH = 1600
 
@@ -33,43 +30,6 @@ def disc(radius, x=50, y=50, side=100):
 def truth(request):
     """The mask of a slice of a simulated scroll with its ends."""
     return cache(Phantom((DEPTH, 96, 128), seed=request.param).truth)
-
-
-PLACINGS = {
-    "every 10": Placing.fixed(np.arange(DEPTH), 10),
-    "adaptive": Placing.adaptive(np.arange(DEPTH), 8, 64, 1.0),
-}
-
-
-@pytest.mark.parametrize("placing", PLACINGS.values(), ids=PLACINGS.keys())
-def test_of_spoiled_keyframes_nearly_all_are_caught_and_hardly_a_good_one(truth, placing):
-    count = caught = good = touched = 0
-    for seed in range(8):
-        spoiled = set()
-
-        def look(positions, first, seed=seed, spoiled=spoiled):
-            sightings = []
-            for position in positions:
-                rng = np.random.default_rng([seed, position])
-                mask = truth(int(placing.candidates[position]))
-                if rng.random() < 0.05:
-                    mistaken = rng.choice(list(MISTAKES.values()))(mask, rng)
-                    if (mistaken != mask).any():
-                        mask = mistaken
-                        spoiled.add(position)
-                sightings.append(seen(mask))
-            return sightings
-
-        found = seek(placing, look, lambda doubts: [None] * len(doubts))
-        replaced = set(found.positions[found.states == REPLACED].tolist())
-        assert {found.positions[one.place] for one in found.odd} == replaced
-        count += len(spoiled)
-        caught += len(spoiled & replaced)
-        good += len(found.positions) - len(spoiled)
-        touched += len(replaced - spoiled)
-    assert count > 40
-    assert caught >= 0.95 * count
-    assert touched < 0.01 * good
 
 
 @pytest.mark.parametrize("every", [10, 40])
@@ -135,44 +95,3 @@ def test_it_is_said_what_speaks_against_a_keyframe():
     assert "borders" in difference(right, seen(~disc(30)), right)
     assert difference(right, seen(disc(30, x=60)), right).endswith("on neither side")
     assert "missing" in difference(right, seen(disc(10)), right)
-
-
-# Looking again.
-
-
-def test_a_second_look_is_used_where_it_fits_and_else_the_keyframe_is_not():
-    masks = [disc(30 + z // 4) for z in range(40)]
-    first = {8: disc(0), 20: ~disc(35), 30: disc(30, x=20)}
-    second = {8: disc(32), 20: disc(34)}
-    asked = []
-
-    def look(positions, start):
-        return [seen(first.get(position, masks[position])) for position in positions]
-
-    def look_again(doubts):
-        asked.extend(doubt.place for doubt in doubts)
-        assert all(doubt.before.area and doubt.behind.area for doubt in doubts)
-        return [
-            ("other means", seen(second[doubt.place])) if doubt.place in second else None
-            for doubt in doubts
-        ]
-
-    found = seek(Placing.fixed(np.arange(40), 1), look, look_again)
-    assert asked == [8, 20, 30]  # once each
-    states = np.full(40, AS_SEEN)
-    states[[8, 20]], states[30] = SEEN_ANEW, REPLACED
-    np.testing.assert_array_equal(found.states, states)
-    assert found.sightings[8].area == disc(32).sum()
-    assert [(one.place, one.before, one.behind, one.by) for one in found.odd] == [
-        (8, 7, 9, "other means"),
-        (20, 19, 21, "other means"),
-        (30, 29, 31, None),
-    ]
-
-
-def test_without_a_second_look_nothing_is_doubted():
-    masks = [disc(40), disc(0), disc(40)]
-    placing = Placing.fixed(np.arange(3), 1)
-    found = seek(placing, lambda positions, first: [seen(masks[place]) for place in positions])
-    assert found.states.tolist() == [AS_SEEN] * 3
-    assert found.odd == []

@@ -74,9 +74,9 @@ def annotate(
         refuse_full(folder)
         store = KeyframeStore(place / "keyframes.zarr")
         numbers, masks = store.numbers(), store.masks()
-        order = np.argsort(numbers)
+        order = store.seen()
         read = _reader(place, record, masks.shape[1:])
-        suspected = np.empty(len(order))
+        suspected = np.empty(len(numbers))
         sketches = store.sketches()
         alike = [agreement(sketches[one], sketches[other]) for one, other in pairwise(order)]
         suspected[order] = suspicions(store.best_scores()[order], alike)

@@ -112,7 +112,7 @@ def kept(correction: Correction, store: KeyframeStore, first: int, shape: tuple[
     used = store.used()
     indices = np.array(store.numbers(), np.int64)[used] - first
     start = max(correction.z[0] - first, int(indices[0]))
-    masks = HeldMasks(store, indices, used, shape, 0)
+    masks = HeldMasks(store, indices, used, store.areas()[used], shape, 0)
     return Layer(start, correction.z[1] - first, masks, correction.grown)
 
 

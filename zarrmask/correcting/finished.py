@@ -26,7 +26,7 @@ from zarrmask.pyramid import Pyramid
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source, open_source
 from zarrmask.stack.zarr_source import ZarrSource
-from zarrmask.stages import masks_between
+from zarrmask.stages import UsedKeyframes, masks_between
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,10 @@ class FinishedRun:
         near = slice(None) if self.plan.propagate == "hold" else self._near(indices, span)
         fields = FieldStore(self.journal.scratch / f"{name}.zarr", self.shape)
         measuring = self.journal.ledger.stage("measuring").stage(name)
-        return masks_between(
-            client, store, used[near], indices[near], self.plan, fields, measuring, reporter
-        )
+        places = used[near]
+        mine = UsedKeyframes(places, indices[near], store.areas()[places])
+        *_, settled = masks_between(client, store, [mine], self.plan, fields, measuring, reporter)
+        return settled.masks
 
     def _near(self, keyframes: np.ndarray, span: tuple[int, int]) -> slice:
         """Those that make the masks of some slices, and of all that share bricks with them."""

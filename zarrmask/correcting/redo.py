@@ -24,6 +24,7 @@ from zarrmask.given.filling import fill_keyframes, sighting_of
 from zarrmask.given.masks import open_given
 from zarrmask.journal import CORRECTING
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
+from zarrmask.masking import SettledMasks
 from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
 from zarrmask.model import find_checkpoint, load_detectors
@@ -216,7 +217,7 @@ def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter
     """Detect anew; what is found goes to the correction's store."""
     detected = there.record["detect_window"]
     window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
-    found = detect_keyframes(
+    *_, found = detect_keyframes(
         client,
         there.source,
         looks.plan,
@@ -236,6 +237,7 @@ def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None) -> Crew:
     settings, checkpoint = there.settings, None
     if looks is not None:
         settings, checkpoint = looks.settings, looks.checkpoint
+    settings = settings.model_copy(update={"overlap": False})  # what changes is found first
     forecast = forecast_of(there.source, there.plan, there.outputs, crew, settings, checkpoint)
     check_room(forecast, there.place, None)
     return forecast.crew
@@ -307,7 +309,7 @@ def _write(
             there.source,
             plan,
             there.outputs,
-            after,
+            [SettledMasks(after)],
             there.rescaling,
             disk,
             ledger.stage("writing"),

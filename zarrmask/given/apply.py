@@ -15,7 +15,7 @@ from zarrmask.finish import finish_run
 from zarrmask.given.filling import fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.journal import Journal
-from zarrmask.masking import HeldMasks, KeyframeStore, Placing, kernel_side
+from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
 from zarrmask.outputs import referenced_volume, run_pyramids
 from zarrmask.pipeline import CONVERTED
@@ -128,8 +128,10 @@ def apply(
             fill_keyframes(client, given, shape, store, filling, reporter)
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
-            held = HeldMasks(store, plan.keyframes, store.used(), shape, plan.side)
-            kept = session.mending(lambda source: session.write(source, held, contrast))
+            places = store.used()
+            held = HeldMasks(store, plan.keyframes, places, store.areas()[places], shape, plan.side)
+            settled = [SettledMasks(held)]
+            kept = session.mending(lambda source: session.write(source, settled, contrast))
         record = {
             **run_record(source, settings, plan, None, session.identity),
             **session.record(),

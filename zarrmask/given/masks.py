@@ -126,7 +126,8 @@ def _of_run(place: Place, record: Mapping[str, Any]) -> GivenMasks:
     first, stop = record["z"]
     numbers = np.arange(first, stop, dtype=np.int64)
     if settings.get("propagate") == "hold" and not record.get("corrections"):
-        keyframes = np.array(KeyframeStore(place / "keyframes.zarr").numbers())
+        store = KeyframeStore(place / "keyframes.zarr")
+        keyframes = np.array(store.numbers())[store.seen()]
         numbers = numbers[np.isin(numbers, keyframes) | (numbers == first)]
     return GivenMasks(source, numbers - first, numbers)
 

@@ -10,12 +10,14 @@ from zarrmask.masking.keyframe_store import KeyframeStore
 from zarrmask.masking.keyframes import held_by, keyframe_indices, read_together
 from zarrmask.masking.outliers import cost
 from zarrmask.masking.placing import Placing
-from zarrmask.masking.protocol import Masks, RegionMasks
-from zarrmask.masking.seeking import Doubt, Keyframes, seek
+from zarrmask.masking.protocol import Masks, RegionMasks, SettledMasks
+from zarrmask.masking.seeking import Answer, Ask, Doubt, Keyframes, seek
 from zarrmask.masking.sighting import Sighting
 
 __all__ = [
     "KEYFRAMES_A_CHUNK",
+    "Answer",
+    "Ask",
     "Doubt",
     "FieldStore",
     "HeldMasks",
@@ -25,6 +27,7 @@ __all__ = [
     "Masks",
     "Placing",
     "RegionMasks",
+    "SettledMasks",
     "Sighting",
     "cost",
     "cut_out",

@@ -28,6 +28,8 @@ class HeldMasks:
         Slice indices of those that are used, ascending.
     places : (k,) int64
         Where in the store they are.
+    areas : (k,) int64
+        Pixels of their masks.
     shape : (height, width)
         Of a slice, pixels.
     side : int
@@ -37,6 +39,7 @@ class HeldMasks:
     store: KeyframeStore
     keyframes: NDArray[np.int64]
     places: NDArray[np.int64]
+    areas: NDArray[np.int64]
     shape: tuple[int, int]
     side: int
 
@@ -55,10 +58,9 @@ class HeldMasks:
 
     def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which slices the object is on; see `Masks`."""
-        areas = self.store.areas()[self.places]
         out = np.zeros(stop - start, bool)
         for position, first, end in held_by(start, stop, self.keyframes):
-            out[first - start : end - start] = areas[position] > 0
+            out[first - start : end - start] = self.areas[position] > 0
         return out
 
 

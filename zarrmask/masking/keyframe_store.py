@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from zarrmask.masking.sighting import AS_SEEN, REPLACED, Sighting
+from zarrmask.masking.sighting import AS_SEEN, REPLACED, UNSEEN, Sighting
 from zarrmask.masking.sketch import Sketch
 from zarrmask.place import Place, zarr_store
 
@@ -29,30 +29,28 @@ def _dimensions(ndim: int, *others: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KeyframeStore:
-    """The group `keyframes.zarr`: an entry a keyframe, in the order in which they were seen.
+    """The group `keyframes.zarr`: an entry for each slice that may be a keyframe, ascending in z.
 
-    Arrays: `z` (k,) slice numbers, ascending only where keyframes stand at a fixed interval; `mask`
-    (k, y, x) uint8 0/255, the union of the detections' masks, not dilated; `sketch` (k, h, w) uint8
-    0/255, the same in small; `count`, `area` and `best_score` (k,); `state` (k,) int8, see
-    `zarrmask.masking.sighting`; `boxes` (k, n, 4) and `scores` (k, n), padded with NaN. All but
-    `mask` come when all keyframes have been seen.
+    Arrays: `z` (k,) slice numbers; `state` (k,) int8, see `zarrmask.masking.sighting`: entries that
+    nobody looked at are empty; `mask` (k, y, x) uint8 0/255, the union of the detections' masks,
+    not dilated; `sketch` (k, h, w) uint8 0/255, the same in small; `count`, `area` and `best_score`
+    (k,); `boxes` (k, n, 4) and `scores` (k, n), padded with NaN. All but `mask` come when all
+    keyframes have been seen.
     """
 
     path: Place
 
     def reserve(self, count: int, height: int, width: int) -> bool:
-        """Make room for the masks of so many keyframes; tell whether the group had to be made."""
+        """Make room for so many masks, unless it is there; tell whether it had to be made."""
         group = zarr.open_group(zarr_store(self.path), mode="a", zarr_format=2)
         if isinstance(self.path, Path):
             for torn in self.path.glob("**/*.partial"):
                 torn.unlink()  # zarr was stopped while it wrote
         group.attrs.put({})
         dimensions = _dimensions(3, "y", "x")
-        if "mask" in group:
-            mask = self._array("mask", "r+")
-            mask.attrs.put(dimensions)  # zarr may have been stopped before it wrote them
-            if mask.shape[0] < count:
-                mask.resize((count, height, width))
+        if "mask" in group and self._array("mask", "r").shape == (count, height, width):
+            # zarr may have been stopped before it wrote them
+            self._array("mask", "r+").attrs.put(dimensions)
             return False
         group.create_array(
             "mask",
@@ -62,6 +60,7 @@ class KeyframeStore:
             compressors=numcodecs.Blosc(cname="zstd", clevel=3),
             fill_value=0,
             attributes=dimensions,
+            overwrite=True,
         )
         return True
 
@@ -78,21 +77,30 @@ class KeyframeStore:
         numbers: NDArray[np.int64],
         sightings: Sequence[Sighting],
         states: NDArray[np.int8] | None = None,
+        positions: NDArray[np.int64] | None = None,
     ) -> None:
-        """Keep what was seen on all keyframes, in their order.
+        """Keep what was seen.
 
         Parameters
         ----------
         numbers : (k,) int64
-            Their slice numbers.
+            Slice numbers of all entries.
         sightings : sequence of Sighting
-        states : (k,) int8, optional
-            By default all are used as they were seen.
+            What was seen on keyframes.
+        states : (n,) int8, optional
+            What became of these; by default all are used as they were seen.
+        positions : (n,) int64, optional
+            Which entries they are; by default all.
         """
-        if states is None:
-            states = np.full(len(numbers), AS_SEEN, np.int8)
+        if positions is None:
+            positions = np.arange(len(numbers))
+        state = np.full(len(numbers), UNSEEN, np.int8)
+        state[positions] = AS_SEEN if states is None else states
+        seen = dict(zip(positions.tolist(), sightings, strict=True))
+        nothing = Sighting.nothing(sightings[0].sketch.shape)
+        sightings = [seen.get(n, nothing) for n in range(len(numbers))]
         group = zarr.open_group(zarr_store(self.path), mode="r+")
-        most = max((len(s.scores) for s in sightings), default=0)
+        most = max(len(s.scores) for s in sightings)
         boxes = np.full((len(sightings), max(most, 1), 4), np.nan, np.float32)
         scores = np.full((len(sightings), max(most, 1)), np.nan, np.float32)
         for n, sighting in enumerate(sightings):
@@ -100,7 +108,7 @@ class KeyframeStore:
             scores[n, : len(sighting.scores)] = sighting.scores
         columns: dict[str, NDArray] = {
             "z": numbers,
-            "state": states,
+            "state": state,
             "boxes": boxes,
             "scores": scores,
             "best_score": scores[:, 0],
@@ -114,7 +122,7 @@ class KeyframeStore:
         self._write_sketches(group, [sighting.sketch for sighting in sightings])
 
     def _write_sketches(self, group: zarr.Group, sketches: Sequence[Sketch]) -> None:
-        height, width = sketches[0].shape if sketches else (1, 1)
+        height, width = sketches[0].shape
         stored = group.create_array(
             "sketch",
             shape=(len(sketches), height, width),
@@ -128,7 +136,7 @@ class KeyframeStore:
             stored[start : start + len(some)] = [sketch.pixels * np.uint8(255) for sketch in some]
 
     def sketches(self) -> list[Sketch]:
-        """The keyframes' undilated masks in small."""
+        """The undilated masks of all entries in small."""
         stored = self._array("sketch", "r")
         return [
             Sketch.of_pixels(pixels > 0)
@@ -137,26 +145,35 @@ class KeyframeStore:
         ]
 
     def masks(self) -> zarr.Array:
-        """The keyframes' undilated masks, (k, y, x) uint8, to read parts of."""
+        """The undilated masks, (k, y, x) uint8, to read parts of."""
         return self._array("mask", "r")
 
+    def seen(self) -> NDArray[np.int64]:
+        """Places of the keyframes, ascending in z: (s,)."""
+        order = np.argsort(self.numbers())  # runs of before had them in the order of detection
+        seen: NDArray[np.int64] = order[self.states()[order] != UNSEEN]
+        return seen
+
     def used(self) -> NDArray[np.int64]:
-        """Places of the keyframes that make the masks, ascending in z: (u,)."""
-        order = np.argsort(self.numbers())
-        states = np.asarray(self._array("state", "r")[:])
-        used: NDArray[np.int64] = order[states[order] != REPLACED]
+        """Places of those that make the masks, ascending in z: (u,)."""
+        seen = self.seen()
+        used: NDArray[np.int64] = seen[self.states()[seen] != REPLACED]
         return used
 
+    def states(self) -> NDArray[np.int8]:
+        """What became of each entry: (k,)."""
+        return np.asarray(self._array("state", "r")[:])
+
     def numbers(self) -> list[int]:
-        """Slice numbers of the keyframes."""
+        """Slice numbers of all entries."""
         return [int(z) for z in np.asarray(self._array("z", "r")[:])]
 
     def areas(self) -> NDArray[np.int64]:
-        """Pixels in each keyframe's mask, not dilated: (k,)."""
+        """Pixels in each mask, not dilated: (k,)."""
         return np.asarray(self._array("area", "r")[:])
 
     def best_scores(self) -> NDArray[np.float32]:
-        """Each keyframe's best score, NaN where nothing was found: (k,)."""
+        """Best score of each, NaN where nothing was found: (k,)."""
         return np.asarray(self._array("best_score", "r")[:])
 
     def without_detection(self) -> list[int]:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from zarrmask.masking.sketch import Sketch, displacement
 
+STRETCH = 256
+"""Candidates of a stretch, about: 32 of those that are looked at first, 2,048 slices by default."""
+
 
 @dataclass(frozen=True, eq=False)
 class Placing:
@@ -61,6 +64,23 @@ class Placing:
         last = len(self.candidates) - 1
         return np.union1d(np.arange(0, last + 1, self.step), [last])
 
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """First and last position of each stretch; what is looked at in one says all of it.
+
+        Neighbours share a position, which counts as the second one's.
+
+        Examples
+        --------
+        >>> Placing(np.arange(800), step=8).stretches
+        [(0, 256), (256, 512), (512, 799)]
+        """
+        first = self.first
+        each = max(1, STRETCH // self.step)
+        count = max(1, (len(first) - 1) // each)
+        starts = first[: count * each : each].tolist()
+        return list(zip(starts, [*starts[1:], int(first[-1])], strict=True))
+
     def rounds(self) -> list[NDArray[np.int64]]:
         """Positions that are looked at in each round, at most: as if no neighbours ever agreed.
 
@@ -78,7 +98,9 @@ class Placing:
             seen = np.union1d(seen, wanted)
         return rounds
 
-    def wanted(self, seen: Mapping[int, Sketch]) -> list[int]:
+    def wanted(
+        self, seen: Mapping[int, Sketch], stretch: tuple[int, int] | None = None
+    ) -> list[int]:
         """Positions of the candidates to look at next, ascending; none where that is enough.
 
         Depends on what is seen alone, in whatever order that came.
@@ -86,9 +108,12 @@ class Placing:
         Parameters
         ----------
         seen : mapping of int to Sketch
-            Masks by position; those of `first`, or none.
+            Masks by position.
+        stretch : (int, int), optional
+            First and last position of those that count, one of `stretches`; by default all do.
         """
-        first = self.first.tolist()
+        begin, end = stretch or (0, len(self.candidates) - 1)
+        first = [position for position in self.first.tolist() if begin <= position <= end]
         if missing := [position for position in first if position not in seen]:
             return missing
         return [place for pair in pairwise(first) for place in self._between(*pair, seen)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -45,3 +47,18 @@ class Masks(Protocol):
 
     def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which slices, from index `start` to before `stop`, the object is on: (stop - start,)."""
+
+
+@dataclass(frozen=True)
+class SettledMasks:
+    """Masks that are settled for the first of a stack's slices.
+
+    Attributes
+    ----------
+    masks : Masks
+    stop : int
+        Index of the first slice that they do not say; by default they say all.
+    """
+
+    masks: Masks
+    stop: int = sys.maxsize

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from zarrmask.masking.sketch import Sketch
 
-REPLACED, AS_SEEN, SEEN_ANEW = range(3)
-"""What became of a keyframe: its mask is not used, used as it was seen first, or as seen anew."""
+UNSEEN, REPLACED, AS_SEEN, SEEN_ANEW = range(-1, 3)
+"""What became of what might be a keyframe: nobody looked; its mask is not used, used as it was seen
+first, or as seen anew."""
 
 BORDER = 0.5
 """Share of each border that a mask covers that took the air."""
@@ -56,6 +57,12 @@ class Sighting:
         sketch = Sketch.of_mask(mask)
         contrast = float("nan") if image is None else _contrast(image, sketch)
         return cls(boxes, scores, int(np.count_nonzero(mask)), sketch, contrast)
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, int]) -> Sighting:
+        """Where nothing is found; the sketch has a shape (h, w)."""
+        boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        return cls(boxes, scores, 0, Sketch.of_pixels(np.zeros(shape, bool)))
 
     @property
     def best_score(self) -> float:

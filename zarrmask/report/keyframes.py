@@ -132,13 +132,14 @@ def read_keyframes(path: Place, side: int) -> Keyframes:
             name: np.asarray(group[name][...])  # type: ignore[index]
             for name in ("z", "count", "best_score", "area", "state")
         }
-        stored = KeyframeStore(path).sketches()
+        store = KeyframeStore(path)
+        stored = store.sketches()
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected what a finished "
             "run leaves. Run again with --overwrite."
         ) from error
-    order = np.argsort(columns["z"])
+    order = store.seen()
     sketches = tuple(stored[place] for place in order)
     return Keyframes(
         columns["z"][order].astype(np.int64),

@@ -1,6 +1,6 @@
 """How far zarrmask scales over workers, and where their time goes.
 
-    python benchmarks/scaling.py OUT [--workers 1 2] [--rounds 3] [--simulated 1 2 4 8 16 32 64]
+    python benchmarks/scaling.py OUT [--part real] [--workers 1 2] [--rounds 3] [--threads 1 2 64]
 
 Real: conversions and runs of a simulated scroll on 1 and 2 worker processes; the same stack for all
 (strong), and a stack so many times as deep (weak). Efficiency is of the time between the first task

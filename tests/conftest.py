@@ -22,6 +22,7 @@ import hypothesis
 import pytest
 import s3fs
 import tifffile
+from distributed import Client, LocalCluster
 from upath import UPath
 
 import zarrmask
@@ -337,3 +338,20 @@ def web(tmp_path):
         server.stopping.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def here():
+    """Address of a cluster of two threads of this process: what it does can be counted."""
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            host="127.0.0.1",
+            protocol="tcp://",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client.scheduler.address

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import zarrmask
 from zarrmask import stages
@@ -136,22 +136,11 @@ def record_of(out):
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """Address of a cluster of two threads of this process, where tries follow each other soon."""
+def here(monkeypatch, here):
+    """The same, where tries follow each other soon."""
     monkeypatch.setattr(remote, "PAUSE", 0.001)
     monkeypatch.setattr(unreadable, "PAUSES", (0.02,) * 4)
-    with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            host="127.0.0.1",
-            protocol="tcp://",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client.scheduler.address
+    return here
 
 
 # How slices are packed, what spoils one before the run, and what spoils one in mid-run.

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from distributed import Client, LocalCluster
 
 import zarrmask
 from zarrmask import stages
@@ -51,23 +50,6 @@ PACKINGS = {
 @pytest.fixture(scope="module")
 def volume():
     return np.random.default_rng(1).integers(0, 700, SHAPE, np.uint16)
-
-
-@pytest.fixture
-def here():
-    """Address of a cluster of two threads of this process: what it decodes can be counted."""
-    with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            host="127.0.0.1",
-            protocol="tcp://",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client.scheduler.address
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+CACHED = 2**20
+"""Bytes to work on at a time: what is made of them stays in a core's cache."""
+
 _held = threading.local()
 
 # <malloc.h>; https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html

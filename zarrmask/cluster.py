@@ -131,12 +131,13 @@ def find_crew(
             )
         count = len(visible_gpus())
         threads = max(1, dask.system.CPU_COUNT // count)
-        memory_there = size or available_memory()
-        return Crew(count, threads, memory_there, True, False, True, seconds)
+        there_is = size or available_memory()
+        return Crew(count, threads, there_is, local=True, fixed=False, gpus=True, patience=seconds)
     if scheduler is None:
         count = workers or dask.system.CPU_COUNT
         fixed = workers is not None
-        return Crew(count, 1, size or available_memory(), True, fixed, patience=seconds)
+        there_is = size or available_memory()
+        return Crew(count, 1, there_is, local=True, fixed=fixed, patience=seconds)
     with _reach(scheduler, workers, seconds, reporter) as client:
         there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
     limit = min(worker["memory_limit"] or 0 for worker in there)

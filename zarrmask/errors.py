@@ -1,5 +1,10 @@
 """What zarrmask says when it cannot go on: one message for a person, never a traceback."""
 
+from collections.abc import Sequence
+
+LISTED = 20
+"""Things that are named in one message."""
+
 
 class ZarrmaskError(Exception):
     """Something a person can mend: says what was found, what was expected and what to do."""
@@ -31,3 +36,15 @@ class OutputError(ZarrmaskError):
 
 class RoomError(ZarrmaskError):
     """The memory, or the space on the output's disk, will not do."""
+
+
+def first_of(lines: Sequence[str]) -> list[str]:
+    """The first of many lines of a message, and one that says how many more there are.
+
+    Examples
+    --------
+    >>> first_of(["slice"] * 25)[-2:]
+    ['slice', '... and 5 more']
+    """
+    more = [f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return [*lines[:LISTED], *more]

@@ -14,7 +14,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask.cluster import Crew, connect
+from zarrmask.cluster import Crew
 from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
 from zarrmask.damage import Damage
 from zarrmask.forecast import Forecast
@@ -32,7 +32,7 @@ from zarrmask.room import check_room, scratch_disk
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.stages import bricks_left, forget_slices, sample_greys, write_pyramids
-from zarrmask.vitals import Roll, watched
+from zarrmask.vitals import Roll, at_work
 
 Result = TypeVar("Result")
 
@@ -114,17 +114,11 @@ class Session:
         """Connect to those who work, and look after them; they are to see some places."""
         crew = self.forecast.crew
         with (
-            self._memory,
-            connect(
-                self.scheduler,
-                None if self.scheduler else crew.workers,
-                seen,
-                threads=crew.threads,
-                gpus=crew.gpus,
-                patience=crew.patience,
-                reporter=self.reporter,
-            ) as self._client,
-            watched(self._client, self.reporter, self._memory, crew.patience) as self._roll,
+            self._memory as memory,
+            at_work(crew, self.scheduler, seen, self.reporter, memory) as (
+                self._client,
+                self._roll,
+            ),
         ):
             self.reporter.say(f"dashboard: {self._client.dashboard_link}")
             yield self._client

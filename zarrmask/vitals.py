@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Client
 from distributed.client import ClosedClientError
 from rich.filesize import decimal
 
-from zarrmask.cluster import PATIENCE, waiting
+from zarrmask.blocks import let_go
+from zarrmask.cluster import PATIENCE, Crew, connect, waiting
 from zarrmask.errors import ZarrmaskError
 from zarrmask.memory import PeakMemory
+from zarrmask.place import Place
 from zarrmask.progress import Reporter
 
 INTERVAL = 1.0
@@ -67,6 +69,43 @@ class Roll:
 
 
 @contextmanager
+def at_work(
+    crew: Crew,
+    scheduler: str | None,
+    seen: Sequence[Place],
+    reporter: Reporter,
+    memory: PeakMemory,
+) -> Iterator[tuple[Client, Roll]]:
+    """Connect to a crew, and look after it; see `zarrmask.cluster.connect` and `watched`.
+
+    Parameters
+    ----------
+    crew : Crew
+        As `zarrmask.cluster.find_crew` found it.
+    scheduler : str or None
+        Where.
+    seen : sequence of Place
+        What it is to see.
+    reporter : Reporter
+    memory : PeakMemory
+        Of this process and those that it starts.
+    """
+    with (
+        connect(
+            scheduler,
+            None if scheduler else crew.workers,
+            seen,
+            threads=crew.threads,
+            gpus=crew.gpus,
+            patience=crew.patience,
+            reporter=reporter,
+        ) as client,
+        watched(client, reporter, memory, crew.patience) as roll,
+    ):
+        yield client, roll
+
+
+@contextmanager
 def watched(
     client: Client, reporter: Reporter, memory: PeakMemory, patience: float = PATIENCE
 ) -> Iterator[Roll]:
@@ -111,7 +150,7 @@ def watched(
             reporter.say(f"no worker is left; {waiting(patience)}")
         forsaken = forsaken or (alone is not None and time.monotonic() - alone > patience)
         if forsaken:  # again and again: more may be asked for meanwhile
-            client.cancel([Future(key, client) for key in list(client.futures)])
+            let_go(client)
 
     def watch() -> None:
         while not done.wait(INTERVAL):

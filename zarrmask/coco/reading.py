@@ -16,10 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from zarrmask.coco.dataset import CocoDataset, CocoImage, Instance, read_grey
 from zarrmask.coco.region import Region
-from zarrmask.errors import AnnotationError
+from zarrmask.errors import AnnotationError, first_of
 from zarrmask.stack.header import printable
 
-LISTED = 20
 """Problems named in one message."""
 
 
@@ -247,8 +246,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _refusal(path: Path, problems: Sequence[str]) -> AnnotationError:
-    lines = list(problems[:LISTED])
-    if len(problems) > LISTED:
-        lines.append(f"... and {len(problems) - LISTED:,} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-    return AnnotationError(f"{path} cannot be used: {count}\n" + "\n".join(f"  {x}" for x in lines))
+    lines = "\n".join(f"  {line}" for line in first_of(problems))
+    return AnnotationError(f"{path} cannot be used: {count}\n{lines}")

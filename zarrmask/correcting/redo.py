@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from zarrmask.cluster import Crew, connect, find_crew
+from zarrmask.cluster import Crew, find_crew
 from zarrmask.correcting.corrections import Correction, side_of, store_of
 from zarrmask.correcting.finished import FinishedRun, open_run
 from zarrmask.correcting.rewriting import find_changes, recall
@@ -36,7 +36,7 @@ from zarrmask.room import check_room
 from zarrmask.session import forecast_of, shared_disk
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stages import write_pyramids
-from zarrmask.vitals import watched
+from zarrmask.vitals import at_work
 
 
 def redo(
@@ -136,14 +136,7 @@ def redo(
         _begin(there, correction, reporter)
         with (
             PeakMemory() as measured,
-            connect(
-                scheduler,
-                None if scheduler else crew.workers,
-                seen,
-                patience=crew.patience,
-                reporter=reporter,
-            ) as client,
-            watched(client, reporter, measured, crew.patience),
+            at_work(crew, scheduler, seen, reporter, measured) as (client, _),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             before = there.masks(client, reaches, reporter)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zarrmask import __version__
 from zarrmask.blocks import results
-from zarrmask.cluster import connect, find_crew
+from zarrmask.cluster import find_crew
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
     ImageFolder,
@@ -35,7 +35,7 @@ from zarrmask.pyramid import read_metadata, sides
 from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
 from zarrmask.stages import one_task_each
-from zarrmask.vitals import watched
+from zarrmask.vitals import at_work
 
 WHAT = ("masked", "mask", "volume")
 FORMATS = ("tif", "jpg", "png")
@@ -136,14 +136,7 @@ def export(
             shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
             with (
                 PeakMemory() as measured,
-                connect(
-                    scheduler,
-                    None if scheduler else crew.workers,
-                    [journal.held],
-                    patience=crew.patience,
-                    reporter=reporter,
-                ) as client,
-                watched(client, reporter, measured, crew.patience),
+                at_work(crew, scheduler, [journal.held], reporter, measured) as (client, _),
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)

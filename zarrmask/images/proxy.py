@@ -14,7 +14,7 @@ from PIL import Image
 
 from zarrmask import __version__
 from zarrmask.blocks import results
-from zarrmask.cluster import connect, find_crew
+from zarrmask.cluster import find_crew
 from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import SettingsError
@@ -32,7 +32,7 @@ from zarrmask.progress import Reporter
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
 from zarrmask.stages import keyframe_runs, lazy_slices, sample_greys
-from zarrmask.vitals import watched
+from zarrmask.vitals import at_work
 
 
 def proxy(
@@ -130,14 +130,7 @@ def proxy(
             indices = plan.keyframes[np.isin(plan.numbers, missing)]
             with (
                 PeakMemory() as measured,
-                connect(
-                    scheduler,
-                    None if scheduler else crew.workers,
-                    [journal.held],
-                    patience=crew.patience,
-                    reporter=reporter,
-                ) as client,
-                watched(client, reporter, measured, crew.patience),
+                at_work(crew, scheduler, [journal.held], reporter, measured) as (client, _),
             ):
                 sample = partial(sample_greys, client, source, plan.keyframes, reporter)
                 contrast = settle_contrast(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-CACHED = 2**20
-"""Bytes that are cut out at a time: what is made of them stays in a core's cache."""
+from zarrmask.buffers import CACHED
 
 
 def cut_out(voxels: NDArray, inside: NDArray[np.uint8], out: NDArray) -> NDArray:

@@ -266,7 +266,8 @@ class Seeking:
 
     def _place(self, stretch: _Stretch) -> None:
         """Want more to be seen in a stretch, unless that is enough."""
-        sketches = {position: one.sketch for position, one in self._seen.items()}
+        there = (*stretch.own, stretch.stop)  # the last that counts may be the next one's
+        sketches = {one: self._seen[one].sketch for one in there if one in self._seen}
         wanted = self._placing.wanted(sketches, (stretch.first, stretch.stop))
         stretch.placed, stretch.waiting = not wanted, set(wanted)
         stretch.asks = [position for position in wanted if position not in self._asked]

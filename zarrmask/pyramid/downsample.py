@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.buffers import CACHED
 from zarrmask.pyramid.layout import Region
 
 _DEPTHS = {np.dtype(np.uint8): cv2.CV_8U, np.dtype(np.uint16): cv2.CV_16U}
-CACHED = 2**20
-"""Bytes of two slices that are halved at a time: what is made of them stays in a core's cache."""
 
 
 def halve(block: NDArray, by: str, out: NDArray | None = None) -> NDArray:

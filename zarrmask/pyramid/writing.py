@@ -108,6 +108,11 @@ class Pyramid:
         return level_shapes(self.shape, self.format.levels)
 
     @property
+    def shares(self) -> bool:
+        """Whether files can be one under several names."""
+        return self.links and isinstance(self.path, Path)
+
+    @property
     def passes(self) -> range:
         """First level of each pass."""
         return range(0, len(self.levels), LEVELS_A_PASS)
@@ -265,7 +270,7 @@ class Step:
 
         Its files are one under many names, if this pyramid may share them.
         """
-        write = _fill_shared if self._pyramid.links else _fill
+        write = _fill_shared if self._pyramid.shares else _fill
         self._begin(write, *self._array, region, value)
         if (coarse := self._coarse_part(region)) is not None:
             coarse.fill(value)
@@ -283,7 +288,7 @@ class Step:
         if (coarse := self._coarse_part(region)) is not None:
             coarse[...] = other._coarse_part(region)
         begun = tuple(other._behind)
-        if self._pyramid.links and isinstance(self._pyramid.path, Path):
+        if self._pyramid.shares:
             self._begin(_share, *self._array, region, block, other._array, begun)
         else:
             self._begin(_write, *self._array, region, block)
@@ -418,10 +423,8 @@ def _fill(array: zarr.Array, place: Place, region: Region, value: int) -> list[P
     return _write(array, place, region, np.full(sides(region), value, array.dtype))
 
 
-def _fill_shared(array: zarr.Array, place: Place, region: Region, value: int) -> list[Path]:
+def _fill_shared(array: zarr.Array, place: Path, region: Region, value: int) -> list[Path]:
     """Write whole files of one value: those alike are one under several names, where that goes."""
-    if not isinstance(place, Path):
-        return _fill(array, place, region, value)
     written: dict[Shape, Path] = {}
     for file, part in _by_file(array, place, region):
         alike = written.setdefault(sides(part), file)

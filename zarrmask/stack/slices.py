@@ -11,14 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, first_of
 
 from .header import PIXELS, Header, printable
 from .remote import File, Remote, Stamp, shown
 from .source import RegionSource
-from .unreadable import MOST_AT_ONCE, UnreadableError, listed, reason, try_each
-
-LISTED = 20  # bad files named in one message
+from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 
 AT_ONCE = 16
 """Slices that are asked for at once at a URL."""
@@ -178,7 +176,7 @@ class SliceSource(RegionSource):
                 line += " (damaged, or changed since it was checked?)"
             path = place.url(name) if isinstance(place, Remote) else str(file_in(place, name))
             lines.append(line if path in line else f"{printable(path)}: {line}")
-        return UnreadableError(self.path, self.shape, why, listed(lines))
+        return UnreadableError(self.path, self.shape, why, "\n".join(first_of(lines)))
 
 
 def file_in(place: str | Remote, name: str) -> File:
@@ -233,12 +231,9 @@ def complaints(problems: Mapping[str, str], total: int) -> list[str]:
 
 def refusal(place: str | Remote, problems: Sequence[str], expected: str) -> StackError:
     """Make the one error that tells of everything that is wrong with a stack."""
-    lines = list(problems[:LISTED])
-    if len(problems) > LISTED:
-        lines.append(f"... and {len(problems) - LISTED:,} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     return StackError(
         f"{shown(place)} cannot be read as one volume: {count}\n"
-        + "\n".join(f"  {line}" for line in lines)
+        + "\n".join(f"  {line}" for line in first_of(problems))
         + f"\nexpected: {expected}"
     )

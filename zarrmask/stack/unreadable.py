@@ -14,7 +14,6 @@ FEW = 1
 """Further tries of what will hardly be gone: a file that is not there, or not what it was."""
 MOST_AT_ONCE = 8
 """Slices at a URL beyond which, where they fail, no more are asked for: the server is gone."""
-LISTED = 20  # slices named in one message
 
 
 class UnreadableError(StackError):
@@ -104,9 +103,3 @@ def reason(error: Exception) -> str:
     """Say for a person, without secrets, what an error means."""
     said = error.strerror if isinstance(error, OSError) else None
     return redacted(str(said or error)) or type(error).__name__
-
-
-def listed(lines: Sequence[str]) -> str:
-    """Write a line for each slice; of many the first ones."""
-    more = f"\n... and {len(lines) - LISTED:,} more" if len(lines) > LISTED else ""
-    return "\n".join(lines[:LISTED]) + more

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import zarr
 
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, first_of
 from zarrmask.place import redacted, zarr_store
 
 from .header import printable, wrong_dtype
 from .remote import PatientStore, Remote
 from .source import RegionSource, Source
-from .unreadable import MOST_AT_ONCE, UnreadableError, listed, reason, try_each
+from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
 MICROMETRES = {
@@ -195,7 +195,7 @@ class ZarrSource(RegionSource):
                 f"{printable(self._root())}: slices {first} to {last}, rows {y.start} to "
                 f"{y.stop - 1} cannot be read: {reason(error)}{hint}"
             )
-        raise UnreadableError(self.path, self.shape, why, listed(lines))
+        raise UnreadableError(self.path, self.shape, why, "\n".join(first_of(lines)))
 
 
 def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:

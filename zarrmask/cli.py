@@ -221,7 +221,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     "--tolerance",
     type=float,
     metavar="P",
-    help="Neighbours' edges agree within this percentage of the longer side.  [default: 1]",
+    help="How much the masks of neighbours may differ, percent of both.  [default: 15]",
 )
 @click.option(
     "--mend/--no-mend",

@@ -149,8 +149,8 @@ class Settings(BaseModel):
     every_max, every_min : int
         With "auto", keyframes stand so many slices apart at first, and so many at the least.
     tolerance : float
-        With "auto", a slice half-way between two keyframes is seen too where their masks' edges lie
-        farther apart, in percent of the slice's longer side.
+        With "auto", a slice half-way between two keyframes is seen too where their masks differ by
+        more: what is in one of them only, percent of what is in either.
     mend : bool
         Whether keyframes that contradict those around them are detected anew, and not used where
         that does not help.
@@ -216,7 +216,7 @@ class Settings(BaseModel):
     every: Annotated[Literal["auto"] | int, BeforeValidator(_interval)] = "auto"
     every_max: int = Field(64, ge=1)
     every_min: int = Field(8, ge=1)
-    tolerance: float = Field(1.0, ge=0, le=100)
+    tolerance: float = Field(15.0, ge=0, le=100)
     mend: bool = True
     score: float = Field(0.1, ge=0, le=1)
     classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None

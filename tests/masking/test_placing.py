@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from zarrmask.masking.placing import Placing
-from zarrmask.masking.sketch import NOWHERE, SPECK, Sketch, displacement
+from zarrmask.masking.placing import FAR, Placing
+from zarrmask.masking.sketch import NOWHERE, SPECK, Sketch, agreement, displacement
 
 MASKS = hnp.arrays(bool, (24, 30), elements=st.sampled_from([False, False, True]))
 
@@ -103,7 +103,7 @@ def test_a_fixed_interval_takes_one_round(count, every):
 @given(
     st.lists(st.one_of(st.none(), st.integers(0, 150)), min_size=1, max_size=80),
     st.integers(1, 16),
-    st.floats(0, 30),
+    st.floats(0, 100),
 )
 def test_neighbours_agree_at_the_end_or_stand_next_to_each_other(places, step, tolerance):
     sketches = [NOTHING if place is None else box(place) for place in places]
@@ -111,7 +111,9 @@ def test_neighbours_agree_at_the_end_or_stand_next_to_each_other(places, step, t
     seen, rounds = looked(placing, sketches.__getitem__)
     assert set(placing.first) <= set(seen)
     for left, right in pairwise(sorted(seen)):
-        assert right - left == 1 or displacement(seen[left], seen[right]) <= tolerance
+        if right - left > 1:
+            assert agreement(seen[left], seen[right]) >= 1 - tolerance / 100 - 1e-9
+            assert displacement(seen[left], seen[right]) <= FAR
     most = placing.rounds()
     assert len(rounds) <= len(most)
     for wanted, there in zip(rounds, most, strict=False):
@@ -122,7 +124,7 @@ def test_neighbours_agree_at_the_end_or_stand_next_to_each_other(places, step, t
 @given(st.lists(st.integers(0, 150), min_size=2, max_size=60), st.randoms())
 def test_the_order_of_answers_changes_nothing(places, random):
     """A run that was stopped, or whose workers are slow, ends with the same keyframes."""
-    placing = Placing(np.arange(len(places)), 8, 2.0)
+    placing = Placing(np.arange(len(places)), 8, 15.0)
     whole, _ = looked(placing, lambda position: box(places[position]))
     seen = {}
     while wanted := placing.wanted(seen):
@@ -133,6 +135,15 @@ def test_the_order_of_answers_changes_nothing(places, random):
 
 def test_what_does_not_change_is_seen_seldom_and_an_end_closely():
     sketches = [NOTHING] * 130 + [box(40)] * 130
-    seen, _ = looked(Placing(np.arange(260), 64, 1.0), sketches.__getitem__)
+    seen, _ = looked(Placing(np.arange(260), 64, 15.0), sketches.__getitem__)
     assert {129, 130} <= set(seen)
     assert len(seen) == 6 + 6  # every 64th and the last; six halvings
+
+
+def test_a_piece_that_comes_is_followed_however_small_it_is():
+    """It makes no difference to the agreement of masks, but is nowhere near the rest."""
+    whole, piece = box(0, width=150).pixels, box(190, width=8, height=8).pixels
+    sketches = [Sketch.of_pixels(whole)] * 40 + [Sketch.of_pixels(whole | piece)] * 25
+    assert agreement(sketches[0], sketches[-1]) > 0.99
+    seen, _ = looked(Placing(np.arange(65), 64, 15.0), sketches.__getitem__)
+    assert {39, 40} <= set(seen)

@@ -13,10 +13,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.masking.sketch import Sketch, displacement
+from zarrmask.masking.sketch import Sketch, agreement, displacement
 
 STRETCH = 256
 """Candidates of a stretch, about: 32 of those that are looked at first, 2,048 slices by default."""
+FAR = 8.0
+"""How far what one of two neighbours shows may lie from the other's mask, percent of the longer
+side: a piece that comes or goes is followed, however small it is beside the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +33,8 @@ class Placing:
     step : int
         Every so many of them are looked at first, and the last.
     tolerance : float
-        How far the masks of neighbours may lie apart, percent of the longer side; see
-        `displacement`.
+        How much neighbours' masks may differ: what is in one of them only, percent of what is in
+        either.
     """
 
     candidates: NDArray[np.int64]
@@ -52,7 +55,7 @@ class Placing:
 
         Examples
         --------
-        >>> placing = Placing.adaptive(np.arange(30), least=4, most=16, tolerance=1)
+        >>> placing = Placing.adaptive(np.arange(30), least=4, most=16, tolerance=15)
         >>> placing.candidates, placing.first
         (array([ 0,  4,  8, 12, 16, 20, 24, 28, 29]), array([0, 4, 8]))
         """
@@ -126,5 +129,10 @@ class Placing:
         if middle in seen:
             yield from self._between(left, middle, seen)
             yield from self._between(middle, right, seen)
-        elif displacement(seen[left], seen[right]) > self.tolerance:
+        elif not self._agree(seen[left], seen[right]):
             yield middle
+
+    def _agree(self, one: Sketch, other: Sketch) -> bool:
+        """Whether what lies between two neighbours can be told from them."""
+        differs = 100 * (1 - agreement(one, other))
+        return differs <= self.tolerance and displacement(one, other) <= FAR

@@ -141,6 +141,13 @@ def test_the_masked_volume_shares_what_lies_wholly_inside(stack, cluster, tmp_pa
         found[shared] += 1
     assert found[False] > 10
     assert (found[True] > 10) == links
+    coarser = [file for file in out.glob("masked.zarr/1/*/*/*") if file.is_file()]
+    shared = [
+        file.samefile(out / "volume.zarr/1" / file.relative_to(out / "masked.zarr/1"))
+        for file in coarser
+    ]
+    assert any(shared) == links
+    assert not all(shared)
 
 
 def test_a_run_in_ngff_05(stack, cluster, tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from itertools import pairwise, product
+from math import ceil
 
 import dask.array as da
 import numpy as np
@@ -364,14 +365,53 @@ def test_what_another_pyramid_holds_too_is_shared(tmp_path, monkeypatch, links, 
         assert expected.any()
         np.testing.assert_array_equal(two.array(level)[:], expected)
     np.testing.assert_array_equal(two.array(0)[:], data)
-    files = [path for path in two.path.glob("0/**/[0-9]*") if path.is_file()]
-    assert files
-    shared = {path.stat().st_nlink == 2 for path in files}
-    assert shared == {links == "yes"}
+    for level in range(2):
+        files = [path for path in two.path.glob(f"{level}/**/[0-9]*") if path.is_file()]
+        assert files
+        shared = {path.samefile(one.path / path.relative_to(two.path)) for path in files}
+        assert shared == {links == "yes"}
     # Written anew, a file is no longer the other's.
     with two.step(0, everything) as step:
         step.write(everything, np.full(data.shape, 7, np.uint16))
     np.testing.assert_array_equal(one.array(0)[:], data)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(256, 300)),
+    cut=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 18)), max_size=9),
+)
+def test_a_coarser_file_is_shared_where_all_that_made_it_is(tmp_path_factory, shape, cut):
+    folder = tmp_path_factory.mktemp("coarser")
+    form = Format(chunk=16)
+    one = Pyramid(folder / "one.zarr", folder / "s1", shape, "uint16", "mean", form)
+    two = replace(one, path=folder / "two.zarr", scratch=folder / "s2", links=True)
+    for pyramid in (one, two):
+        pyramid.create()
+    data = noise(shape)
+    changed, cut_files = data.copy(), set()
+    for region in tiles(tuple(slice(0, size) for size in shape), form.step[:2]):
+        with one.step(0, region) as first, two.step(0, region) as second:
+            for z, y, x in tiles(region, (16, 16)):
+                first.write((z, y, x), data[z, y, x])
+                for left in range(0, x.stop, 16):
+                    file = z, y, slice(left, min(left + 16, x.stop))
+                    if (place := tuple(part.start // 16 for part in file)) in cut:
+                        cut_files.add(place)
+                        changed[file] //= 2
+                        second.write(file, changed[file])
+                    else:
+                        second.repeat(file, data[file], first)
+            for step in (first, second):
+                step.finish()
+    np.testing.assert_array_equal(two.array(0)[:], changed)
+    np.testing.assert_array_equal(two.array(1)[:], reference(changed, "mean"))
+    for place in product(*(range(ceil(size / 32)) for size in shape)):
+        made_of = set(product(*((2 * n, 2 * n + 1) for n in place)))
+        mine, others = (one.joinpath("1", *map(str, place)) for one in (two.path, one.path))
+        assert mine.samefile(others) == (not made_of & cut_files)
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import groupby, product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,8 @@ class Step:
         self._region = halved_region(region)
         self._empty = True
         self._behind: list[Future[list[Path]]] = []
+        self._repeats: Step | None = None
+        self._repeated: set[Shape] = set()  # places of files of the finer level
 
     def __enter__(self) -> Step:
         return self
@@ -247,6 +249,12 @@ class Step:
     def _array(self) -> tuple[zarr.Array, Place]:
         """The finer level, and where it lies."""
         return self._pyramid.array(self._level), self._pyramid.path / str(self._level)
+
+    @property
+    def _coarse_array(self) -> tuple[zarr.Array, Place]:
+        """The coarser level, and where it lies."""
+        level = self._level + 1
+        return self._pyramid.array(level), self._pyramid.path / str(level)
 
     def write(self, region: Region, block: NDArray) -> None:
         """Begin to write a tile.
@@ -283,13 +291,16 @@ class Step:
         region, block
             As in `write`; the other step has been given the same voxels there.
         other : Step
-            Its files are shared, if this pyramid may.
+            Its files are shared, if this pyramid may: at the finer level, and at the coarser where
+            all that a file was made of has been repeated. The other has to be finished first.
         """
         if (coarse := self._coarse_part(region)) is not None:
             coarse[...] = other._coarse_part(region)
         begun = tuple(other._behind)
         if self._pyramid.shares:
             self._begin(_share, *self._array, region, block, other._array, begun)
+            self._repeats = other
+            self._repeated.update(_places(region, self.file))
         else:
             self._begin(_write, *self._array, region, block)
 
@@ -298,7 +309,14 @@ class Step:
         if self._empty or self._pyramid.finished:
             return
         pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
-        self._begin(_write, pyramid.array(level), pyramid.path / str(level), self._region, coarse)
+        begun = tuple(self._repeats._behind) if self._repeats else ()
+        for repeated, region in self._coarse_runs():
+            block = coarse[within(region, self._region)]
+            if self._repeats and repeated:
+                other = self._repeats._coarse_array
+                self._begin(_share, *self._coarse_array, region, block, other, begun)
+            else:
+                self._begin(_write, *self._coarse_array, region, block)
         if level + 1 < len(pyramid.levels):
             array, place = pyramid.handed_over(level + 1), pyramid.scratch / str(level + 1)
             beyond = halve(coarse, pyramid.reduce)
@@ -320,6 +338,24 @@ class Step:
     def _begin(self, write: Callable[..., list[Path]], *what: Any) -> None:
         if not self._pyramid.finished:
             self._behind.append(_threads.submit(write, *what))
+
+    def _coarse_runs(self) -> Iterator[tuple[bool, Region]]:
+        """Cut the coarser level, a row of files, into runs, and tell whether they are repeats."""
+        z, y, x = self._region
+        starts = range(x.start, x.stop, self.file)
+        files = [(z, y, slice(start, min(start + self.file, x.stop))) for start in starts]
+        for repeated, group in groupby(files, self._made_of_repeats):
+            run = list(group)
+            yield repeated, (z, y, slice(run[0][2].start, run[-1][2].stop))
+
+    def _made_of_repeats(self, region: Region) -> bool:
+        """Whether all that a region of the coarser level is made of has been repeated."""
+        shape = self._pyramid.levels[self._level]
+        z, y, x = (
+            slice(2 * part.start, min(2 * part.stop, size))
+            for part, size in zip(region, shape, strict=True)
+        )
+        return self._repeated.issuperset(_places((z, y, x), self.file))
 
     def _coarse_part(self, region: Region) -> NDArray | None:
         """Where a tile goes in the coarser level; None if there is no such level."""
@@ -387,6 +423,12 @@ def _flush(files: Iterable[Path]) -> None:
 def _files(array: zarr.Array, place: Place, region: Region) -> list[Path]:
     """Files that hold a region of an array; none at a URL."""
     return [file for file, _ in _by_file(array, place, region)] if isinstance(place, Path) else []
+
+
+def _places(region: Region, side: int) -> Iterator[Shape]:
+    """Places, in the grid of an array's files, of those that hold a region."""
+    z, y, x = (range(part.start // side, ceil(part.stop / side)) for part in region)
+    return product(z, y, x)
 
 
 def _by_file(array: zarr.Array, place: Path, region: Region) -> Iterator[tuple[Path, Region]]:

@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py OUT [--part real] [--workers 1 2] [--rounds 3] [--threads 1 2 64]
 
-Real: conversions and runs of a simulated scroll on 1 and 2 worker processes; the same stack for all
-(strong), and a stack so many times as deep (weak). Efficiency is of the time between the first task
-and the last: strong T(1) / (n T(n)), weak T(1) / T(n). Simulated: tasks that sleep as long as a
-keyframe and a brick of a large scroll take, on 4 processes of threads, through the same lines of
-`zarrmask.stages` as a run, on one machine: what scheduler and client lose. Medians of the rounds.
+Real: conversions and runs of a simulated scroll on 1 and 2 worker processes with as many cores,
+which client and scheduler share; the same stack for all (strong), and a stack so many times as deep
+(weak). Efficiency is of the time between the first task and the last: strong T(1) / (n T(n)), weak
+T(1) / T(n). Simulated: tasks that sleep as long as a keyframe and a brick of a large scroll take,
+on 4 processes of threads, through the same lines of `zarrmask.stages` as a run, on one machine:
+what scheduler and client lose. Medians of the rounds.
 
 Where the time goes: of all workers, from the start of the cluster to the end of the program,
 
@@ -30,7 +31,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -136,12 +138,30 @@ def make_stack(folder: Path, shape: Shape) -> Path:
     return folder
 
 
+@contextmanager
+def cores(count: int) -> Iterator[None]:
+    """Let this process, and all that it starts, use so many cores of those that it may.
+
+    A worker's codecs have threads of their own, and would take what another has not.
+    """
+    there = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(there)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, there)
+
+
 def real(what: str, mode: str, workers: int, stack: Path, depth: int) -> Timing:
-    """Convert so many slices of a stack, or run on them, with so many worker processes."""
+    """Convert so many slices of a stack, or run on them, with so many workers and cores."""
     out = stack.with_name("out.zarr")
     os.sync()
     begun = time.time()
-    with connect(workers=workers) as client, get_task_stream(client) as stream:
+    with (
+        cores(workers),
+        connect(workers=workers) as client,
+        get_task_stream(client) as stream,
+    ):
         program = zarrmask.run if what == "run" else zarrmask.convert
         program(
             stack,

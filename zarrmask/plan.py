@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.crop import crop
 from zarrmask.errors import SettingsError
 from zarrmask.masking import Placing, kernel_side
 from zarrmask.pyramid import BrickGrid, Format, Shape, brick_grid
@@ -73,9 +74,9 @@ def make_plan(source: Source, settings: Settings) -> Plan:
     numbers = source.numbers
     first, last = int(numbers[0]), int(numbers[-1])
     _, height, width = source.shape
-    begin, stop = _range("z", settings.z, first, last + 1)
-    top, bottom = _range("y", settings.y, 0, height)
-    left, right = _range("x", settings.x, 0, width)
+    begin, stop = crop("z", settings.z, (first, last + 1), "stack")
+    top, bottom = crop("y", settings.y, (0, height), "stack")
+    left, right = crop("x", settings.x, (0, width), "stack")
     offset, end = np.searchsorted(numbers, [begin, stop]).tolist()
     chosen = numbers[offset:end]
     present = ~np.isin(chosen, source.missing)
@@ -103,17 +104,6 @@ def make_plan(source: Source, settings: Settings) -> Plan:
         side=kernel_side(height, width, settings.dilate, voxel_size),
         voxel_size=voxel_size,
     )
-
-
-def _range(name: str, wanted: tuple[int | None, int | None], first: int, stop: int) -> list[int]:
-    begin, end = first if wanted[0] is None else wanted[0], stop if wanted[1] is None else wanted[1]
-    if not first <= begin < end <= stop:
-        what = "slices" if name == "z" else "rows" if name == "y" else "columns"
-        raise SettingsError(
-            f"--{name} {begin}:{end} is not in the stack, whose {what} are numbered {first} to "
-            f"{stop - 1}; choose within {first}:{stop}"
-        )
-    return [begin, end]
 
 
 def output_format(settings: Settings) -> Format:

@@ -12,8 +12,9 @@ from distributed import Client
 from zarrmask.contrast import Contrast, rescaling
 from zarrmask.correcting.corrections import Correction, kept, redilated, store_of
 from zarrmask.correcting.rewriting import in_steps
+from zarrmask.crop import crop
 from zarrmask.damage import reopened
-from zarrmask.errors import OutputError, SettingsError, StackError
+from zarrmask.errors import OutputError, StackError
 from zarrmask.grey import Rescaling
 from zarrmask.journal import CORRECTING, Journal, finished_record
 from zarrmask.masking import FieldStore, KeyframeStore, Masks, kernel_side
@@ -92,15 +93,7 @@ class FinishedRun:
         SettingsError
             Where it is not in the run.
         """
-        begin, end = read_settings(z=z).z
-        first, stop = self.plan.first, self.plan.stop
-        begin, end = first if begin is None else begin, stop if end is None else end
-        if not first <= begin < end <= stop:
-            raise SettingsError(
-                f"--z {begin}:{end} is not in the run, whose slices are numbered {first} to "
-                f"{stop - 1}"
-            )
-        return begin, end
+        return crop("z", read_settings(z=z).z, (self.plan.first, self.plan.stop), "run")
 
     def kernel(self, dilation: float | str) -> int:
         """Side of the square kernel of a dilation, pixels."""

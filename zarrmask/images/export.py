@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zarrmask import __version__
 from zarrmask.blocks import results
 from zarrmask.cluster import find_crew
+from zarrmask.crop import crop
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
     ImageFolder,
@@ -218,14 +219,10 @@ def _within(
     numbers: NDArray[np.int64], wanted: tuple[int | None, int | None], there: list[int]
 ) -> slice:
     """Which slices are wanted, by their numbers."""
-    first = there[0] if wanted[0] is None else wanted[0]
-    stop = there[1] if wanted[1] is None else wanted[1]
-    begin, end = np.searchsorted(numbers, [first, stop]).tolist()
-    if not there[0] <= first < stop <= there[1] or begin == end:
-        raise SettingsError(
-            f"--z {first}:{stop} is not in the run, whose slices are numbered {there[0]} to "
-            f"{there[1] - 1}"
-        )
+    span = crop("z", wanted, (there[0], there[1]), "run")
+    begin, end = np.searchsorted(numbers, span).tolist()
+    if begin == end:
+        raise SettingsError(f"no image stands for --z {span[0]}:{span[1]} at this level")
     return slice(begin, end)
 
 

@@ -2,8 +2,9 @@
 
 Real processes, killed by SIGKILL at moments that are drawn anew each time: `ZARRMASK_SEED=...`,
 which a failure prints, draws them again. Workers that are killed: 4 while they detect and 4 while
-they write (`test_workers_die_at_random_moments`), 3 that leave nobody behind, 2 of a task that the
-scheduler gives up, 1 of its memory, and 3 of a task that nothing helps; and 2 schedulers.
+they write (`test_workers_die_at_random_moments`), 1 when it has loaded its detector, 3 that leave
+nobody behind, 2 of a task that the scheduler gives up, 1 of its memory, and 3 of a task that
+nothing helps; and 2 schedulers.
 """
 
 import io
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import cv2
 import numpy as np
@@ -227,6 +228,30 @@ def test_workers_die_at_random_moments(tall, whole, start_cluster, chance, tmp_p
     assert cluster.killed == 8
     assert record["workers"]["lost"] >= 4  # those that come and go within a second are not seen
     assert voxels(run.out) == whole
+
+
+class Striking(Reporter):
+    """Kills all workers of a cluster when the detectors have been loaded for the first time."""
+
+    cluster = None
+
+    @contextmanager
+    def stage(self, name, *arguments, **options):
+        with super().stage(name, *arguments, **options) as advance:
+            yield advance
+        if name == "loading detectors" and not self.cluster.killed:
+            for worker in self.cluster.workers():
+                self.cluster.killed += 1
+                worker.kill()
+
+
+def test_detectors_die_before_they_have_seen_anything(tall, whole, start_cluster, tmp_path):
+    reporter = Striking(Console(file=io.StringIO()))
+    reporter.cluster = cluster = start_cluster()
+    cluster.start_workers(1)
+    zarrmask.run(tall, tmp_path / "out", scheduler=cluster.address, reporter=reporter, **OPTIONS)
+    assert cluster.killed == 1
+    assert voxels(tmp_path / "out") == whole
 
 
 def test_all_workers_are_gone(tall, whole, start_cluster, tmp_path):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from zarrmask import tasks
 from zarrmask.blocks import computed
+from zarrmask.detection import actors
 from zarrmask.detection.inputs import NetworkInput, Window
 from zarrmask.errors import ZarrmaskError
 from zarrmask.ledger import Ledger
@@ -170,9 +171,9 @@ class _Eyes:
             if not self.wanted:
                 return
             self.detectors = self.detectors or self.load()
-            network_input = self.detectors[0].input().result()
             before = self.answered
             try:
+                network_input = actors.ask(self.detectors[0], "input")
                 with self._shown() as advance:
                     for seen, entries in self._computed(network_input):
                         advance(len(seen))

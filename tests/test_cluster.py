@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import psutil
 import pytest
 from distributed import Client
@@ -36,6 +37,42 @@ def test_workers_are_processes_of_one_thread(cluster):
     with Client(cluster) as client:
         assert list(client.nthreads().values()) == [1, 1]
         assert len(set(client.run(lambda: __import__("os").getpid()).values())) == 2
+
+
+def _held(dask_scheduler):
+    """How many there are of what a scheduler holds until somebody takes it away."""
+    names = ("tasks", "task_groups", "task_prefixes", "clients", "plugins", "erred_tasks")
+    lent = {
+        "publish": "datasets",
+        "queues": "queues",
+        "variables": "variables",
+        "events": "_events",
+    }
+    extensions = dask_scheduler.extensions
+    return {name: len(getattr(dask_scheduler, name)) for name in names} | {
+        name: len(getattr(extensions[name], held)) for name, held in lent.items()
+    }
+
+
+def _noted(dask_scheduler):
+    """How many notes a scheduler has that nobody can take away: spans, and what was handed in."""
+    spans = dask_scheduler.extensions["spans"].spans.values()
+    return len(spans), sum(len(span.metadata["collections"]) for span in spans)
+
+
+def test_runs_leave_next_to_nothing_on_a_scheduler_that_lives_on(stack, cluster, tmp_path):
+    with Client(cluster) as client:
+        held, noted = [], [client.run_on_scheduler(_noted)]
+        for every in (1, 2):
+            options = {"every": every, "dilate": every, "chunk": 16}
+            zarrmask.run(stack, tmp_path / f"{every}", scheduler=cluster, **options)
+            held.append(client.run_on_scheduler(_held))
+            noted.append(client.run_on_scheduler(_noted))
+    assert held[0] == held[1]
+    assert held[1]["tasks"] == held[1]["task_groups"] == 0
+    spans, handed_in = zip(*noted, strict=True)
+    assert np.diff(spans).tolist() == [1, 1]
+    assert handed_in[1] - handed_in[0] < 12  # of 23 keyframes
 
 
 def test_workers_of_a_named_cluster_are_not_counted_here(cluster):

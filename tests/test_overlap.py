@@ -218,6 +218,11 @@ def test_what_runs_ahead_gives_the_newest():
         assert list(newest) == ["c"]
 
 
+def test_what_runs_ahead_has_the_annotations_of_who_reads():
+    with dask.annotate(of="here"), ahead((dask.get_annotations() for _ in "1"), print) as newest:
+        assert list(newest) == [{"of": "here"}]
+
+
 def test_what_runs_ahead_and_fails_stops_who_reads():
     stopped = threading.Event()
 

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -68,7 +69,8 @@ def ahead(items: Iterable[Item], stop: Callable[[], None]) -> Iterator[Iterator[
                 item = newest.pop()
             yield item
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    within = copy_context().run  # Dask's annotations are of a context
+    thread = threading.Thread(target=within, args=(work,), name="ahead", daemon=True)
     thread.start()
     try:
         yield read()

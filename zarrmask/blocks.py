@@ -12,9 +12,10 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.base import clone_key
+from dask.core import flatten
 from dask.delayed import Delayed
 from dask.utils import key_split
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, as_completed, futures_of
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
@@ -131,10 +132,11 @@ def computed(
             if not array.size:
                 continue
             layer = next(begun)
-            futures = client.compute(list(array.to_delayed().ravel()), priority=priority)
-            places.update({future.key: (layer, n) for n, future in enumerate(futures)})
-            under_way[layer] = _Layer(array, len(futures))
-            coming.update(futures)
+            keys = flatten(array.__dask_keys__())
+            places.update({key: (layer, n) for n, key in enumerate(keys)})
+            under_way[layer] = _Layer(array, array.npartitions)
+            # Not a collection a block: of each the scheduler keeps a note for as long as it lives.
+            coming.update(futures_of(client.persist(array, priority=priority)))
 
     def hand_in_again(layer: int, n: int, error: KilledWorker) -> None:
         given_up[layer, n] = times = given_up.get((layer, n), 0) + 1

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed import Client
+from distributed import Client, span
 from distributed.client import ClosedClientError
 from rich.filesize import decimal
 
@@ -101,6 +101,7 @@ def at_work(
             reporter=reporter,
         ) as client,
         watched(client, reporter, memory, crew.patience) as roll,
+        span("zarrmask"),  # one for all: the scheduler never forgets any, nor what workers measured
     ):
         yield client, roll
 

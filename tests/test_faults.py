@@ -2,9 +2,9 @@
 
 Real processes, killed by SIGKILL at moments that are drawn anew each time: `ZARRMASK_SEED=...`,
 which a failure prints, draws them again. Workers that are killed: 4 while they detect and 4 while
-they write (`test_workers_die_at_random_moments`), 1 when it has loaded its detector, 3 that leave
-nobody behind, 2 of a task that the scheduler gives up, 1 of its memory, and 3 of a task that
-nothing helps; and 2 schedulers.
+they write (`test_workers_die_at_random_moments`), 1 when it has loaded its detector and 1 when it
+has detected, 3 that leave nobody behind, 2 of a task that the scheduler gives up, 1 of its memory,
+and 3 of a task that nothing helps; and 2 schedulers.
 """
 
 import io
@@ -231,27 +231,47 @@ def test_workers_die_at_random_moments(tall, whole, start_cluster, chance, tmp_p
 
 
 class Striking(Reporter):
-    """Kills all workers of a cluster when the detectors have been loaded for the first time."""
+    """Kills the workers of a cluster when a detector has been loaded, and when one has detected.
+
+    Attributes
+    ----------
+    cluster : Cluster
+    loaded : list of int
+        Detectors that the scheduler knew of whenever all had been loaded.
+    """
 
     cluster = None
+    loaded = ()
 
     @contextmanager
     def stage(self, name, *arguments, **options):
+        def strike(*counts):
+            advance(*counts)
+            if name == "detecting" and self.cluster.killed == 1:
+                self.cluster.kill_one(random)
+
         with super().stage(name, *arguments, **options) as advance:
-            yield advance
-        if name == "loading detectors" and not self.cluster.killed:
-            for worker in self.cluster.workers():
-                self.cluster.killed += 1
-                worker.kill()
+            yield strike
+        if name == "loading detectors":
+            with Client(self.cluster.address, set_as_default=False) as client:
+                self.loaded = (*self.loaded, client.run_on_scheduler(_actors))
+            if not self.cluster.killed:
+                self.cluster.kill_one(random)
 
 
-def test_detectors_die_before_they_have_seen_anything(tall, whole, start_cluster, tmp_path):
+def _actors(dask_scheduler):
+    return sum(task.actor for task in dask_scheduler.tasks.values())
+
+
+def test_detectors_die_before_they_detect_and_while(tall, whole, start_cluster, tmp_path):
     reporter = Striking(Console(file=io.StringIO()))
     reporter.cluster = cluster = start_cluster()
     cluster.start_workers(1)
-    zarrmask.run(tall, tmp_path / "out", scheduler=cluster.address, reporter=reporter, **OPTIONS)
-    assert cluster.killed == 1
-    assert voxels(tmp_path / "out") == whole
+    out = tmp_path / "out"
+    zarrmask.run(tall, out, scheduler=cluster.address, reporter=reporter, **OPTIONS)
+    assert cluster.killed == 2
+    assert reporter.loaded == (1, 1, 1)
+    assert voxels(out) == whole
 
 
 def test_all_workers_are_gone(tall, whole, start_cluster, tmp_path):

@@ -196,6 +196,7 @@ class _Eyes:
                         "it goes on"
                     ) from None
                 self.reporter.say("a worker was lost with its detector; detectors are loaded anew")
+                actors.dismiss(self.client, self.detectors)
                 self.detectors = []
 
     def _entries(self) -> dict[_Key, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from distributed import Client, get_client, get_worker
+from distributed import Client, Future, get_client, get_worker
 from numpy.typing import NDArray
 
 from zarrmask.errors import ZarrmaskError
@@ -274,6 +274,11 @@ def ask(detector: Any, method: str, *arguments: Any) -> Any:
             client = get_client()
             if not client.sync(client.scheduler.who_has, keys=[detector.key])[detector.key]:
                 raise DetectorLostError("Worker holding Actor was lost") from None
+
+
+def dismiss(client: Client, detectors: Sequence[Any]) -> None:
+    """Let workers forget detectors, whoever here still holds them: errors do, for a while."""
+    client.cancel([Future(detector.key, client) for detector in detectors])
 
 
 def nearest(detectors: Sequence[Any], turn: int) -> Any:

@@ -52,9 +52,15 @@ LEFT_OUT = 1 / 3
 MOST_GROWTH = 0.1
 MOST_TIMES = 10
 """An undisturbed run's time, or a minute if that is more, that a disturbed one may take."""
-LOGGED = 50
-"""Messages that Dask keeps of each connection: its usual thousand fill in half an hour, and look
-like growth until then."""
+HISTORY = {
+    "ADMIN__LOW_LEVEL_LOG_LENGTH": "50",  # messages of each connection, events, profiles
+    "ADMIN__LOG_LENGTH": "50",
+    "ADMIN__SYSTEM_MONITOR__LOG_LENGTH": "50",
+    "DIAGNOSTICS__COMPUTATIONS__MAX_HISTORY": "10",
+    "SCHEDULER__EVENTS_CLEANUP_DELAY": "1 minute",  # of clients and workers that are gone
+}
+"""Dask's own history, which it bounds, but so that it fills for an hour and more, and looks like
+growth until then. Here it is full before the lines begin; what grows beyond it is a leak."""
 ZARRS = ("volume", "mask", "masked")
 
 
@@ -137,8 +143,8 @@ class Cluster:
 def started(folder: Path) -> Iterator[Cluster]:
     """Start a scheduler and workers, which are gone afterwards."""
     file = folder / "scheduler.json"
-    logs = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": str(LOGGED)}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **logs}
+    history = {f"DASK_DISTRIBUTED__{name}": value for name, value in HISTORY.items()}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **history}
 
     def start(name: str, *arguments: str) -> psutil.Process:
         # The modules behind `dask scheduler` and `dask worker`, of this Python.

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import dask
 import detect
 import numpy as np
 import pytest
@@ -236,6 +237,11 @@ def test_a_line_through_memory_tells_what_grows():
     assert not stays.grows
     assert grows.growth == pytest.approx(0.6 / (10 / 3 + 1) * 1, rel=0.5)
     assert grows.grows
+
+
+def test_a_soak_sets_what_dask_has():
+    for name in soak.HISTORY:
+        assert dask.config.get(f"distributed.{name.lower().replace('__', '.')}")
 
 
 def test_what_a_soak_saw_decides_how_it_ends():

@@ -25,7 +25,9 @@ import zarr
 from distributed import Client
 
 from zarrmask.cluster import connect
-from zarrmask.detection.actors import Recipe, start_detectors
+from zarrmask.detection.actors import Recipe
+from zarrmask.detectors import Detectors
+from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 
@@ -58,7 +60,8 @@ def at_rest(workers: int) -> dict[str, float]:
 
     with connect(workers=workers) as client:
         before = workers_hold(client)
-        detectors = start_detectors(client, Recipe(DEFAULT_CHECKPOINT))
+        detectors = Detectors(client, Recipe(DEFAULT_CHECKPOINT), Reporter())
+        detectors.load()
         after = workers_hold(client)
         me = psutil.Process()
         others = [p for p in me.children(recursive=True) if p.pid not in set(_pids(client))]

@@ -14,7 +14,6 @@ from distributed import Client
 import zarrmask
 from zarrmask import ZarrmaskError
 from zarrmask.cluster import connect, find_crew, require_sight
-from zarrmask.detection.actors import nearest
 from zarrmask.errors import SettingsError
 
 
@@ -133,27 +132,6 @@ def test_workers_that_do_not_see_the_output_are_named(stack, tmp_path):
         finally:
             process.terminate()
             process.wait()
-
-
-class _Detector:
-    def __init__(self, address):
-        self._address = address
-
-
-def test_a_task_asks_the_detector_on_its_own_worker(cluster):
-    def choose(addresses, turn):
-        return nearest([_Detector(address) for address in addresses], turn)._address
-
-    with Client(cluster) as client:
-        here, there = client.nthreads()
-        for worker in (here, there):
-            asked = client.submit(choose, [here, there], 0, workers=[worker], pure=False).result()
-            assert asked == worker
-        turns = [
-            client.submit(choose, ["a", "b"], turn, workers=[here], pure=False).result()
-            for turn in range(4)
-        ]
-        assert turns == ["a", "b", "a", "b"]
 
 
 def test_a_worker_that_dies_when_it_is_asked_is_not_blind(monkeypatch, tmp_path):

@@ -163,7 +163,7 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
     (tmp_path / "stack").mkdir()
     images(tmp_path / "stack", volume, ".png")
 
-    def detect(client, source, plan, window, detectors, load, store, ledger, reporter, shares):
+    def detect(client, source, plan, window, detectors, store, ledger, reporter, shares):
         def looks(ask):
             while positions := ask():
                 for position in positions:
@@ -180,7 +180,7 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
             yield found
 
     monkeypatch.setattr("zarrmask.pipeline.detect_keyframes", detect)
-    monkeypatch.setattr("zarrmask.model.start_detectors", lambda *_: [None])
+    monkeypatch.setattr("zarrmask.detectors.Detectors.load", lambda _: None)
     decodes.clear()
     options = {"every": 5, "propagate": "hold", "dilate": 0, "volume": False}
     options["detect_window"] = (0, 700)

@@ -4,7 +4,8 @@ Real processes, killed by SIGKILL at moments that are drawn anew each time: `ZAR
 which a failure prints, draws them again. Workers that are killed: 4 while they detect and 4 while
 they write (`test_workers_die_at_random_moments`), 1 when it has loaded its detector and 1 when it
 has detected, 3 that leave nobody behind, 2 of a task that the scheduler gives up, 1 of its memory,
-and 3 of a task that nothing helps; and 2 schedulers.
+3 of a task that nothing helps, 1 whose detector another one stands in for, and 1 with the last GPU;
+and 2 schedulers.
 """
 
 import io
@@ -100,12 +101,12 @@ class Cluster:
                 return
             time.sleep(0.01)
 
-    def kill_for_good(self):
-        """Kill all workers, and who would start others."""
+    def kill_for_good(self, hosts=None):
+        """Kill all workers, or those that were started at first, and who would start others."""
         self.killed += len(self.workers())
-        for host in self._hosts:
+        for host in self._hosts[:hosts]:
             _kill_group(host)
-        self._hosts = []
+        del self._hosts[:hosts]
 
     def close(self):
         for process in (*self._hosts, self.scheduler):
@@ -403,4 +404,103 @@ def test_a_worker_dies_of_its_memory(tall, whole, start_ailing, tmp_path):
     record = run.record()
     assert deaths() == 1
     assert record["workers"] == {"most": 1, "lost": 1, "regained": 1}
+    assert voxels(run.out) == whole
+
+
+WATCHED = """
+import os, time
+from pathlib import Path
+from zarrmask import detectors
+from zarrmask.detection.actors import DetectorActor, Recipe
+
+folder, gpu, seconds = Path({folder!r}), {gpu}, {seconds}
+
+def note(what):
+    with (folder / str(os.getpid())).open("a") as file:
+        file.write(what + "\\n")
+
+def noted(load):
+    def noted_load(self, device):
+        detector = load(self, "cpu" if gpu else device)
+        note(device)
+        return detector
+    return noted_load
+
+def slow(find):
+    def slow_find(*arguments):
+        end = time.monotonic() + seconds
+        while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.02)  # until a second one is loaded
+        time.sleep(seconds / 20)
+        note("seen")
+        return find(*arguments)
+    return slow_find
+
+if not hasattr(detectors, "watched"):  # it is run twice
+    detectors.watched = True
+    Recipe.load, DetectorActor._find = noted(Recipe.load), slow(DetectorActor._find)
+    if gpu:
+        detectors.accelerators_here = lambda kind: [("card", "cuda:0")]
+"""
+"""Run by a worker when it starts: it notes what its detector does, takes its time, and may claim
+that it has a GPU (a processor, really)."""
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Gives options for workers that note what they do, and what they noted, by process."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+
+    def options(*, gpu=False, seconds=0.0):
+        preload = tmp_path / f"watched-{gpu}.py"
+        preload.write_text(WATCHED.format(folder=str(folder), gpu=gpu, seconds=seconds))
+        return "--preload", preload
+
+    return options, lambda: {int(path.name): path.read_text().split() for path in folder.iterdir()}
+
+
+def test_detectors_come_and_go_with_workers(tall, whole, start_cluster, watched, tmp_path):
+    """One that joins gets a detector and is asked; one that dies takes no other's along."""
+    options, noted = watched
+    cluster = start_cluster()
+    cluster.start_workers(1, *options(seconds=5))
+    run = Run(tall, tmp_path / "out", cluster.address)
+    assert run.wait_for(DETECTED, 2)
+    (first,) = noted()
+    cluster.start_workers(1, *options(seconds=5))
+    run.wait_until_told("detectors on workers that came: 2 in all")
+    (second,) = noted().keys() - {first}
+    assert run._wait(lambda: "seen" in noted()[second])
+    psutil.Process(first).kill()
+    assert done(run.out, DETECTED) < 20
+    record = run.record()
+    assert noted()[second].count("cpu") == 1
+    assert noted()[first].count("cpu") == 1
+    assert record["workers"]["lost"] == 1
+    assert voxels(run.out) == whole
+
+
+def test_who_begins_on_gpus_does_not_go_on_elsewhere(tall, whole, start_cluster, watched, tmp_path):
+    options, noted = watched
+    cluster = start_cluster()
+    cluster.start_workers(1, *options(gpu=True, seconds=5))
+    cluster.wait_for_worker()
+    run = Run(tall, tmp_path / "out", cluster.address, patience="1s")
+    assert run.wait_for(DETECTED, 2)
+    cluster.start_workers(1, *options())
+    with Client(cluster.address) as client:
+        client.wait_for_workers(2, timeout=LONG)
+    cluster.kill_for_good(hosts=1)
+    with pytest.raises(ZarrmaskError, match=r"none of the 1 workers .* has a CUDA GPU.* goes on"):
+        run.record()
+    assert "no worker has a CUDA GPU, on which this run detects; waiting up to" in run.told
+    with pytest.raises(ZarrmaskError, match="device: 'cuda' then, 'cpu' now"):
+        Run(tall, run.out, cluster.address, device="cpu").record()
+
+    run = Run(tall, run.out, cluster.address)
+    run.wait_until_told("no worker has a CUDA GPU")
+    cluster.start_workers(1, *options(gpu=True, seconds=5))
+    assert run.record()["identity"]["device"] == "cuda"
+    assert {what for process in noted().values() for what in process} == {"cuda:0", "seen"}
     assert voxels(run.out) == whole

@@ -186,6 +186,24 @@ def test_settings_that_came_later_leave_an_identity_as_it_was(run, stack):
         zarrmask.run(stack, out, threads=2, **options)
 
 
+def test_the_device_that_a_run_began_on_is_part_of_its_identity(run, stack, cluster, tmp_path):
+    out, record = run
+    device = record["identity"]["device"]
+    assert device in ("cpu", "cuda", "mps")
+    options = {"every": 7, "dilate": 5, "voxel_size": 7.91, "scheduler": cluster}
+    other = "cuda" if device == "cpu" else "cpu"
+    with pytest.raises(OutputError, match=f"device: '{device}' then, '{other}' now"):
+        zarrmask.run(stack, out, device=other, **options)
+    assert zarrmask.run(stack, out, device=device, **options)["identity"] == record["identity"]
+
+    older = tmp_path / "out"
+    shutil.copytree(out, older, symlinks=True)
+    before = {**record, "identity": {**record["identity"]}}
+    del before["identity"]["device"]
+    (older / "run.json").write_text(json.dumps(before))
+    assert zarrmask.run(stack, older, device=other, **options)["identity"] == before["identity"]
+
+
 def test_changed_input_is_refused(run, stack, tmp_path):
     out, _ = run
     other = tmp_path / "other"

@@ -79,7 +79,7 @@ def results(
     waiting = iter(layers)
     found: dict[tuple[int, int], NDArray] = {}
     for layer, n, result in computed(
-        client, lambda: next(waiting, None), at_once=at_once, finished=finished
+        client, lambda: next(waiting, None), at_once=lambda: at_once, finished=finished
     ):
         found[layer, n] = result
         advance(result.size)
@@ -90,7 +90,7 @@ def computed(
     client: Client,
     begin: Callable[[], da.Array | None],
     *,
-    at_once: int = 1,
+    at_once: Callable[[], int],
     finished: Callable[[int], None] = lambda place: None,
     priority: int = 0,
 ) -> Iterator[tuple[int, int, NDArray]]:
@@ -103,8 +103,8 @@ def computed(
     ----------
     begin : callable
         Gives an array to begin, or None; asked again whenever one is done.
-    at_once : int
-        Arrays that are under way at a time.
+    at_once : callable
+        Gives how many arrays are to be under way at a time; asked then, too.
     finished : callable
         Called with an array's place when all of it is done.
     priority : int
@@ -128,7 +128,7 @@ def computed(
     coming = as_completed()  # not with results: one that is lost and then fails would never come
 
     def go_on() -> None:
-        while len(under_way) < at_once and (array := begin()) is not None:
+        while len(under_way) < at_once() and (array := begin()) is not None:
             if not array.size:
                 continue
             layer = next(begun)

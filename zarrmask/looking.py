@@ -5,6 +5,7 @@ In rounds where keyframes place themselves, and again where one contradicts thos
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from zarrmask import tasks
 from zarrmask.blocks import computed
-from zarrmask.detection import actors
 from zarrmask.detection.inputs import NetworkInput, Window
+from zarrmask.detectors import INTERVAL, Detectors
 from zarrmask.errors import ZarrmaskError
 from zarrmask.ledger import Ledger
 from zarrmask.masking import Answer, Ask, Doubt, Keyframes, KeyframeStore, Sighting, seek
@@ -39,7 +40,6 @@ TOGETHER, AHEAD = 8, 16
 """While bricks are written, a task looks at so many slices at most, and so many tasks are handed in
 for each detector: what goes through a GPU together, and as much that is read meanwhile."""
 
-Load: TypeAlias = Callable[[], Sequence[Any]]
 _Key: TypeAlias = tuple[int, str]
 """A position, and the ledger's stage that has the answer."""
 
@@ -49,8 +49,7 @@ def detect_keyframes(
     source: Source,
     plan: Plan,
     window: Window,
-    detectors: list[Any],
-    load: Load,
+    detectors: Detectors,
     store: KeyframeStore,
     ledger: Ledger,
     reporter: Reporter,
@@ -63,10 +62,8 @@ def detect_keyframes(
 
     Parameters
     ----------
-    detectors : list
-        Actors, if some are loaded already; taken out of it, so that they go when all is detected.
-    load : callable
-        Loads them. Dask does not make an actor anew when its worker dies.
+    detectors : Detectors
+        Those that are loaded already are taken over, so that they go when all is detected.
     ledger : Ledger
         Of the run.
     shares : bool
@@ -80,10 +77,9 @@ def detect_keyframes(
     if store.reserve(len(plan.keyframes), *source.shape[1:]):
         for stage in (FIRST, SECOND):
             ledger.stage(stage).forget()  # somebody removed what it speaks of
-    mine = [*detectors]
-    detectors.clear()
-    eyes = _Eyes(client, source, plan, window, mine, load, store, ledger, reporter, shares)
-    del mine
+    taken = detectors.taken_over()
+    eyes = _Eyes(client, source, plan, window, taken, store, ledger, reporter, shares)
+    del taken
     for found in seek(plan.placing, eyes.looks, mends=plan.mends):
         if found.complete:
             store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)
@@ -147,8 +143,7 @@ class _Eyes:
     source: Source
     plan: Plan
     window: Window
-    detectors: Sequence[Any]
-    load: Load
+    detectors: Detectors
     store: KeyframeStore
     ledger: Ledger
     reporter: Reporter
@@ -170,12 +165,13 @@ class _Eyes:
                 yield from self._known(asks, known)
             if not self.wanted:
                 return
-            self.detectors = self.detectors or self.load()
+            self.detectors.load()
             before = self.answered
             try:
-                network_input = actors.ask(self.detectors[0], "input")
+                network_input = self.detectors.network_input()
                 with self._shown() as advance:
                     for seen, entries in self._computed(network_input):
+                        self.detectors.top_up()
                         advance(len(seen))
                         for one, entry in zip(seen, entries, strict=True):
                             yield self._answered(one, entry)
@@ -195,9 +191,8 @@ class _Eyes:
                         "--workers, or workers with more memory, then run the same command again: "
                         "it goes on"
                     ) from None
-                self.reporter.say("a worker was lost with its detector; detectors are loaded anew")
-                actors.dismiss(self.client, self.detectors)
-                self.detectors = []
+                self.reporter.say("a worker was lost with its detector; what it had is done again")
+                time.sleep(INTERVAL)  # the scheduler may not have noticed yet
 
     def _entries(self) -> dict[_Key, Any]:
         """All that the ledger knows."""
@@ -250,12 +245,14 @@ class _Eyes:
             asked.append([asks[end - length : end] for end, length in of_tasks])
             return self._looks(asks, runs, network_input)
 
-        at_once, priority = len((FIRST, SECOND)), 0
-        if self.shares:
-            half = sum(self.client.nthreads().values()) // 2
-            at_once, priority = min(half, AHEAD * len(self.detectors)) + 1, 1
+        def at_once() -> int:
+            if not self.shares:
+                return len((FIRST, SECOND))
+            half: int = sum(self.client.nthreads().values()) // 2
+            return min(half, AHEAD * len(self.detectors)) + 1
+
         for layer, task, entries in computed(
-            self.client, begin, at_once=at_once, priority=priority
+            self.client, begin, at_once=at_once, priority=int(self.shares)
         ):
             yield asked[layer][task], entries
 
@@ -264,9 +261,10 @@ class _Eyes:
 
         All, unless bricks are written meanwhile: then what the first task reads.
         """
-        workers, most = len(self.client.nthreads()), len(self.free)
         if self.shares:
-            workers, most = 1, min(most, RUNS_A_WORKER * TOGETHER)
+            workers, most = 1, min(len(self.free), RUNS_A_WORKER * TOGETHER)
+        else:
+            workers, most = len(self.client.nthreads()), len(self.free)
         keys = [heappop(self.free) for _ in range(most)]
         stage = keys[0][1]
         chosen = [key for key in keys if key[1] == stage]
@@ -292,7 +290,7 @@ class _Eyes:
             tasks.detect_anew if isinstance(asks[0], Doubt) else tasks.detect,
             slices,
             da.from_array(questions.reshape(-1, 1, 1), chunks=(slices.chunks[0], 1, 1)),
-            detectors=self.detectors,
+            detectors=self.detectors.directory,
             network_input=network_input,
             ledger=self.ledger.stage(_key(asks[0])[1]),
             shape=self.source.shape[1:],

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distributed import Client
 
-from zarrmask.detection.actors import Recipe, start_detectors
+from zarrmask.detection.actors import Recipe
 from zarrmask.detection.config import ModelConfig, config_file, interpret, read_fields
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
+from zarrmask.detectors import Detectors
 from zarrmask.errors import CheckpointError
 from zarrmask.forecast import Network
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+
+if TYPE_CHECKING:
+    from zarrmask.detection.devices import Kind
 
 
 def find_checkpoint(settings: Settings) -> Path:
@@ -61,10 +65,15 @@ def network_of(settings: Settings, checkpoint: Path) -> Network:
     return Network(checkpoint.stat().st_size, seen)
 
 
-def load_detectors(
-    client: Client, settings: Settings, checkpoint: Path, reporter: Reporter
-) -> list[Any]:
-    """Start the detectors; see `start_detectors`."""
+def detectors_of(
+    client: Client,
+    settings: Settings,
+    checkpoint: Path,
+    reporter: Reporter,
+    patience: float,
+    kind: Kind | None = None,
+) -> Detectors:
+    """The detectors of a run, none of which is loaded yet; see `Detectors`."""
     recipe = Recipe(
         checkpoint,
         settings.model,
@@ -75,7 +84,4 @@ def load_detectors(
         settings.threads,
         settings.batch,
     )
-    with reporter.stage("loading detectors", 1, "checkpoint") as advance:
-        detectors = start_detectors(client, recipe, settings.device)
-        advance(1)
-    return detectors
+    return Detectors(client, recipe, reporter, settings.device, kind, patience)

@@ -22,7 +22,7 @@ from zarrmask.journal import Journal
 from zarrmask.looking import detect_keyframes, record_of, warnings_of
 from zarrmask.masking import FieldStore, Keyframes, KeyframeStore
 from zarrmask.memory import sized
-from zarrmask.model import find_checkpoint, load_detectors, model_of
+from zarrmask.model import detectors_of, find_checkpoint, model_of
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
 from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
 from zarrmask.place import Place, output_place
@@ -127,9 +127,11 @@ def run(
             return journal.read() or {}
         with session.working(to_be_seen(journal, source, checkpoint)) as client:
             store = KeyframeStore(place / "keyframes.zarr")
-            load = partial(load_detectors, client, settings, checkpoint, reporter)
-            detectors = [] if session.resumed else [*load()]  # a bad one leaves nothing behind
-            session.start()
+            patience, device = session.forecast.crew.patience, session.device
+            detectors = detectors_of(client, settings, checkpoint, reporter, patience, device)
+            if not session.resumed:
+                detectors.load()  # a bad one leaves nothing behind
+            session.start(detectors.kind)
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
             window, ledger = contrast.detected, journal.ledger
@@ -142,7 +144,6 @@ def run(
                     plan,
                     window,
                     detectors,
-                    load,
                     store,
                     ledger,
                     reporter,
@@ -283,7 +284,10 @@ def foresee(
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:
-    """What makes a run this one: settings, input, weights. No path: a moved stack is the same."""
+    """What makes a run this one: settings, input, weights. No path: a moved stack is the same.
+
+    The kind of device, where it is not named, is settled when detectors are loaded.
+    """
     config, _ = model_of(settings, checkpoint)
     exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device", "overlap"}
     exclude |= {name for name, value in LATER.items() if getattr(settings, name) == value}
@@ -292,4 +296,5 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
         "input": input_identity(source),
         "checkpoint": sha256(checkpoint),
         "model": hashlib.sha256(repr(config).encode()).hexdigest() if config else None,
+        "device": None if settings.device == "auto" else settings.device,
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from distributed import Client
@@ -33,6 +33,9 @@ from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.stages import bricks_left, forget_slices, sample_greys, write_pyramids
 from zarrmask.vitals import Roll, at_work
+
+if TYPE_CHECKING:
+    from zarrmask.detection.devices import Kind
 
 Result = TypeVar("Result")
 
@@ -95,7 +98,8 @@ class Session:
         """
         out, journal = self.journal.out, self.journal
         with reached(out), journal.lock():
-            self.identity = self.damage.recognised(self.identity)
+            then = (journal.read() or {}).get("identity")
+            self.identity = as_settled(self.damage.recognised(self.identity), then)
             state = journal.check(self.identity, overwrite=overwrite)
             if state == "finished":
                 require_outputs(out, self.pyramids.values(), journal.others)
@@ -125,9 +129,22 @@ class Session:
         for warning in self.damage.warnings():
             self.reporter.warn(warning)
 
-    def start(self) -> None:
-        """Make the output this one's, unless that has been done."""
+    @property
+    def device(self) -> Kind | None:
+        """The kind of device that detectors are to be on; None where that is not settled yet."""
+        return self.identity["device"] if self.resumed else None
+
+    def start(self, device: Kind | None = None) -> None:
+        """Make the output this one's, unless that has been done.
+
+        Parameters
+        ----------
+        device : "cpu", "cuda" or "mps", optional
+            What detectors are on, if there are any.
+        """
         if not self.resumed:
+            if device is not None:
+                self.identity = {**self.identity, "device": device}
             self.journal.start(self.identity)
             self.forecast = as_begun(self.journal, self.forecast)
         self._mender.begin()
@@ -228,6 +245,26 @@ def on_accelerators(crew: Crew, settings: Settings) -> bool:
     if settings.device != "auto":
         return settings.device != "cpu"
     return crew.gpus or (crew.local and any(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def as_settled(identity: Mapping[str, Any], then: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """An identity with the kind of device that the output's detectors were on, unless one is named.
+
+    Outputs that do not know it, since they are older, go on wherever they can.
+
+    Examples
+    --------
+    >>> as_settled({"device": None}, {"device": "cuda"})
+    {'device': 'cuda'}
+    >>> as_settled({"device": "cpu"}, {"device": "cuda"})
+    {'device': 'cpu'}
+    >>> as_settled({"device": "cpu"}, {})
+    {'device': None}
+    """
+    settled = (then or {}).get("device")
+    if "device" not in identity or (settled and identity["device"]):
+        return identity
+    return {**identity, "device": settled}
 
 
 def as_begun(journal: Journal, forecast: Forecast) -> Forecast:

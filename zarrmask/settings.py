@@ -130,8 +130,8 @@ class Settings(BaseModel):
         float32, which gives the same masks wherever it runs; or bfloat16 where most of the time
         goes, on processors and accelerators that have it.
     device : "auto", "cpu", "cuda" or "mps"
-        Where: "auto" takes GPUs if any worker sees one. It is no part of a run's identity:
-        what goes on elsewhere differs in the last digits.
+        Where: "auto" takes GPUs if any worker sees one. What that comes to when a run begins is
+        part of its identity: elsewhere the last digits differ.
     threads : int
         Of each detector, where it works on a processor: sums depend on how many there are.
     batch : int

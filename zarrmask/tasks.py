@@ -6,11 +6,11 @@ what belongs to it themselves, and enter it in the ledger when all of it is writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from math import prod
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from zarrmask.pyramid import (
 from zarrmask.second_look import MEANS
 
 if TYPE_CHECKING:
+    from zarrmask.detection.actors import Directory
     from zarrmask.stack import Source
 
 PIECE = 1024
@@ -63,7 +64,7 @@ def detect(
     places: NDArray[np.object_],
     *,
     shape: tuple[int, int],
-    detectors: Sequence[Any],
+    detectors: Directory,
     network_input: NetworkInput,
     window: Window,
     store: KeyframeStore,
@@ -88,12 +89,12 @@ def detect(
     (k,) of dict
         What goes to the ledger: each `Sighting` as JSON.
     """
-    from zarrmask.detection.actors import ask, nearest
+    from zarrmask.detection.actors import ask
 
     entries = np.empty(len(places), object)
     for n, (image, place) in enumerate(zip(keyframes, places.ravel().tolist(), strict=True)):
         prepared = network_input.prepare(to_8bit(image, window), shape)
-        detector = nearest(detectors, place)
+        detector = detectors.nearest(place)
         found = ask(detector, "detect", prepared, shape)
         mask, sighting = _seen(found, prepared, shape)
         store.write_mask(place, mask)
@@ -107,7 +108,7 @@ def detect_anew(
     doubts: NDArray[np.object_],
     *,
     shape: tuple[int, int],
-    detectors: Sequence[Any],
+    detectors: Directory,
     network_input: NetworkInput,
     window: Window,
     store: KeyframeStore,
@@ -129,11 +130,11 @@ def detect_anew(
     (k,) of dict or None
         What goes to the ledger.
     """
-    from zarrmask.detection.actors import ask, nearest
+    from zarrmask.detection.actors import ask
 
     entries = np.empty(len(doubts), object)
     for n, (image, doubt) in enumerate(zip(keyframes, doubts.ravel(), strict=True)):
-        detector = nearest(detectors, doubt.position)
+        detector = detectors.nearest(doubt.position)
         lowest = cost(doubt.before, doubt.sighting, doubt.behind, doubt.usual)
         for means in MEANS:
             prepared = means.prepare(image, window, network_input, shape)

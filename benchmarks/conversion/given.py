@@ -17,7 +17,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask import model, pipeline
+from zarrmask import pipeline
+from zarrmask.detectors import Detectors
 from zarrmask.looking import detect_keyframes
 from zarrmask.masking import Answer, Ask, Keyframes, Sighting, seek
 
@@ -90,6 +91,6 @@ def given_masks(part: float) -> Iterator[None]:
 
     with (
         mock.patch.object(pipeline, "detect_keyframes", put),
-        mock.patch.object(model, "start_detectors", return_value=[]),
+        mock.patch.object(Detectors, "load"),
     ):
         yield

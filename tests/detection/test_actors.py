@@ -6,11 +6,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-from distributed import Client
 
-from zarrmask.detection.actors import DetectorActor, Recipe, start_detectors
-from zarrmask.detection.devices import accelerators
-from zarrmask.errors import SettingsError
+from zarrmask.detection.actors import DetectorActor, Recipe
 from zarrmask.phantom import simulate
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
@@ -103,10 +100,3 @@ def test_who_waits_is_told_of_a_failure(images):
     failed = asyncio.run(all_at_once())
     assert any(isinstance(result, Exception) for result in failed)
     assert len(asyncio.run(actor.detect(good, SHAPE))) > 0  # it goes on
-
-
-def test_a_device_that_no_worker_has(cluster):
-    if accelerators("cuda"):
-        pytest.skip("there is a GPU")
-    with Client(cluster) as client, pytest.raises(SettingsError, match="--device cuda"):
-        start_detectors(client, Recipe(DEFAULT_CHECKPOINT), "cuda")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from zarrmask.looking import detect_keyframes, record_of, warnings_of
 from zarrmask.masking import SettledMasks
 from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
-from zarrmask.model import find_checkpoint, load_detectors
+from zarrmask.model import detectors_of, find_checkpoint
 from zarrmask.opening import refuse_worker, to_be_seen
 from zarrmask.place import Place, output_place, reached
 from zarrmask.plan import Plan, make_plan
@@ -147,7 +146,7 @@ def redo(
                 filling = journal.ledger.stage("filling")
                 fill_keyframes(client, given, there.shape, store, filling, reporter)
             elif looks is not None:
-                _detect(client, there, looks, reporter)
+                _detect(client, there, looks, crew.patience, reporter)
             number = len(there.corrections)
             after = before.covered(*there.layers(client, before, number, correction, reporter))
             bricks, voxels = _write(client, there, span, before, after, scheduler, reporter)
@@ -206,7 +205,9 @@ def look(
     return Looks(settings, find_checkpoint(settings), make_plan(there.source, settings))
 
 
-def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter) -> None:
+def _detect(
+    client: Client, there: FinishedRun, looks: Looks, patience: float, reporter: Reporter
+) -> None:
     """Detect anew; what is found goes to the correction's store."""
     detected = there.record["detect_window"]
     window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
@@ -215,8 +216,7 @@ def _detect(client: Client, there: FinishedRun, looks: Looks, reporter: Reporter
         there.source,
         looks.plan,
         window,
-        [],
-        partial(load_detectors, client, looks.settings, looks.checkpoint, reporter),
+        detectors_of(client, looks.settings, looks.checkpoint, reporter, patience),
         store_of(there.place, len(there.corrections)),
         there.journal.ledger.stage("anew"),
         reporter,

@@ -1,10 +1,9 @@
-"""Detectors as Dask actors: loaded once where they are, one a GPU, else one a worker."""
+"""Detectors as Dask actors: loaded once where they are, and asked by the tasks of all workers."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -12,22 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from distributed import Client, Future, get_client, get_worker
+from distributed import Actor, get_client, get_worker
 from numpy.typing import NDArray
-
-from zarrmask.errors import ZarrmaskError
 
 if TYPE_CHECKING:
     from zarrmask.detection.detections import Detections
-    from zarrmask.detection.devices import Kind
     from zarrmask.detection.inputs import NetworkInput
     from zarrmask.detection.load import Backend
     from zarrmask.detection.precision import Precision
     from zarrmask.detection.protocol import Detector
 
-ATTEMPTS = 5
 LOOK = 5
 """Seconds after which who waits for a detector looks whether it is still there."""
+LOST = "Worker holding Actor was lost"
+"""As Dask says it."""
 
 
 class DetectorLostError(RuntimeError):
@@ -150,109 +147,6 @@ class DetectorActor:
         return [every.of_classes(self._classes) for every in found]
 
 
-def accelerators_here(kind: Kind) -> list[tuple[str, str]]:
-    """See `zarrmask.detection.devices.accelerators`."""
-    from zarrmask.detection.devices import accelerators
-
-    return accelerators(kind)
-
-
-def placement(seen: Mapping[str, Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Where detectors go: one a GPU, on a worker that sees it; without GPUs one a worker.
-
-    Workers of dask-cuda see all GPUs, each another one first: that one is its own.
-
-    Parameters
-    ----------
-    seen : mapping
-        Worker's address to identity and device of the GPUs it sees (`accelerators`). Workers on
-        one machine may see the same ones.
-
-    Returns
-    -------
-    list of (worker, device)
-
-    Examples
-    --------
-    >>> both = [("first", "cuda:0"), ("second", "cuda:1")]
-    >>> placement({"a": both, "b": both, "c": []})
-    [('a', 'cuda:0'), ('b', 'cuda:1')]
-    >>> placement({"a": [("second", "cuda:0"), ("first", "cuda:1")], "b": both})
-    [('a', 'cuda:0'), ('b', 'cuda:0')]
-    >>> placement({"a": [], "b": []})
-    [('a', 'cpu'), ('b', 'cpu')]
-    """
-    seen_by: dict[str, list[tuple[int, str, str]]] = {}
-    for worker, accelerators in seen.items():
-        for turn, (identity, device) in enumerate(accelerators):
-            seen_by.setdefault(identity, []).append((turn, worker, device))
-    if not seen_by:
-        return [(worker, "cpu") for worker in seen]
-    places: list[tuple[str, str]] = []
-    for candidates in seen_by.values():
-        taken = [worker for worker, _ in places]
-        _, worker, device = min(candidates, key=lambda one: (taken.count(one[1]), one[0]))
-        places.append((worker, device))
-    return places
-
-
-def start_detectors(client: Client, recipe: Recipe, device: Kind = "auto") -> list[Any]:
-    """Start the detectors and wait until their weights are loaded.
-
-    Parameters
-    ----------
-    client : Client
-    recipe : Recipe
-    device : "auto", "cpu", "cuda" or "mps"
-        "auto" takes GPUs if any worker sees one.
-
-    Returns
-    -------
-    list of distributed.Actor
-        They live as long as these are held.
-
-    Raises
-    ------
-    CheckpointError
-        From the workers, where the checkpoint cannot be loaded.
-    SettingsError
-        Where no worker has the device, the precision or the backend.
-    ZarrmaskError
-        Where workers die of it.
-    """
-    for _ in range(ATTEMPTS):
-        try:
-            client.submit(_here, pure=False).result()  # whoever comes first does it
-            seen = client.run(accelerators_here, device)
-        except OSError:
-            continue
-        places = placement(seen)
-        if device in ("cuda", "mps") and not any(seen.values()):
-            from zarrmask.detection.devices import no_accelerator
-
-            raise no_accelerator(device)
-        futures = [
-            client.submit(DetectorActor, recipe, here, actor=True, workers=[worker], pure=False)
-            for worker, here in places
-        ]
-        # Nothing comes of an actor whose worker dies meanwhile, not even an error.
-        while not all(future.done() for future in futures):
-            if not {worker for worker, _ in places} <= set(client.nthreads()):
-                break
-            time.sleep(0.1)
-        else:
-            return [future.result() for future in futures]
-        client.cancel(futures)
-    raise ZarrmaskError(
-        f"workers died {ATTEMPTS} times while the detector was loaded, most likely for want of "
-        "memory; use fewer --workers, or workers with more memory, then run the same command again"
-    )
-
-
-def _here() -> None:
-    """What a worker does as soon as there is one; until then it is waited for."""
-
-
 def ask(detector: Any, method: str, *arguments: Any) -> Any:
     """Call a method of a detector's actor.
 
@@ -273,17 +167,36 @@ def ask(detector: Any, method: str, *arguments: Any) -> Any:
                 raise
             client = get_client()
             if not client.sync(client.scheduler.who_has, keys=[detector.key])[detector.key]:
-                raise DetectorLostError("Worker holding Actor was lost") from None
+                raise DetectorLostError(LOST) from None
 
 
-def dismiss(client: Client, detectors: Sequence[Any]) -> None:
-    """Let workers forget detectors, whoever here still holds them: errors do, for a while."""
-    client.cancel([Future(detector.key, client) for detector in detectors])
+@dataclass(frozen=True)
+class Directory:
+    """Where the detectors of a run are, for the tasks that ask them.
 
+    No task depends on what it names: Dask lets those wait that can be done without.
 
-def nearest(detectors: Sequence[Any], turn: int) -> Any:
-    """Choose the detector on this worker if there is one, else take turns."""
-    here = get_worker().address
-    local = [detector for detector in detectors if detector._address == here]
-    pool = local or detectors
-    return pool[turn % len(pool)]
+    Attributes
+    ----------
+    name : str
+        With which the keys of all of them begin.
+    places : tuple of (key, address)
+        Those that were there when the directory was made.
+    """
+
+    name: str
+    places: tuple[tuple[str, str], ...]
+
+    def nearest(self, turn: int) -> Actor:
+        """Give the detector on this worker if there is one by now, else take turns."""
+        worker = get_worker()
+        own = [
+            (str(key), worker.address)
+            for key, actor in list(worker.state.actors.items())
+            if actor is not None and str(key).startswith(self.name)  # None is being loaded
+        ]
+        places = own or self.places
+        if not places:
+            raise DetectorLostError(LOST)
+        key, address = places[turn % len(places)]
+        return Actor(DetectorActor, address, key)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,6 +167,10 @@ def watched(
         reporter.vitals = lambda: f"{decimal(memory.now + elsewhere, precision=1)} memory, {roll}"
         watcher.start()
         yield roll
+        done.set()
+        watcher.join(INTERVAL)
+        with suppress(Exception):  # the work is done, whoever is there
+            look()  # who came since the last time
     except (CancelledError, ClosedClientError, OSError, RuntimeError) as error:
         if forsaken:
             raise ZarrmaskError(

@@ -38,9 +38,9 @@ def ome_zarr_py(recipe: str) -> Command:
     return _program(sys.executable, "ome_zarr_py", last=[recipe])
 
 
-def ngff_zarr(python: str, recipe: str) -> Command:
-    """ngff-zarr, by a Python that has it, fed by a recipe of `dask_stack`."""
-    return _program(python, "ngff_zarr_dask", last=[recipe])
+def ngff_zarr(python: str, recipe: str, method: str) -> Command:
+    """ngff-zarr, by a Python that has it, fed by a recipe of `dask_stack`; "" is its default."""
+    return _program(python, "ngff_zarr_dask", last=[recipe, method])
 
 
 def _program(

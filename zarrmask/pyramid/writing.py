@@ -228,11 +228,12 @@ class Step:
 
     def __init__(self, pyramid: Pyramid, level: int, region: Region) -> None:
         self._pyramid, self._level = pyramid, level
-        self._region = halved_region(region)
-        self._empty = True
+        self._finer, self._region = region, halved_region(region)
         self._behind: list[Future[list[Path]]] = []
         self._repeats: Step | None = None
-        self._repeated: set[Shape] = set()  # places of files of the finer level
+        # Places of files of the finer level.
+        self._written: set[Shape] = set()
+        self._repeated: set[Shape] = set()
 
     def __enter__(self) -> Step:
         return self
@@ -270,6 +271,7 @@ class Step:
         if not (block[0, 0, 0] or block.max()):
             return
         self._begin(_write, *self._array, region, block)
+        self._written.update(_places(region, self.file))
         if (coarse := self._coarse_part(region)) is not None:
             halve(block, self._pyramid.reduce, coarse)
 
@@ -280,6 +282,7 @@ class Step:
         """
         write = _fill_shared if self._pyramid.shares else _fill
         self._begin(write, *self._array, region, value)
+        self._written.update(_places(region, self.file))
         if (coarse := self._coarse_part(region)) is not None:
             coarse.fill(value)
 
@@ -294,21 +297,28 @@ class Step:
             Its files are shared, if this pyramid may: at the finer level, and at the coarser where
             all that a file was made of has been repeated. The other has to be finished first.
         """
+        places = set(_places(region, self.file))
+        if not places <= other._written:
+            return  # all zeros
+        self._written |= places
         if (coarse := self._coarse_part(region)) is not None:
             coarse[...] = other._coarse_part(region)
         begun = tuple(other._behind)
         if self._pyramid.shares:
             self._begin(_share, *self._array, region, block, other._array, begun)
             self._repeats = other
-            self._repeated.update(_places(region, self.file))
+            self._repeated |= places
         else:
             self._begin(_write, *self._array, region, block)
 
     def finish(self) -> None:
         """Begin to write the coarser level, and to hand over what comes after it."""
-        if self._empty or self._pyramid.finished:
+        pyramid, level = self._pyramid, self._level + 1
+        if not self._written or pyramid.finished or level == len(pyramid.levels):
             return
-        pyramid, coarse, level = self._pyramid, self._coarse(), self._level + 1
+        coarse = self._coarse()
+        for region in self._left_out():
+            coarse[within(halved_region(region), self._region)] = 0
         begun = tuple(self._repeats._behind) if self._repeats else ()
         for repeated, region in self._coarse_runs():
             block = coarse[within(region, self._region)]
@@ -364,13 +374,18 @@ class Step:
         return self._coarse()[within(halved_region(region), self._region)]
 
     def _coarse(self) -> NDArray:
-        """The coarser level of the region: zeros where nothing has been written."""
+        """The coarser level of the region, as far as it has been written."""
         name = f"coarse-{self._pyramid.path.name}"
-        coarse = buffer(name, sides(self._region), self._pyramid.dtype)
-        if self._empty:
-            coarse.fill(0)
-            self._empty = False
-        return coarse
+        return buffer(name, sides(self._region), self._pyramid.dtype)
+
+    def _left_out(self) -> Iterator[Region]:
+        """Files of the finer level that nothing was written to."""
+        for place in set(_places(self._finer, self.file)) - self._written:
+            z, y, x = (
+                slice(at * self.file, min((at + 1) * self.file, part.stop))
+                for at, part in zip(place, self._finer, strict=True)
+            )
+            yield z, y, x
 
 
 def remove_pyramid(path: Place) -> None:

@@ -57,6 +57,7 @@ def main() -> None:
             record = zarrmask.run(
                 options.stack,
                 options.out,
+                every=10,
                 volume=not options.no_volume,
                 detect_window=(0, 65535),  # else slices are read to choose it
                 reporter=reporter,

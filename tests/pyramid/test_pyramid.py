@@ -414,6 +414,37 @@ def test_a_coarser_file_is_shared_where_all_that_made_it_is(tmp_path_factory, sh
         assert mine.samefile(others) == (not made_of & cut_files)
 
 
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(140, 300)),
+    empty=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=6),
+)
+def test_nothing_of_another_step_is_left_in_a_coarser_level(tmp_path_factory, shape, empty):
+    folder, form = tmp_path_factory.mktemp("left"), Format(chunk=16)
+    one = Pyramid(folder / "one.zarr", folder / "s1", shape, "uint16", "mean", form)
+    two = replace(one, path=folder / "two.zarr", scratch=folder / "s2", links=True)
+    for pyramid in (one, two):
+        pyramid.create()
+    data, half = noise(shape), slice(0, shape[2] // 32 * 16)  # whole files
+    masked = np.zeros_like(data)
+    # The last step first: those at the border are smaller, and find what larger ones left.
+    for region in reversed(list(tiles(tuple(slice(0, size) for size in shape), form.step[:2]))):
+        with one.step(0, region) as first, two.step(0, region) as second:
+            for z, y, x in tiles(region, (16, 16)):
+                if (z.start // 16, y.start // 16) in empty:
+                    data[z, y, x] = 0
+                first.write((z, y, x), data[z, y, x])
+                second.repeat((z, y, half), data[z, y, half], first)
+                masked[z, y, half] = data[z, y, half]
+            for step in (first, second):
+                step.finish()
+    for pyramid, expected in ((one, data), (two, masked)):
+        np.testing.assert_array_equal(pyramid.array(0)[:], expected)
+        np.testing.assert_array_equal(pyramid.array(1)[:], reference(expected, "mean"))
+
+
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("form", [Format(chunk=16), Format(chunk=16, ngff="0.5")], ids=str)
 def test_a_tile_of_one_value_is_written_as_any_other(tmp_path, links, form):

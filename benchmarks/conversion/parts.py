@@ -122,7 +122,7 @@ def table(bench: Bench) -> Findings:
         f"{_size(bench.shape)} to a pyramid of six levels, chunks of 128^3; `cp` is",
         "`cp -r` of the slices. The others run on dask's threads: slices as `dask_stack.py` in",
         f"conversion/ reads them ({bench.recipe}), rechunked to 128^3; mean of 2 x 2 x 2, but",
-        "ngff-zarr, which does as it does unless told otherwise (a Gaussian); their default codec.",
+        "`ngff-zarr`, which is as it comes (a Gaussian: more work); their default codec.",
     )
     found.contest(results, "cp")
     for name, mine in results.items():

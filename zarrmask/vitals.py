@@ -166,9 +166,11 @@ def watched(
         look()
         reporter.vitals = lambda: f"{decimal(memory.now + elsewhere, precision=1)} memory, {roll}"
         watcher.start()
-        yield roll
-        done.set()
-        watcher.join(INTERVAL)
+        try:
+            yield roll
+        finally:
+            done.set()
+            watcher.join(INTERVAL)  # one that asks a scheduler which is gone takes longer
         with suppress(Exception):  # the work is done, whoever is there
             look()  # who came since the last time
     except (CancelledError, ClosedClientError, OSError, RuntimeError) as error:
@@ -183,9 +185,6 @@ def watched(
             ) from None
         raise
     finally:
-        done.set()
-        if watcher.ident:
-            watcher.join(INTERVAL)  # one that asks a scheduler which is gone takes longer
         reporter.vitals = str
 
 

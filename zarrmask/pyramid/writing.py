@@ -380,12 +380,9 @@ class Step:
 
     def _left_out(self) -> Iterator[Region]:
         """Files of the finer level that nothing was written to."""
-        for place in set(_places(self._finer, self.file)) - self._written:
-            z, y, x = (
-                slice(at * self.file, min((at + 1) * self.file, part.stop))
-                for at, part in zip(place, self._finer, strict=True)
-            )
-            yield z, y, x
+        for place, part in _by_place(self._finer, (self.file,) * 3):
+            if place not in self._written:
+                yield part
 
 
 def remove_pyramid(path: Place) -> None:
@@ -442,23 +439,28 @@ def _files(array: zarr.Array, place: Place, region: Region) -> list[Path]:
 
 def _places(region: Region, side: int) -> Iterator[Shape]:
     """Places, in the grid of an array's files, of those that hold a region."""
-    z, y, x = (range(part.start // side, ceil(part.stop / side)) for part in region)
-    return product(z, y, x)
+    return (place for place, _ in _by_place(region, (side,) * 3))
 
 
-def _by_file(array: zarr.Array, place: Path, region: Region) -> Iterator[tuple[Path, Region]]:
-    """Files that hold a region of an array, each with its part of the region."""
-    file = array.shards or array.chunks
-    prefix = ("c",) if array.metadata.zarr_format == 3 else ()
-    z, y, x = (
+def _by_place(region: Region, file: Shape) -> Iterator[tuple[Shape, Region]]:
+    """Places, in the grid of files of such sides, of those that hold a region, with their parts."""
+    axes = (
         [
             (at, slice(max(at * side, part.start), min((at + 1) * side, part.stop)))
             for at in range(part.start // side, ceil(part.stop / side))
         ]
         for part, side in zip(region, file, strict=True)
     )
-    for (i, deep), (j, high), (k, wide) in product(z, y, x):
-        yield place.joinpath(*prefix, str(i), str(j), str(k)), (deep, high, wide)
+    for (i, deep), (j, high), (k, wide) in product(*axes):
+        yield (i, j, k), (deep, high, wide)
+
+
+def _by_file(array: zarr.Array, place: Path, region: Region) -> Iterator[tuple[Path, Region]]:
+    """Files that hold a region of an array, each with its part of the region."""
+    i, j, k = array.shards or array.chunks
+    prefix = ("c",) if array.metadata.zarr_format == 3 else ()
+    for at, part in _by_place(region, (i, j, k)):
+        yield place.joinpath(*prefix, *map(str, at)), part
 
 
 def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> list[Path]:

@@ -1,6 +1,7 @@
 """Slices that turn out to be unreadable while a run goes on: it stops, or interpolates them."""
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from distributed import Client
 import zarrmask
 from zarrmask import stages
 from zarrmask.cluster import come_to_rest
+from zarrmask.coco.export import annotate
 from zarrmask.damage import Damage
 from zarrmask.errors import OutputError, StackError
 from zarrmask.info import describe
@@ -252,13 +254,52 @@ def test_a_disk_that_went_away_is_no_bad_slice(stage, volume, cluster, tmp_path)
         np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], volume)
 
 
-def test_a_deep_chunk_is_too_many_slices(volume, cluster, tmp_path):
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("policy", ["stop", "interpolate"])
+def test_a_deep_chunk_stops_the_run_until_it_is_put_back_or_removed(
+    policy, removed, volume, cluster, tmp_path
+):
+    stack, out = tmp_path / "stack", tmp_path / "out.zarr"
+    zarr.create_array(
+        stack, shape=SHAPE, chunks=(12, 128, 256), dtype="u2", fill_value=5, compressors=None
+    )[:] = volume
+    chunk = stack / "c" / "1" / "2" / "1"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(b"torn")
+    options = {"scheduler": cluster, "on_bad_slice": policy}
+    told = r"slices 12 to 23, .* \(damaged: c/1/2/1\)\na chunk holds 12 slices, .*remove that file"
+    for _ in range(2):
+        with pytest.raises(StackError, match=told):
+            zarrmask.convert(stack, out, **options)
+    expected = volume.copy()
+    if removed:
+        chunk.unlink()
+        expected[12:, 256:, 256:512] = 5
+    else:
+        chunk.write_bytes(whole)
+    zarrmask.convert(stack, out, **options)
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], expected)
+    entries = record_of(out)["bad_slices"]
+    assert [entry["z"] for entry in entries] == [*range(12, 24)]
+    assert {entry["treated"] for entry in entries} == {"read later"}
+
+
+def test_a_disk_of_deep_chunks_that_went_away_damages_none(volume, cluster, tmp_path):
     stack, out = tmp_path / "stack", tmp_path / "out.zarr"
     zarr.create_array(stack, shape=SHAPE, chunks=(12, 128, 256), dtype="u2")[:] = volume
-    (stack / "c" / "1" / "2" / "1").write_bytes(b"torn")
-    with pytest.raises(StackError, match=r"slices 12 to 23, .*\n12 slices in a row cannot be read"):
+    chunks = [path for path in stack.rglob("c/*/*/*") if path.is_file()]
+    whole = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in chunks}
+    for path in chunks:
+        path.write_bytes(bytes(path.stat().st_size))
+        os.utime(path, ns=(whole[path][1],) * 2)
+    with pytest.raises(StackError, match="slices 0 to 11"):
         zarrmask.convert(stack, out, scheduler=cluster, on_bad_slice="interpolate")
-    zarr.open_array(stack, mode="r+")[12:] = volume[12:]
+    for path, (content, when) in whole.items():
+        path.write_bytes(content)
+        os.utime(path, ns=(when, when))
+    zarrmask.convert(stack, out, scheduler=cluster)
+    assert record_of(out)["bad_slices"] == []
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], volume)
 
 
 @pytest.mark.parametrize("failures", [2, 10**6])
@@ -430,6 +471,28 @@ def test_a_damaged_run_is_corrected_as_it_was_read(damaged_run, cluster):
     for name in ("mask", "masked"):
         expected = contents(out.parent / "expected" / f"{name}.zarr")
         assert contents(out / f"{name}.zarr") == expected
+
+
+def test_what_follows_a_damaged_run_is_as_of_the_mended_one(damaged_run, cluster, tmp_path):
+    out, _ = damaged_run
+    for name, run in (("damaged", out), ("mended", out.parent / "expected")):
+        made, stack = tmp_path / name, out.parent / name
+        annotate(run, made / "annotated", worst=None, png=True)
+        zarrmask.redo(run, z="104:116", detect_every=3, scheduler=cluster)
+        for what in ("volume", "masked", "mask"):
+            zarrmask.export(run, made / what, what=what, scheduler=cluster)
+        options = {"on_bad_slice": "interpolate", "scheduler": cluster}
+        zarrmask.apply(stack, run, made / "applied", **options)
+    made = ("annotated/images", "volume", "masked", "mask")
+    zarrs = (f"applied/{name}.zarr" for name in ("volume", "masked", "mask", "keyframes"))
+    for folder in (*made, *zarrs):
+        damaged, mended = (contents(tmp_path / name / folder) for name in ("damaged", "mended"))
+        for files in (damaged, mended):
+            files.pop("export.json", None)  # says which stack it was
+        assert damaged
+        assert damaged == mended
+    applied = json.loads((tmp_path / "damaged/applied/run.json").read_text())
+    assert [entry["z"] for entry in applied["bad_slices"]] == [109, 112]
 
 
 def test_the_command_line_has_the_option(zarrmask, volume, cluster, tmp_path):

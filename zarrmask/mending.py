@@ -13,7 +13,7 @@ from zarrmask.cluster import come_to_rest
 from zarrmask.damage import Damage
 from zarrmask.errors import StackError, ZarrmaskError
 from zarrmask.progress import Reporter
-from zarrmask.stack import Source, UnreadableError, too_many
+from zarrmask.stack import MOST_IN_A_ROW, Source, UnreadableError, too_many
 
 REPRIEVES = 3
 """How often a slice may be unreadable to a worker that can be read from here."""
@@ -87,14 +87,10 @@ class Mender:
 
     def _settle(self, error: UnreadableError) -> None:
         excess = too_many({*error.why, *self.damage.interpolated}, self._source.shape[0])
-        if self.policy == "stop":
-            if not excess:  # else the disk is gone, and the slices may be well
+        if self.policy == "stop" or excess:
+            if not (excess and self._is_gone(error.why)):  # else the slices may be well
                 self.forget(self.damage.enter(error.why, interpolate=False))
-            raise StackError(
-                f"{error}\nrepair that, {GOES_ON}; or add --on-bad-slice interpolate to it"
-            )
-        if excess:
-            raise StackError(f"{error}\n{excess}; repair them, {GOES_ON}")
+            raise StackError(f"{error}\n{self._to_do(excess)}")
         bad = self._unreadable_here(error.why)
         for z in error.why.keys() - bad.keys():
             self._reprieved[z] += 1
@@ -105,6 +101,31 @@ class Mender:
                 )
         if bad:
             self._interpolate(bad)
+
+    def _to_do(self, excess: str | None) -> str:
+        """What a person can do where the run stops."""
+        deep = self._source.block[0]
+        if deep > MOST_IN_A_ROW:
+            return (
+                f"a chunk holds {deep} slices, and no more than {MOST_IN_A_ROW} in a row are "
+                "interpolated: put back a whole copy of what is damaged, or remove that file, so "
+                f"that the array's fill value is read in its place; {GOES_ON}"
+            )
+        if self.policy == "stop":
+            return f"repair that, {GOES_ON}; or add --on-bad-slice interpolate to it"
+        return f"{excess}; repair them, {GOES_ON}"
+
+    def _is_gone(self, bad: Collection[int]) -> bool:
+        """Whether so many slices cannot be read since the disk is gone, or the server.
+
+        Not where they are those of few layers of chunks, and others can be read.
+        """
+        deep, first = self._source.block[0], int(self._source.numbers[0])
+        layers = {(number - first) // deep for number in bad}
+        if deep == 1 or too_many(layers, -(-self._source.shape[0] // deep)):
+            return True
+        around = {n for others in self.damage.neighbours(bad).values() for n in others}
+        return around <= self._unreadable_here(around).keys()
 
     def _interpolate(self, bad: Mapping[int, str]) -> None:
         """Interpolate slices from here on, if those around them are there.

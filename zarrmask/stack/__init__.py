@@ -14,7 +14,7 @@ from zarrmask.place import place_of
 from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes, forget_decoded
 from .folder import FORMATS, LABELS, open_folder
 from .header import printable
-from .mended import anchors, mended, too_many
+from .mended import MOST_IN_A_ROW, anchors, mended, too_many
 from .multipage import open_multipage
 from .remote import Remote
 from .source import Progress, Source, as_xarray
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "MOST_IN_A_ROW",
     "SLABS",
     "Source",
     "UnreadableError",

@@ -34,6 +34,7 @@ MICROMETRES = {
 # read big-endian or Fortran-ordered arrays, so it is not used for what others wrote.
 STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
 LISTED = 20  # members of a group named in a message
+NAMED = 5  # damaged files of a layer, likewise
 
 
 def is_zarr(place: str | Remote) -> bool:
@@ -190,12 +191,37 @@ class ZarrSource(RegionSource):
             stop = min(start + self.block[0], self.shape[0])
             first, last = self.first + start, self.first + stop - 1
             why |= dict.fromkeys(range(first, last + 1), reason(error))
-            hint = "" if isinstance(error, StackError) else " (a damaged chunk?)"
+            hint = ""
+            if not isinstance(error, StackError):
+                hint = f" ({self._damaged(layers[layer][0], y, x) or 'a damaged chunk?'})"
             lines.append(
                 f"{printable(self._root())}: slices {first} to {last}, rows {y.start} to "
                 f"{y.stop - 1} cannot be read: {reason(error)}{hint}"
             )
         raise UnreadableError(self.path, self.shape, why, "\n".join(first_of(lines)))
+
+    def _damaged(self, index: int, y: slice, x: slice) -> str:
+        """Name the files of a part of a slice that cannot be read; here, not at URLs."""
+        if isinstance(self._place, Remote):
+            return ""
+        depth, *sides = (self._array.shards or self._array.chunks)[-3:]
+        spans = [
+            range(part.start // side, (part.stop - 1) // side + 1)
+            for part, side in zip((y, x), sides, strict=True)
+        ]
+        names = []
+        for row, column in product(*spans):
+            rows, columns = (
+                slice(at * side, min((at + 1) * side, size))
+                for at, side, size in zip((row, column), sides, self.shape[1:], strict=True)
+            )
+            try:
+                self._part(slice(index, index + 1), rows, columns)
+            except Exception:  # codecs raise what they like
+                place = (*self._leading, index // depth, row, column)
+                names.append(self._array.metadata.encode_chunk_key(place))
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return f"damaged: {', '.join(names[:NAMED])}{more}" if names else ""
 
 
 def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:

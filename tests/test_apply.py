@@ -121,6 +121,13 @@ def test_an_enlarged_edge_is_smooth(scale):
     assert (smooth ^ true).sum() < 0.8 * (teeth ^ true).sum()
 
 
+def test_what_lies_far_from_an_edge_is_enlarged_too():
+    """Farther than a field's distances reach."""
+    small = np.zeros((8, 6000), np.uint8)
+    small[:, :3000] = 255
+    np.testing.assert_array_equal(enlarged_mask(small, (16, 12_000)), small.repeat(2, 0).repeat(2, 1))
+
+
 def test_a_stopped_work_goes_on(stack, cluster, tmp_path):
     painted(tmp_path / "masks", [100, 110])
 

@@ -74,7 +74,8 @@ def signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.int16]:
     Returns
     -------
     (y, x) int16
-        In 1 / `UNITS` of a cell; `-NOWHERE` where all is inside, `NOWHERE` where nothing is.
+        In 1 / `UNITS` of a cell, no farther than `NOWHERE`; `-NOWHERE` where all is inside,
+        `NOWHERE` where nothing is.
     """
     if inside.all() or not inside.any():
         return np.full(inside.shape, -NOWHERE if inside.all() else NOWHERE, np.int16)
@@ -83,7 +84,7 @@ def signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.int16]:
         cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for part in (seen, 1 - seen)
     )
     distance = np.where(inside, within - 0.5, 0.5 - beyond) * UNITS
-    return np.asarray(distance.round(), np.int16)
+    return np.asarray(distance.round().clip(NOWHERE, -NOWHERE), np.int16)
 
 
 def pieces_apart(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -125,7 +125,8 @@ def test_what_lies_far_from_an_edge_is_enlarged_too():
     """Farther than a field's distances reach."""
     small = np.zeros((8, 6000), np.uint8)
     small[:, :3000] = 255
-    np.testing.assert_array_equal(enlarged_mask(small, (16, 12_000)), small.repeat(2, 0).repeat(2, 1))
+    large = small.repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(enlarged_mask(small, large.shape), large)
 
 
 def test_a_stopped_work_goes_on(stack, cluster, tmp_path):
@@ -162,6 +163,8 @@ def test_masks_that_do_not_fit(run, stack, tmp_path):
         apply(stack, stack, tmp_path / "out")
     with pytest.raises(StackError, match="numbers in their names"):
         apply(stack, painted(tmp_path / "fine", [100]), tmp_path / "out", first=100)
+    with pytest.raises(StackError, match=r"slice 120, .*slices 100 to 119 have none"):
+        apply(stack, painted(tmp_path / "late", [120]), tmp_path / "out", z=":120")
     with pytest.raises(SettingsError, match="--dilate or --erode"):
         apply(stack, tmp_path / "fine", tmp_path / "out", dilate=1, erode=1)
     with pytest.raises(SettingsError, match="no settings every"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import zarrmask as package
 from zarrmask.correcting.redo import redo
-from zarrmask.errors import OutputError, SettingsError
+from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.given.apply import apply
 from zarrmask.images.export import export
 from zarrmask.masking import HeldMasks, KeyframeStore
@@ -337,6 +337,9 @@ def test_what_cannot_be_corrected(out, tmp_path):
         redo(out, z="90:130", hold=100)
     with pytest.raises(SettingsError, match="100 to 169"):
         redo(out, z="120:130", hold=170)
+    late = painted(tmp_path / "late", {130: ellipse(130)})
+    with pytest.raises(StackError, match=r"slice 130, .*slices 120 to 129 have none"):
+        redo(out, z="120:130", masks=late)
     with pytest.raises(OutputError, match="no finished run"):
         redo(tmp_path, z="1:2", hold=1)
     assert json.loads((out / "run.json").read_text())["state"] == "finished"

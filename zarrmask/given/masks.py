@@ -55,7 +55,18 @@ class GivenMasks:
         return [] if "://" in self.source.path else [Path(self.source.path)]
 
     def needed(self, first: int, stop: int) -> GivenMasks:
-        """Those that slices from number `first` to before `stop` have, or hold from before."""
+        """Those that slices from number `first` to before `stop` have, or hold from before.
+
+        Raises
+        ------
+        StackError
+            Where all of them come later.
+        """
+        if stop <= self.numbers[0]:
+            raise StackError(
+                f"the masks {self.source.path} begin with slice {self.numbers[0]}, and a mask "
+                f"counts for its slice and those after it: slices {first} to {stop - 1} have none"
+            )
         begin = max(0, int(np.searchsorted(self.numbers, first, "right")) - 1)
         part = slice(begin, int(np.searchsorted(self.numbers, stop)))
         return replace(self, indices=self.indices[part], numbers=self.numbers[part])

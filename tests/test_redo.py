@@ -17,10 +17,12 @@ from hypothesis import given as given_by
 from hypothesis import strategies as st
 
 import zarrmask as package
+from zarrmask.cluster import find_crew
 from zarrmask.correcting.redo import redo
-from zarrmask.errors import OutputError, SettingsError, StackError
+from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError
 from zarrmask.given.apply import apply
 from zarrmask.images.export import export
+from zarrmask.info import describe
 from zarrmask.masking import HeldMasks, KeyframeStore
 from zarrmask.masking.layers import Layer, LayeredMasks
 from zarrmask.progress import Reporter
@@ -244,13 +246,72 @@ def test_a_stopped_correction_goes_on(deep, out, cluster, tmp_path, stop):
         redo(out, z="105:141", hold=120, scheduler=cluster)
     with pytest.raises(OutputError, match="no run undoes"):
         apply(deep, masks, out, scheduler=cluster, **OPTIONS)
-    with pytest.raises(OutputError, match="no finished run"):
+    with pytest.raises(OutputError, match=r"first finish it: zarrmask redo \S+ --z 105:140"):
         export(out, tmp_path / "images", scheduler=cluster)
+    assert "--z 105:140 --from 120" in describe(out)["run"]
     names = ("volume", "mask", "masked")
     record = redo(out, **arguments)
     assert record["voxels"] == redo(other, **arguments)["voxels"]
     assert contents(out, *names) == contents(other, *names)
     assert len(record["corrections"]) == 2
+
+
+def test_before_it_writes_a_stopped_correction_makes_way(out, cluster, tmp_path):
+    """With what it left: the masks that it had copied."""
+    before = contents(out, "mask", "masked")
+    masks = painted(tmp_path / "masks", {130: ellipse(130, share=0.4)})
+    arguments = {"z": "130:140", "masks": masks, "scheduler": cluster}
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, reporter=Stopping("comparing masks"))
+    assert contents(out, "mask", "masked") == before
+    assert export(out, tmp_path / "images", z="130:131", scheduler=cluster)["bytes"]
+    cv2.imwrite(str(masks / "00130.png"), ellipse(130, share=0.6))
+    (correction,) = redo(out, **arguments)["corrections"]
+    np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.6))
+    assert "command" not in correction
+
+
+def test_what_fails_before_it_writes_leaves_the_run_as_it_was(out, cluster, tmp_path):
+    before = json.loads((out / "run.json").read_text())
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError):
+        redo(out, z="130:140", checkpoint=tmp_path / "bad.pth", scheduler=cluster)
+    assert describe(out)["run"].startswith("finished")
+    (out / "run.json").write_text(json.dumps({**before, "voxel_size_um": None}))
+    with pytest.raises(SettingsError, match="--voxel-size"):
+        redo(out, z="130:140", dilate="80um", scheduler=cluster)
+    assert "pending" not in json.loads((out / "run.json").read_text())
+
+
+def test_while_it_writes_a_correction_keeps_the_masks_that_it_began_with(out, cluster, tmp_path):
+    masks = painted(tmp_path / "my masks", {130: ellipse(130, share=0.4)})
+    arguments = {"z": "130:140", "masks": masks, "scheduler": cluster}
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, reporter=Stopping("writing from level 2"))
+    cv2.imwrite(str(masks / "00130.png"), ellipse(130, share=0.6))
+    with pytest.raises(OutputError, match=r"--masks '/.*my masks'"):
+        redo(out, z="130:140", erode=1, scheduler=cluster)
+    said = Reporter()
+    redo(out, **arguments, reporter=said)
+    assert any("what was there when it began" in warning for warning in said.warnings)
+    np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.4))
+    assert len(redo(out, **arguments)["corrections"]) == 2
+    np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.6))
+
+
+def test_a_correction_that_another_came_before_is_refused(out, cluster, monkeypatch):
+    """Between its look at the record and its lock: it would lose the other's."""
+
+    def meanwhile(*arguments):
+        monkeypatch.undo()
+        redo(out, z="130:140", hold=120, scheduler=cluster)
+        return find_crew(*arguments)
+
+    monkeypatch.setattr("zarrmask.correcting.redo.find_crew", meanwhile)
+    with pytest.raises(OutputError, match="just been corrected"):
+        redo(out, z="150:160", hold=120, scheduler=cluster)
+    record = redo(out, z="150:160", hold=120, scheduler=cluster)
+    assert [one["z"] for one in record["corrections"]] == [[130, 140], [150, 160]]
 
 
 def test_no_run_undoes_a_correction(deep, masks, out, cluster, tmp_path):

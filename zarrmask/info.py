@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError
-from zarrmask.journal import Journal
+from zarrmask.journal import CORRECTING, Journal
 from zarrmask.place import Place, place_of, reached
 from zarrmask.pyramid import open_pyramid, read_metadata
 from zarrmask.stack import open_source
@@ -41,6 +41,8 @@ def describe(path: str | Place) -> dict[str, str]:
 
 
 def _run(record: dict) -> dict[str, str]:
+    if record["state"] == CORRECTING:
+        return {"run": f"being corrected; to go on: {record['pending']['command']}"}
     if record["state"] != "finished":
         return {"run": f"{record['state']}; to go on, run its command again"}
     voxels, keyframes = record["voxels"], record["keyframes"]

@@ -163,7 +163,7 @@ class Journal:
             raise OutputError(
                 f"{self.out} holds masks that a person corrected, which no run undoes; "
                 + (
-                    "a correction was stopped: give the same `zarrmask redo` again, it goes on"
+                    f"a correction was stopped; first finish it: {record['pending']['command']}"
                     if record["state"] == CORRECTING
                     else "name another output, or remove it yourself"
                 )
@@ -265,11 +265,16 @@ def finished_record(run: Place, *others: str) -> dict[str, Any]:
         If there is none.
     """
     record = Journal.of_run(run).read()
-    if record is None or record["state"] not in ("finished", *others):
+    if record is not None and record["state"] in ("finished", *others):
+        return record
+    if record is not None and record["state"] == CORRECTING:
         raise OutputError(
-            f"{printable(run)} holds no finished run; expected what `zarrmask run` leaves"
+            f"a correction of {printable(run)} was stopped; first finish it: "
+            + record["pending"]["command"]
         )
-    return record
+    raise OutputError(
+        f"{printable(run)} holds no finished run; expected what `zarrmask run` leaves"
+    )
 
 
 def _make_folders(out: Place, work: Place) -> list[Path]:

@@ -19,7 +19,7 @@ from zarrmask.coco.region import Region
 from zarrmask.damage import reopened
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import OutputError, StackError
-from zarrmask.journal import Journal
+from zarrmask.journal import finished_record
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sketch import agreement
 from zarrmask.place import Place, place_of, reached
@@ -66,9 +66,7 @@ def annotate(
     reporter = reporter or Reporter()
     place = place_of(run)
     with reached(place, to_be="read"):
-        record = Journal.of_run(place).read()
-        if record is None or record["state"] != "finished":
-            raise OutputError(f"{place} holds no finished run; expected what `zarrmask run` leaves")
+        record = finished_record(place)
         if not (place / "keyframes.zarr").exists():
             raise OutputError(f"{place} has lost its keyframes.zarr; run again with --overwrite")
         refuse_full(folder)

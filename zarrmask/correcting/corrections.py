@@ -55,13 +55,18 @@ class Correction:
         """Whether the same was asked for."""
         return (self.z, dict(self.how)) == (other.z, dict(other.how))
 
-    def __str__(self) -> str:
-        """Write it as on a command line."""
-        options = [f"--z {self.z[0]}:{self.z[1]}"]
+    @property
+    def arguments(self) -> list[str]:
+        """What asks for it on a command line, behind the run's folder."""
         how = dict(self.how)
-        for name, value in (how.pop("detect", {}) | how).items():
-            options.append(f"--{name} {value['path'] if isinstance(value, dict) else value}")
-        return " ".join(options)
+        asked = {"z": f"{self.z[0]}:{self.z[1]}", **how.pop("detect", {}), **how}
+        asked |= {"first": how["masks"].get("first")} if "masks" in how else {}
+        return [
+            part
+            for name, value in asked.items()
+            if value is not None
+            for part in (f"--{name}", str(value["path"] if isinstance(value, Mapping) else value))
+        ]
 
 
 def store_of(run: Place, number: int) -> KeyframeStore:

@@ -28,14 +28,18 @@ from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
 from zarrmask.model import detectors_of, find_checkpoint
 from zarrmask.opening import refuse_worker, to_be_seen
-from zarrmask.place import Place, output_place, reached
+from zarrmask.place import Place, output_place, reached, remove, written_command
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
+from zarrmask.pyramid import Shape
 from zarrmask.room import check_room
 from zarrmask.session import forecast_of, shared_disk
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stages import write_pyramids
 from zarrmask.vitals import at_work
+
+ENTERED = ("identity", "state", "corrections", "pending")
+"""Keys of a record that others change: a run, another correction."""
 
 
 def redo(
@@ -110,17 +114,18 @@ def redo(
             "say what to do: one of --from, --dilate, --erode and --masks, or some of --score, "
             "--checkpoint (with its --config) and --detect-every"
         )
-    for name in {"dilate", "erode"} & how.keys():
-        how[name] = read_settings(dilate=how[name]).dilate
     with reached(place):
         there = open_run(place)
+    for name in {"dilate", "erode"} & how.keys():
+        how[name] = read_settings(dilate=how[name]).dilate
+        there.kernel(how[name])  # refuses micrometres of a stack that states no voxel size
     journal, span = there.journal, there.span(z)
     reaches = span
     given = looks = None
     if masks is not None:
         begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
         given = open_given(masks, there.source, first, begins).needed(*span)
-        how["masks"] = {**given.record(), "fingerprint": given.fingerprint()}
+        how["masks"] = {**given.record(), "first": first, "fingerprint": given.fingerprint()}
     elif hold is not None:
         there.span((hold, hold + 1))
         reaches = min(span[0], hold), max(span[1], hold + 1)
@@ -132,25 +137,31 @@ def redo(
     crew = _fitted(crew, there, looks)
     seen = to_be_seen(journal, there.source, *(given.local if given else []))
     with reached(place), journal.lock():
-        _begin(there, correction, reporter)
+        correction, writing = _begin(there, correction, reporter)
         with (
             PeakMemory() as measured,
             at_work(crew, scheduler, seen, reporter, measured) as (client, _),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             before = there.masks(client, reaches, reporter)
-            if hold is not None:
-                correction = _keep_held(there, correction, before, hold)
-            elif given is not None:
-                store = store_of(place, len(there.corrections))
-                filling = journal.ledger.stage("filling")
-                fill_keyframes(client, given, there.shape, store, filling, reporter)
-            elif looks is not None:
-                _detect(client, there, looks, crew.patience, reporter)
             number = len(there.corrections)
+            if not writing:
+                if hold is not None:
+                    correction = _keep_held(there, correction, before, hold)
+                elif given is not None:
+                    store, filling = store_of(place, number), journal.ledger.stage("filling")
+                    fill_keyframes(client, given, there.shape, store, filling, reporter)
+                elif looks is not None:
+                    _detect(client, there, looks, crew.patience, reporter)
             after = before.covered(*there.layers(client, before, number, correction, reporter))
-            bricks, voxels = _write(client, there, span, before, after, scheduler, reporter)
-        record = _corrected(there, replace(correction, bricks=bricks, voxels=voxels))
+            start, stop = (end - there.first - there.plan.origin[0] for end in span)
+            comparing = journal.ledger.stage("comparing")
+            changed, voxels = find_changes(
+                client, there.plan, slice(start, stop), before, after, comparing, reporter
+            )
+            _enter(there, correction, CORRECTING)
+            _write(client, there, changed, after, scheduler, reporter)
+        record = _corrected(there, replace(correction, bricks=len(changed), voxels=voxels))
         finish_run(place, journal, record, there.pyramids, there.plan, reporter)
     return record
 
@@ -174,8 +185,13 @@ class Looks:
 
     @property
     def weights(self) -> dict[str, Any]:
-        """What the record keeps of the checkpoint."""
-        return {"checkpoint": {"path": str(self.checkpoint), "sha256": sha256(self.checkpoint)}}
+        """What the record keeps of the checkpoint, and of the config that was given with it."""
+        files = {"checkpoint": self.checkpoint, "config": self.settings.model}
+        return {
+            name: {"path": str(file), "sha256": sha256(file)}
+            for name, file in files.items()
+            if file is not None
+        }
 
 
 def look(
@@ -236,25 +252,57 @@ def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None) -> Crew:
     return forecast.crew
 
 
-def _begin(there: FinishedRun, correction: Correction, reporter: Reporter) -> None:
+def _begin(
+    there: FinishedRun, correction: Correction, reporter: Reporter
+) -> tuple[Correction, bool]:
     """Enter a correction in the record, or find it there.
+
+    One that was stopped before it wrote anything makes way for another.
+
+    Returns
+    -------
+    correction : Correction
+        That one, or as it was entered by the same command.
+    writing : bool
+        Whether its masks are all there, and some of what follows from them may be written.
 
     Raises
     ------
     OutputError
-        Where another one was stopped.
+        Where another one was stopped while it wrote, or the run is not as it was opened.
     """
-    record = there.journal.read() or {}
-    if record["state"] == CORRECTING:
-        pending = Correction.from_json(record["pending"])
-        if not pending.same_as(correction):
+    place, journal, record = there.place, there.journal, there.journal.read() or {}
+    if any(record.get(name) != there.record.get(name) for name in ENTERED):
+        raise OutputError(f"{place} has just been corrected by others; give the command again")
+    going_on = f"{place} is being corrected; going on with what is missing"
+    stopped = Correction.from_json(record["pending"]) if "pending" in record else None
+    if stopped is not None and record["state"] == CORRECTING:
+        if stopped.arguments != correction.arguments:
             raise OutputError(
-                f"another correction of {there.place} was stopped, which has to be finished "
-                f"first: zarrmask redo {there.place} {pending}"
+                f"another correction of {place} was stopped, which has to be finished first: "
+                + record["pending"]["command"]
             )
-        reporter.say(f"{there.place} is being corrected; going on with what is missing")
-        return
-    there.journal.write({**record, "state": CORRECTING, "pending": correction.to_json()})
+        reporter.say(going_on)
+        if not stopped.same_as(correction):
+            reporter.warn(
+                "what it takes has changed since; it is finished with what was there when it began"
+            )
+        return stopped, True
+    if stopped is not None and stopped.same_as(correction):
+        reporter.say(going_on)
+    else:
+        masks = store_of(place, len(there.corrections))
+        for left in (journal.ledger.folder, journal.scratch, masks.path):
+            remove(left)
+        _enter(there, correction, record["state"])
+    return correction, False
+
+
+def _enter(there: FinishedRun, correction: Correction, state: str) -> None:
+    """Enter a correction that has been begun in the record, with the command that finishes it."""
+    command = written_command(["zarrmask", "redo", str(there.place), *correction.arguments])
+    pending = {**correction.to_json(), "command": command}
+    there.journal.write({**there.record, "state": state, "pending": pending})
 
 
 def _keep_held(
@@ -278,23 +326,18 @@ def _keep_held(
 def _write(
     client: Client,
     there: FinishedRun,
-    span: tuple[int, int],
-    before: LayeredMasks,
-    after: LayeredMasks,
+    changed: list[Shape],
+    masks: LayeredMasks,
     scheduler: str | None,
     reporter: Reporter,
-) -> tuple[int, int]:
-    """Write what changes; give how many bricks that are, and how many voxels more are inside."""
+) -> None:
+    """Write bricks anew, and what is made of them."""
     journal, plan = there.journal, there.plan
     ledger = journal.ledger.stage("rewriting")
     written = {name: one for name, one in there.outputs.items() if not one.finished}
     made = [pyramid.create() for pyramid in written.values()]
     if any(made):
         ledger.forget()  # somebody removed what it speaks of
-    start, stop = (end - there.first - plan.origin[0] for end in span)
-    changed, voxels = find_changes(
-        client, plan, slice(start, stop), before, after, ledger.stage("comparing"), reporter
-    )
     recall(client, plan, written, changed, ledger.stage("recalling"), reporter)
     with shared_disk(journal, scheduler) as disk:
         write_pyramids(
@@ -302,14 +345,13 @@ def _write(
             there.source,
             plan,
             there.outputs,
-            [SettledMasks(after)],
+            [SettledMasks(masks)],
             there.rescaling,
             disk,
             ledger.stage("writing"),
             reporter,
             changed,
         )
-    return len(changed), voxels
 
 
 def _corrected(there: FinishedRun, correction: Correction) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.errors import StackError
-from zarrmask.journal import Journal
+from zarrmask.journal import Journal, finished_record
 from zarrmask.masking import KeyframeStore
 from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.progress import listed
@@ -115,9 +115,7 @@ def open_given(
     place = place_of(path)
     with reached(place, to_be="read"):
         record = Journal.of_run(place).read()
-        given = (
-            _of_images(place, stack, first, begins) if record is None else _of_run(place, record)
-        )
+        given = _of_images(place, stack, first, begins) if record is None else _of_run(place)
     if problems := _problems(given, stack):
         raise StackError(
             f"the masks {printable(place)} do not fit the stack {stack.path}:\n"
@@ -126,10 +124,9 @@ def open_given(
     return given
 
 
-def _of_run(place: Place, record: Mapping[str, Any]) -> GivenMasks:
+def _of_run(place: Place) -> GivenMasks:
     """Masks of another run, as it wrote them; where they are held, each once."""
-    if record["state"] != "finished":
-        raise StackError(f"the run in {place} is not finished; run its command again first")
+    record = finished_record(place)
     settings = record["settings"]
     if any(settings[axis] != [None, None] for axis in ("y", "x")):
         raise StackError(f"the run in {place} wrote a crop (--y, --x); masks of whole slices are")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from zarrmask.detection.actors import DetectorActor, Recipe
+from zarrmask.detection.actors import DetectorActor, Recipe, ask
 from zarrmask.phantom import simulate
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
@@ -100,3 +100,37 @@ def test_who_waits_is_told_of_a_failure(images):
     failed = asyncio.run(all_at_once())
     assert any(isinstance(result, Exception) for result in failed)
     assert len(asyncio.run(actor.detect(good, SHAPE))) > 0  # it goes on
+
+
+class Answer:
+    """An answer that comes at the moment when nobody waits for it any more."""
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def result(self, timeout=None):
+        if timeout is not None:
+            raise TimeoutError
+        return self.outcome()
+
+    def done(self):
+        return True
+
+
+class Late:
+    """A detector whose answers come so."""
+
+    def detect(self):
+        return Answer(lambda: "found")
+
+    def fail(self):
+        def outcome():
+            raise TimeoutError("of the detector's own")
+
+        return Answer(outcome)
+
+
+def test_an_answer_that_comes_when_the_wait_ends_is_taken():
+    assert ask(Late(), "detect") == "found"
+    with pytest.raises(TimeoutError, match="own"):
+        ask(Late(), "fail")

@@ -99,6 +99,7 @@ def detect(
         mask, sighting = _seen(found, prepared, shape)
         store.write_mask(place, mask)
         entries[n] = sighting.to_json()
+        flush_all()
         ledger.enter(place, entries[n])
     return entries
 
@@ -143,6 +144,7 @@ def detect_anew(
             if (costs := cost(doubt.before, sighting, doubt.behind, doubt.usual)) < lowest:
                 lowest, entries[n] = costs, {"by": means.name, **sighting.to_json()}
                 store.write_mask(doubt.position, mask)
+        flush_all()
         ledger.enter(doubt.position, entries[n])
     return entries
 
@@ -174,6 +176,7 @@ def measure_fields(
     """
     place = int(first[0])
     count = fields.write(place, store.masks(), positions)
+    flush_all()
     ledger.enter(place, None)
     return np.ones(count, bool)
 

@@ -19,6 +19,7 @@ from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.finish import finish_run
+from zarrmask.flush import flush_all
 from zarrmask.given.filling import fill_keyframes, sighting_of
 from zarrmask.given.masks import open_given
 from zarrmask.journal import CORRECTING
@@ -318,6 +319,7 @@ def _keep_held(
     store = store_of(there.place, len(there.corrections))
     store.reserve(1, height, width)
     store.write_mask(0, mask[0])
+    flush_all()
     store.write_sightings(np.array(correction.z[:1]), [sighting_of(mask[0])])
     (layer,) = masks.among(index, index + 1)
     return replace(correction, grown=side_of(layer))

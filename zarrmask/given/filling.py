@@ -12,6 +12,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask.blocks import results
+from zarrmask.flush import flush_all
 from zarrmask.given.masks import GivenMasks
 from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
@@ -121,6 +122,7 @@ def copy_masks(
         if given.shape != shape:
             mask = enlarged_mask(mask, shape)
         store.write_rows(place, one.top, mask)
+    flush_all()
     ledger.enter(_key(one), None)
     return np.ones(1, bool)
 

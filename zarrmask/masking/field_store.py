@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from zarrmask.flush import flush_chunks_soon
 from zarrmask.masking.field import (
     NOWHERE,
     cell_side,
@@ -68,6 +69,8 @@ class FieldStore:
     def write(self, first: int, masks: zarr.Array, positions: NDArray[np.int64]) -> int:
         """Write the fields of some keyframes, and give their number.
 
+        They are on the disk after `zarrmask.flush.flush_all`.
+
         Parameters
         ----------
         first : int
@@ -92,8 +95,11 @@ class FieldStore:
                 if apart.any():
                     kept[place - 1 - first] = signed_distance(apart)
             before = inside, field
-        distance[first:stop] = fields
-        self._array("kept", "r+")[first:stop] = kept
+        region = slice(first, stop), *(slice(0, side) for side in distance.shape[1:])
+        for name, values in (("distance", fields), ("kept", kept)):
+            array = self._array(name, "r+")
+            array[region] = values
+            flush_chunks_soon(self.path / name, array, region)
         return stop - first
 
     def read(self, first: int, stop: int, rows: slice) -> tuple[NDArray[np.int16], ...]:

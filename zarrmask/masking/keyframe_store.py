@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from zarrmask.flush import flush_chunks_soon
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, UNSEEN, Sighting
 from zarrmask.masking.sketch import Sketch
 from zarrmask.place import Place, zarr_store
@@ -65,12 +66,19 @@ class KeyframeStore:
         return True
 
     def write_mask(self, position: int, mask: NDArray[np.uint8]) -> None:
-        """Keep the undilated mask (y, x) of the keyframe at `position`."""
-        self._array("mask", "r+")[position] = mask
+        """Keep the undilated mask (y, x) of the keyframe at `position`; see `write_rows`."""
+        self.write_rows(position, 0, mask)
 
     def write_rows(self, position: int, top: int, rows: NDArray[np.uint8]) -> None:
-        """Keep rows (y, x) of the undilated mask at `position`, from `top` on: whole chunks."""
-        self._array("mask", "r+")[position, top : top + len(rows)] = rows
+        """Keep rows (y, x) of the undilated mask at `position`, from `top` on: whole chunks.
+
+        They are on the disk after `zarrmask.flush.flush_all`.
+        """
+        array = self._array("mask", "r+")
+        height, width = rows.shape
+        region = slice(position, position + 1), slice(top, top + height), slice(0, width)
+        array[region] = rows[np.newaxis]
+        flush_chunks_soon(self.path / "mask", array, region)
 
     def write_sightings(
         self,

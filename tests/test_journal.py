@@ -1,8 +1,13 @@
 """Whose an output is, and what of it is finished."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
+import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +128,62 @@ def test_a_lock_goes_with_its_process(journal):
     holder.join()
     with journal.lock():
         pass
+
+
+def _is_open(file):
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.path.samestat(descriptor.stat(), file):
+                return True
+    return False
+
+
+@pytest.fixture
+def nfs(monkeypatch):
+    """As on NFS, a file that is open gets another name where it is removed, until it is closed."""
+    unlink, rmdir, left = os.unlink, os.rmdir, []
+
+    def unlink_there(path, *, dir_fd=None):
+        file = os.stat(path, dir_fd=dir_fd)
+        if not _is_open(file):
+            unlink(path, dir_fd=dir_fd)
+            return
+        hidden = Path(path).with_name(f".nfs{file.st_ino:024x}")
+        os.rename(path, hidden, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        folder = Path() if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink()
+        left.append((folder / hidden, file))
+
+    def rmdir_there(path, **options):
+        for hidden, file in left:
+            if not _is_open(file):
+                with suppress(FileNotFoundError):
+                    unlink(hidden)
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink_there)
+    monkeypatch.setattr(os, "rmdir", rmdir_there)
+    return left
+
+
+def test_a_lock_on_nfs_leaves_no_folder_and_no_error(journal, nfs):
+    with journal.lock():
+        pass
+    assert not journal.out.exists()
+    with journal.lock():
+        journal.start(NOW)
+        journal.finish({"state": "finished", "identity": NOW})
+    assert [path.name for path in journal.out.iterdir()] == ["run.json"]
+    assert len(nfs) == 2
+
+
+def test_a_file_system_without_locks_is_named(journal, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError, match=r"without locks \(No locks available\)"), journal.lock():
+        pass
+    assert not journal.out.exists()
 
 
 def test_a_file_is_no_output(journal):

@@ -238,15 +238,20 @@ class Journal:
             Where another run holds it.
         """
         made = _make_folders(self.out, self.work)
-        with hold(self.held, self.out):
-            try:
-                yield
-            finally:
-                if is_local(self.work) and not names_in(self.work) & {SCRATCH, FINISHED}:
-                    remove(self.work)
-                for folder in made:  # a run that was refused leaves no folder behind
-                    if folder.exists() and not any(folder.iterdir()):
-                        folder.rmdir()
+        try:
+            with hold(self.held, self.out):
+                try:
+                    yield
+                finally:
+                    names = names_in(self.work) if is_local(self.work) else set()
+                    if not names & {SCRATCH, FINISHED}:
+                        for name in names:
+                            remove(self.work / name)
+        finally:
+            # Not before the lock is closed: NFS keeps a file that is open, under another name.
+            for folder in made:
+                with suppress(OSError):  # it is not empty; else a run that was refused leaves none
+                    folder.rmdir()
 
 
 def finished_record(run: Place, *others: str) -> dict[str, Any]:
@@ -278,12 +283,15 @@ def finished_record(run: Place, *others: str) -> dict[str, Any]:
 
 
 def _make_folders(out: Place, work: Place) -> list[Path]:
-    """Make the work folder, where folders have to be made; give those that were not there."""
+    """Make the work folder, where folders have to be made.
+
+    Gives those that are to go if they are empty at the end: it, and those that were not there.
+    """
     if not isinstance(work, Path) or not isinstance(out, Path):
         return []
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; name a folder for the output")
-    made = [folder for folder in (work, *work.parents) if not folder.exists()]
+    made = [work, *(folder for folder in work.parents if not folder.exists())]
     work.mkdir(parents=True, exist_ok=True)
     return made
 

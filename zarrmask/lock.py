@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ import time
 import uuid
 from _thread import interrupt_main
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +28,8 @@ LAPSE = 60.0
 """Seconds without one after which it is nobody's."""
 SETTLE = 2.0
 """Seconds in which two that came at once see who was the last."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems say that are mounted without locks: NFS, Lustre, others."""
 
 
 @contextmanager
@@ -43,7 +46,8 @@ def hold(lock: Place, out: Place) -> Iterator[None]:
     Raises
     ------
     OutputError
-        Where another run holds it, or, at a URL, took it over while this one was suspended.
+        Where another run holds it, or, at a URL, took it over while this one was suspended; where
+        its file system has no locks.
     """
     with _hold_file(lock, out) if isinstance(lock, Path) else _hold_object(lock, out):
         yield
@@ -51,14 +55,24 @@ def hold(lock: Place, out: Place) -> Iterator[None]:
 
 @contextmanager
 def _hold_file(path: Path, out: Place) -> Iterator[None]:
-    with path.open("a") as file:
+    with ExitStack() as opened:
         try:
+            file = opened.enter_context(path.open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 raise BlockingIOError  # the holder before finished and removed it
         except (BlockingIOError, FileNotFoundError):
             raise OutputError(
                 f"{out} is in use by another zarrmask; wait for it, or name another output"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            path.unlink()  # of a run that was refused
+            raise OutputError(
+                f"{out} lies on a file system without locks ({error.strerror}), where nothing "
+                "keeps a second run off it; have it mounted with them (NFS: a lock service runs; "
+                "Lustre: flock), or name another output"
             ) from None
         yield
 

@@ -348,6 +348,24 @@ def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
     assert mender.damage.entries == []
 
 
+def test_no_slice_counts_as_interpolated_before_what_was_made_of_it_is_forgotten(volume, tmp_path):
+    tiffs(tmp_path / "stack", volume[:5])
+    source = open_source(tmp_path / "stack")
+    journal = Journal.of_conversion(tmp_path / "out.zarr")
+    journal.start({"input": {"fingerprint": source.fingerprint()}})
+    damage = Damage(journal, source)
+
+    def stopped(indices):
+        assert indices == [2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        damage.enter({2: "torn"}, stopped, interpolate=True)
+    assert damage.interpolated == []
+    damage.enter({2: "torn"}, lambda indices: None, interpolate=True)
+    assert damage.interpolated == [2]
+
+
 @pytest.mark.parametrize("stage", ["sampling contrast", "writing"])
 def test_what_is_back_in_time_is_read(stage, volume, here, tmp_path, monkeypatch):
     stack, out = tmp_path / "stack", tmp_path / "out.zarr"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,22 @@ class Damage:
             for index, others in found.items()
         }
 
-    def enter(self, why: Mapping[int, str], *, interpolate: bool) -> list[int]:
+    def enter(
+        self,
+        why: Mapping[int, str],
+        forget: Callable[[Sequence[int]], None],
+        *,
+        interpolate: bool,
+    ) -> None:
         """Record unreadable slices, for good if they are interpolated.
 
         Parameters
         ----------
         why : mapping
             What is wrong with each, by number.
+        forget : callable
+            Given indices of slices, takes nothing for written that was made of them.
         interpolate : bool
-
-        Returns
-        -------
-        list of int
-            Indices of those of which nothing counts that was written before.
         """
         before = {entry["z"]: entry for entry in self.entries}
         after = dict(before)
@@ -80,9 +83,10 @@ class Damage:
         for z, others in self.neighbours(why if interpolate else ()).items():
             after[z] = {**after[z], "from": others}
         known = {ENTRIES: [after[z] for z in sorted(after)], REST: self._rest(after)}
-        self.journal.write({**(self.journal.read() or {}), **known})
         first = int(self.source.numbers[0])
-        return [z - first for z in sorted(after) if z in why or after[z] != before[z]]
+        # At first: a run that is stopped meanwhile meets them again, and comes back here.
+        forget([z - first for z in sorted(after) if z in why or after[z] != before[z]])
+        self.journal.write({**(self.journal.read() or {}), **known})
 
     def _rest(self, bad: Collection[int]) -> str | None:
         try:

@@ -89,7 +89,7 @@ class Mender:
         excess = too_many({*error.why, *self.damage.interpolated}, self._source.shape[0])
         if self.policy == "stop" or excess:
             if not (excess and self._is_gone(error.why)):  # else the slices may be well
-                self.forget(self.damage.enter(error.why, interpolate=False))
+                self.damage.enter(error.why, self.forget, interpolate=False)
             raise StackError(f"{error}\n{self._to_do(excess)}")
         bad = self._unreadable_here(error.why)
         for z in error.why.keys() - bad.keys():
@@ -143,7 +143,7 @@ class Mender:
                     f"slice {z} cannot be read ({why}), nor can those around it: is the disk gone, "
                     f"or the server? Bring it back, {GOES_ON}"
                 )
-        self.forget(self.damage.enter(bad, interpolate=True))
+        self.damage.enter(bad, self.forget, interpolate=True)
         for z, why in bad.items():
             others = " and ".join(map(str, around[z]))
             self.reporter.say(f"slice {z} is interpolated from {others}: {why}")

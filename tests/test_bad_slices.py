@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from distributed import Client
+from distributed import Client, span
 
 import zarrmask
 from zarrmask import stages
@@ -340,7 +340,7 @@ def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
             raise turn
         return stack[2]
 
-    with Client(here) as client:
+    with Client(here) as client, span("mending"):
         np.testing.assert_array_equal(mender.mending(client, work), volume[2])
         turns = iter([error])
         with pytest.raises(StackError, match="not where its workers are"):
@@ -371,8 +371,8 @@ def test_what_is_back_in_time_is_read(stage, volume, here, tmp_path, monkeypatch
     stack, out = tmp_path / "stack", tmp_path / "out.zarr"
     tiffs(stack, volume)
 
-    def rest_and_bring_back(client):
-        come_to_rest(client)
+    def rest_and_bring_back(client, reporter):
+        come_to_rest(client, reporter)
         (tmp_path / "away").rename(stack / "0.tif")
 
     monkeypatch.setattr("zarrmask.mending.come_to_rest", rest_and_bring_back)

@@ -4,17 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, span
 
 import zarrmask
 from zarrmask import ZarrmaskError
-from zarrmask.cluster import connect, find_crew, require_sight
+from zarrmask.cluster import come_to_rest, connect, find_crew, require_sight
 from zarrmask.errors import SettingsError
+from zarrmask.memory import PeakMemory
+from zarrmask.progress import Reporter
+from zarrmask.vitals import at_work
 
 
 def test_every_server_listens_on_loopback_only(cluster):
@@ -145,3 +149,40 @@ def test_a_worker_that_dies_when_it_is_asked_is_not_blind(monkeypatch, tmp_path)
         require_sight(client, [])
         with pytest.raises(ZarrmaskError, match=r"1 of the cluster's 1 workers do not see(.|\n)*x"):
             require_sight(client, [tmp_path / "x"])
+
+
+def _take_time(folder, seconds):
+    (folder / "begun").touch()
+    time.sleep(seconds)
+    (folder / "done").touch()
+
+
+def _begin(client, folder, seconds):
+    """Let a worker be busy for a while."""
+    begun = client.submit(_take_time, folder, seconds)
+    while not (folder / "begun").exists():
+        time.sleep(0.01)
+    return begun
+
+
+def test_what_others_do_on_a_cluster_is_not_waited_for(cluster, tmp_path):
+    with Client(cluster) as client, Client(cluster, set_as_default=False) as other:
+        with span("other"):
+            begun = _begin(other, tmp_path, 2.0)
+        with span("mine"):
+            come_to_rest(client, Reporter(), seconds=1.5)
+        assert not (tmp_path / "done").exists()
+        begun.result()
+
+
+def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
+    cluster, tmp_path, capsys
+):
+    crew = find_crew(cluster)
+    at = crew, cluster, tmp_path / "out", [], Reporter(), PeakMemory()
+    with at_work(*at) as (client, _):
+        _begin(client, tmp_path, 1.0)
+    assert not (tmp_path / "done").exists()
+    with at_work(*at):
+        assert (tmp_path / "done").exists()
+    assert "still at what was cancelled" in capsys.readouterr().err

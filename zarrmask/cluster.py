@@ -332,12 +332,17 @@ def _await_worker(client: Client, scheduler: str, patience: float) -> None:
         ) from None
 
 
-def come_to_rest(client: Client, seconds: float = 600.0) -> None:
-    """Wait until no worker works on anything: what is cancelled goes on until it is done.
+def come_to_rest(client: Client, reporter: Reporter, seconds: float = 600.0) -> None:
+    """Wait until no worker works on anything of this span, or of another of its name.
+
+    What is cancelled goes on until it is done, even where who handed it in is gone. What others do
+    on the same cluster is theirs.
 
     Parameters
     ----------
     client : Client
+    reporter : Reporter
+        Where it says that it waits.
     seconds : float
         How long to wait at most.
 
@@ -346,10 +351,14 @@ def come_to_rest(client: Client, seconds: float = 600.0) -> None:
     ZarrmaskError
         If some go on for longer.
     """
-    end, quiet = time.monotonic() + seconds, 0
+    name = dask.get_annotations()["span"]["name"]
+    end, quiet, told = time.monotonic() + seconds, 0, False
     while quiet < 2:  # the word that there is nothing to do may be on its way
-        busy = client.run(_tasks_here, on_error="ignore")
-        quiet = 0 if any(busy.values()) else quiet + 1
+        busy = any(client.run(_works_on, name, on_error="ignore").values())
+        quiet = 0 if busy else quiet + 1
+        if busy and not told:
+            reporter.say("workers are still at what was cancelled; waiting for them")
+            told = True
         if time.monotonic() > end:
             raise ZarrmaskError(
                 f"workers go on with what was cancelled {seconds:g} s ago; stop them, then run the "
@@ -358,6 +367,11 @@ def come_to_rest(client: Client, seconds: float = 600.0) -> None:
         time.sleep(0.1)
 
 
-def _tasks_here(dask_worker: Worker) -> int:
+def _works_on(span: Sequence[str], dask_worker: Worker) -> bool:
+    """Whether a worker has anything to do of a span."""
     state = dask_worker.state
-    return len(state.executing) + len(state.long_running) + len(state.ready)
+    return any(
+        tuple((task.annotations or {}).get("span", {}).get("name", ())) == tuple(span)
+        for tasks in (state.executing, state.long_running, state.ready)
+        for task in tasks
+    )

@@ -80,7 +80,7 @@ class Mender:
                 bad = error.with_traceback(None)
             # What still runs may write, or enter in the ledger, what is to be forgotten.
             try:
-                come_to_rest(client)
+                come_to_rest(client, self.reporter)
             except ZarrmaskError as restless:
                 raise StackError(f"{bad}\n{restless}") from None
             self._settle(bad)

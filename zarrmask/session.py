@@ -119,7 +119,7 @@ class Session:
         crew = self.forecast.crew
         with (
             self._memory as memory,
-            at_work(crew, self.scheduler, seen, self.reporter, memory) as (
+            at_work(crew, self.scheduler, self.journal.out, seen, self.reporter, memory) as (
                 self._client,
                 self._roll,
             ),

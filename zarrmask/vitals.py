@@ -15,7 +15,7 @@ from distributed.client import ClosedClientError
 from rich.filesize import decimal
 
 from zarrmask.blocks import let_go
-from zarrmask.cluster import PATIENCE, Crew, connect, waiting
+from zarrmask.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
 from zarrmask.errors import ZarrmaskError
 from zarrmask.memory import PeakMemory
 from zarrmask.place import Place
@@ -72,11 +72,15 @@ class Roll:
 def at_work(
     crew: Crew,
     scheduler: str | None,
+    out: Place,
     seen: Sequence[Place],
     reporter: Reporter,
     memory: PeakMemory,
 ) -> Iterator[tuple[Client, Roll]]:
     """Connect to a crew, and look after it; see `zarrmask.cluster.connect` and `watched`.
+
+    What it still does for a session that was stopped is waited for: it might write, or enter in the
+    ledger, what this one removes.
 
     Parameters
     ----------
@@ -84,6 +88,8 @@ def at_work(
         As `zarrmask.cluster.find_crew` found it.
     scheduler : str or None
         Where.
+    out : Place
+        What is written, and held.
     seen : sequence of Place
         What it is to see.
     reporter : Reporter
@@ -101,8 +107,11 @@ def at_work(
             reporter=reporter,
         ) as client,
         watched(client, reporter, memory, crew.patience) as roll,
-        span("zarrmask"),  # one for all: the scheduler never forgets any, nor what workers measured
+        # One for all: the scheduler never forgets any, nor what workers measured.
+        span(f"zarrmask {out}"),
     ):
+        if scheduler is not None:
+            come_to_rest(client, reporter)
         yield client, roll
 
 

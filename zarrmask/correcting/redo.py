@@ -141,7 +141,7 @@ def redo(
         correction, writing = _begin(there, correction, reporter)
         with (
             PeakMemory() as measured,
-            at_work(crew, scheduler, seen, reporter, measured) as (client, _),
+            at_work(crew, scheduler, place, seen, reporter, measured) as (client, _),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
             before = there.masks(client, reaches, reporter)

@@ -135,9 +135,13 @@ def export(
             if state == "new":
                 journal.start(identity)
             shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
+            seen = [journal.held]
             with (
                 PeakMemory() as measured,
-                at_work(crew, scheduler, [journal.held], reporter, measured) as (client, _),
+                at_work(crew, scheduler, journal.out, seen, reporter, measured) as (
+                    client,
+                    _,
+                ),
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)

@@ -128,9 +128,13 @@ def proxy(
             if state == "new":
                 journal.start(identity)
             indices = plan.keyframes[np.isin(plan.numbers, missing)]
+            seen = [journal.held]
             with (
                 PeakMemory() as measured,
-                at_work(crew, scheduler, [journal.held], reporter, measured) as (client, _),
+                at_work(crew, scheduler, journal.out, seen, reporter, measured) as (
+                    client,
+                    _,
+                ),
             ):
                 sample = partial(sample_greys, client, source, plan.keyframes, reporter)
                 contrast = settle_contrast(

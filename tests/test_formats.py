@@ -163,7 +163,8 @@ def test_a_run_in_ngff_05(stack, cluster, tmp_path):
     assert label.attrs["ome"]["image-label"]["source"] == {"image": "../../"}
     assert label["0"][:].any()
     assert not (new / "scroll.khprj").exists()
-    assert (new / "report.html").exists()
+    assert "khartes" in (old / "report.html").read_text()
+    assert "khartes" not in (new / "report.html").read_text()
 
 
 def test_a_pyramid_that_is_read_is_the_volume(stack, cluster, tmp_path):

@@ -108,12 +108,18 @@ def make_run(
     volume: bool = True,
     missed: tuple[int, ...] = (8,),
     levels: int = 3,
+    crop: tuple[tuple[int, int], tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
     """Leave in `out` what a finished run leaves; return what its run.json would hold."""
     out.mkdir(parents=True, exist_ok=True)
     image, mask = scroll(shape)
     if empty:
         mask[:] = 0
+    missed = tuple(range(shape[0])) if empty else missed
+    write_keyframes(out / "keyframes.zarr", mask, first=first, every=every, missed=missed)
+    if crop:
+        y, x = (slice(*side) for side in crop)
+        image, mask = image[:, y, x], mask[:, y, x]
     pyramids = {
         "mask": (mask, "max"),
         "masked": (np.where(mask, image, 0).astype(np.uint16), "mean"),
@@ -124,8 +130,6 @@ def make_run(
         write_pyramid(
             out / f"{name}.zarr", array, by=by, voxel_size_um=voxel_size_um, levels=levels
         )
-    missed = tuple(range(shape[0])) if empty else missed
-    write_keyframes(out / "keyframes.zarr", mask, first=first, every=every, missed=missed)
     kept = int(np.count_nonzero(mask))
     return {
         "zarrmask": "0.1.0",
@@ -138,7 +142,13 @@ def make_run(
             "voxel_size_um": voxel_size_um,
             "missing": [],
         },
-        "settings": {"every": every, "score": 0.1, "dilate": 3.0, "detect_window": "seed"},
+        "settings": {
+            "every": every,
+            "score": 0.1,
+            "dilate": 3.0,
+            "detect_window": "seed",
+            **({"y": list(crop[0]), "x": list(crop[1])} if crop else {"y": [None, None]}),
+        },
         "z": [first, first + shape[0]],
         "checkpoint": {"path": "checkpoints/phantom-r18.safetensors", "sha256": "9f" * 32},
         "versions": {"python": "3.11.7", "torch": "2.15.0", "zarr": "3.1.6", "dask": "2026.8.0"},

@@ -113,7 +113,7 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
     record = fake_run(tmp_path, (24, 40, 56), missed=(4, 8, 16))
     zarr.open_array(tmp_path / "keyframes.zarr" / "state", mode="r+")[3] = 0
     record["warnings"] = ["the slices use less than an eighth of their grey range"]
-    record["detection"] = {"window": [120, 4_000]}
+    record |= {"detect_window": [120, 4_000], "window": [130.5, 3_000]}
     record["input"]["missing"] = [3, 4, 5, 9]
     text = " ".join(read(report(tmp_path, record)).text.split())
     for said in (
@@ -129,7 +129,8 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
         "9f" * 32,
         "2026.8.0",
         "3–5, 9",
-        "120, 4,000",
+        "detect window used120, 4,000",
+        "window used130.5, 3,000",
         "mask area, mm²",
         f"python khartes.py {tmp_path}/scroll.khprj",
         "its image 0 is slice z 100",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +150,26 @@ def test_pyramids_of_two_runs_are_told_apart(tmp_path, fake_run):
     (tmp_path / "one" / "mask.zarr").rename(tmp_path / "two" / "mask.zarr")
     with pytest.raises(OutputError, match="not of one run"):
         read_views(tmp_path / "two", {})
+
+
+def test_what_was_found_lies_where_it_was_cropped(tmp_path, fake_run):
+    """Keyframes are whole slices, whatever is written of them."""
+    record = fake_run(tmp_path, (24, 40, 56), crop=((2, 38), (4, 54)))
+    seen = read_views(tmp_path, record)
+    planes = [plane for _, planes in seen.suspects for plane in planes if plane.found]
+    assert planes
+    for plane in planes:
+        drawn, found = (np.concatenate(lines) for lines in (plane.outlines, plane.found))
+        np.testing.assert_allclose(found.min(axis=0), drawn.min(axis=0), atol=1)
+        np.testing.assert_allclose(found.max(axis=0), drawn.max(axis=0), atol=1)
+
+
+def test_a_mask_from_before_the_run_is_shown_where_it_begins(tmp_path, fake_run):
+    record = fake_run(tmp_path)
+    stored = zarr.open_array(tmp_path / "keyframes.zarr" / "z", mode="r+")
+    stored[0] = 40
+    seen = read_views(tmp_path, record)
+    assert seen.keyframes.z.tolist()[:2] == [100, 104]
 
 
 def test_keyframes_out_of_order_are_sorted_and_none_is_fine(tmp_path, fake_run):

@@ -93,7 +93,8 @@ def write_report(out: Place, record: Mapping[str, Any], views: Views) -> Place:
 def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, Any]:
     """Gather all that the template shows."""
     folder = out.absolute()
-    absent = {PROJECT} if not is_local(out) else set()  # khartes opens folders
+    for_khartes = is_local(out) and (out / "mask.zarr" / ".zgroup").exists()  # zarr 2, in folders
+    absent = set() if for_khartes else {PROJECT}
     absent |= set() if (out / "volume.zarr").is_dir() else {"volume.zarr"}
     return {
         "title": headline.title(out, record),
@@ -126,7 +127,7 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         ],
         "folder": str(folder),
         "khartes": f"python khartes.py {shlex.quote(str(folder / PROJECT))}"
-        if is_local(folder)
+        if for_khartes
         else None,
         "masked": repr(str(folder / "masked.zarr")),
         "first_z": views.first_z,
@@ -193,7 +194,8 @@ def _settings(record: Mapping[str, Any]) -> Any:
     """Give the settings, and what they came to on this stack."""
     values = pick(record, "settings")
     came_to = {
-        "window used": pick(record, "detection", "window"),
+        "detect window used": pick(record, "detect_window"),
+        "window used": pick(record, "window"),
         "dilation, pixels": pick(record, "dilation_pixels"),
     }
     known = {name: value for name, value in came_to.items() if value is not None}

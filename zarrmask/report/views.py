@@ -7,7 +7,7 @@ mask is kept, so that time and memory stay small whatever the volume's size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -200,10 +200,13 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         )
     only_masked = place == out / "masked.zarr"
     survey = survey_mask(mask, number(pick(record, "voxels", "kept")))
-    keyframes = read_keyframes(out / "keyframes.zarr", max(mask.shape[Y:]))
-    z = pick(record, "z")
-    first = number(z[0]) if isinstance(z, list | tuple) and z else None
-    first_z = int(first or 0)
+    first_z, top, left = (
+        _first(pick(record, *keys)) for keys in (("z",), ("settings", "y"), ("settings", "x"))
+    )
+    stack = pick(record, "input", "shape") or mask.shape
+    keyframes = read_keyframes(out / "keyframes.zarr", max(stack[Y:]))
+    # A given mask may be one of before, which the first slice holds.
+    keyframes = replace(keyframes, z=np.maximum(keyframes.z, first_z))
     voxel_size = (
         number(pick(record, "voxel_size_um"))
         or number(pick(record, "input", "voxel_size_um"))
@@ -224,7 +227,7 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         for index, cut in taken.items()
     )
     xz, yz = (_section(grey, mask, axis, survey.middle[axis], span) for axis in (Y, X))
-    found = suspects(keyframes, greys, record)
+    found, corner = suspects(keyframes, greys, record), (first_z, top, left)
     return Views(
         from_masked=from_masked,
         shape=mask.shape,
@@ -237,11 +240,17 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         keyframes=keyframes,
         greys=greys,
         suspects=tuple(
-            (one, _beside(grey, mask, keyframes, one, first_z, span) if n < SUSPECTS else ())
+            (one, _beside(grey, mask, keyframes, one, corner, span) if n < SUSPECTS else ())
             for n, one in enumerate(found)
         ),
         bad=tuple(z for z, _, _ in bad_slices(record) if first_z <= z < first_z + mask.shape[Z]),
     )
+
+
+def _first(span: Any) -> int:
+    """Give the first of what was written, of slices, rows or columns; 0 where that is all."""
+    first = number(span[0]) if isinstance(span, list | tuple) and span else None
+    return int(first or 0)
 
 
 def volume_place(out: Place, record: Mapping[str, Any]) -> Place | None:
@@ -385,10 +394,14 @@ def _beside(
     mask: Pyramid,
     keyframes: Keyframes,
     suspect: Suspect,
-    first_z: int,
+    corner: tuple[int, int, int],
     span: tuple[float, float],
 ) -> tuple[Plane, ...]:
-    """Show the worst keyframe of a range between its neighbours."""
+    """Show the worst keyframe of a range between its neighbours.
+
+    `corner` is the number of the slice, row and column of the stack with which the run begins.
+    """
+    first_z, top, left = corner
     places = [suspect.worst + step for step in (-1, 0, 1)]
     places = [place for place in places if 0 <= place < len(keyframes.z)]
     indices = [int(keyframes.z[place]) - first_z for place in places]
@@ -404,7 +417,7 @@ def _beside(
     for place, index in zip(places, indices, strict=True):
         n = int(np.searchsorted(coarse, index >> level))
         sketch = keyframes.sketches[place].pixels if keyframes.sketches else np.zeros((1, 1), bool)
-        found = tuple(line * keyframes.pixel for line in outlines(sketch))
+        found = tuple(line * keyframes.pixel - (left, top) for line in outlines(sketch))
         planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
     return tuple(planes)
 

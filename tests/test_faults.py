@@ -19,6 +19,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import cv2
 import numpy as np
@@ -29,8 +30,10 @@ from distributed import Client
 from rich.console import Console
 
 import zarrmask
-from zarrmask import ZarrmaskError
+from zarrmask import ZarrmaskError, tasks
+from zarrmask.ledger import Ledger
 from zarrmask.progress import Reporter
+from zarrmask.pyramid import BrickGrid, Pyramid
 
 OPTIONS = {"every": 40}
 """So many keyframes and bricks that there is time to die."""
@@ -229,6 +232,41 @@ def test_workers_die_at_random_moments(tall, whole, start_cluster, chance, tmp_p
     assert cluster.killed == 8
     assert record["workers"]["lost"] >= 4  # those that come and go within a second are not seen
     assert voxels(run.out) == whole
+
+
+class Dying:
+    """A stack whose reader dies where it is read for the second time."""
+
+    shape, dtype, block, reads = (4, 4, 4), np.dtype(np.uint8), (1, 4, 4), 0
+
+    def read_into(self, out, *region):
+        self.reads += 1
+        if self.reads == 2:
+            raise KeyboardInterrupt
+        out[...] = 1
+
+
+def test_a_brick_that_is_made_again_is_not_finished_meanwhile(tmp_path):
+    """As when its worker is lost before anybody has its result, and who makes it again, too."""
+    ledger = Ledger(tmp_path / "ledger")
+    pyramid = Pyramid(tmp_path / "volume.zarr", tmp_path / "scratch", (4, 4, 4), "uint8", "mean")
+    pyramid.create()
+    write = partial(
+        tasks.write_brick,
+        np.zeros((1, 3), np.int64),
+        source=Dying(),
+        origin=(0, 0, 0),
+        grid=BrickGrid((4, 4, 4), (4, 4, 4)),
+        outputs={"volume": pyramid},
+        masks=None,
+        rescaling=None,
+        ledger=ledger,
+    )
+    write()
+    assert ledger.missing(["0-0-0"]) == []
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert ledger.missing(["0-0-0"]) == [0]
 
 
 class Striking(Reporter):

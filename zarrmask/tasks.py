@@ -219,6 +219,7 @@ def write_brick(
         Whether what is there of the brick has to go first.
     """
     brick = _brick(index)
+    ledger.take_back([brick_key(brick)])  # a result that is lost is made again
     region = grid.region(brick)
     if anew:
         for pyramid in outputs.values():
@@ -340,6 +341,7 @@ def write_coarser(
         Whether what is there of the brick has to go first.
     """
     brick = _brick(index)
+    ledger.take_back([brick_key(brick)])
     if anew:
         pyramid.clear(level, grid.region(brick))
     for region in tiles(grid.region(brick), grid.step[:2]):

@@ -154,6 +154,7 @@ def recall_step(
 ) -> NDArray[np.bool_]:
     """Hand over one of the smallest bricks of a level, (1, 3) its place, once more."""
     z, y, x = index[0].tolist()
+    ledger.take_back([brick_key((z, y, x))])
     pyramid.recall(level, pyramid.steps(level).region((z, y, x)))
     flush_all()
     ledger.enter(brick_key((z, y, x)), None)

@@ -119,6 +119,18 @@ def test_the_window_of_the_run_is_taken(run, stack, cluster, tmp_path):
     np.testing.assert_array_equal(seen, np.rint(slice_ * (255 / 30_000)).clip(0, 255))
 
 
+def test_masks_that_were_given_for_slices_that_are_not_there(stack, cluster, tmp_path):
+    """One of before the stack, which its first slices hold, and one of a missing slice."""
+    slices = shutil.copytree(stack, tmp_path / "slices")
+    (slices / "00104.tif").unlink()
+    (tmp_path / "masks").mkdir()
+    for number in (98, 104, 107):
+        cv2.imwrite(str(tmp_path / f"masks/{number}.png"), np.full((150, 170), 255, np.uint8))
+    options = {"allow_missing": True, "z": ":110", "scheduler": cluster}
+    package.apply(slices, tmp_path / "masks", tmp_path / "out", **options)
+    assert annotate(tmp_path / "out", tmp_path / "export") == [107]
+
+
 def test_a_run_at_a_url(run, s3, tmp_path):
     s3.files.put(str(run[0]), f"{s3.bucket}/annotated", recursive=True)
     annotate(s3.place("annotated"), tmp_path / "there", worst=2)

@@ -72,8 +72,9 @@ def annotate(
         refuse_full(folder)
         store = KeyframeStore(place / "keyframes.zarr")
         numbers, masks = store.numbers(), store.masks()
+        read, there = _reader(place, record, masks.shape[1:])
         order = store.seen()
-        read = _reader(place, record, masks.shape[1:])
+        order = order[np.isin(np.array(numbers)[order], there)]  # some are given for other slices
         suspected = np.empty(len(numbers))
         sketches = store.sketches()
         alike = [agreement(sketches[one], sketches[other]) for one, other in pairwise(order)]
@@ -138,8 +139,8 @@ def suspicions(scores: NDArray, agreement: Sequence[float]) -> NDArray[np.float6
 
 def _reader(
     place: Place, record: dict[str, Any], shape: tuple[int, ...]
-) -> Callable[[int], NDArray[np.uint8]]:
-    """Give what reads a slice by its number, as the detector saw it.
+) -> tuple[Callable[[int], NDArray[np.uint8]], NDArray[np.int64]]:
+    """Give what reads a slice by its number, as the detector saw it, and the numbers there are.
 
     From the stack, if it is still the one that the run read; else from the run's volume, if that
     has whole slices and their own grey values.
@@ -162,7 +163,8 @@ def _reader(
             f"the slices of {place} are gone: its stack {given} {lacks}; and it has no volume.zarr "
             "of whole slices with their own grey values. Put the stack back, or run anew"
         )
-    return lambda number: to_8bit(source[number - first], window)
+    numbers = np.setdiff1d(source.numbers - source.numbers[0] + first, record["input"]["missing"])
+    return lambda number: to_8bit(source[number - first], window), numbers
 
 
 def _write_image(path: Path, grey: NDArray[np.uint8]) -> None:

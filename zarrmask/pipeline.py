@@ -29,10 +29,10 @@ from zarrmask.place import Place, output_place
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.record import outcome, run_record, written_by
-from zarrmask.session import Session, forecast_of
+from zarrmask.session import Session, as_begun, forecast_of
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
-from zarrmask.stages import UsedKeyframes, masks_between
+from zarrmask.stages import UsedKeyframes, bricks_left, masks_between
 from zarrmask.trial import measure_hours
 
 CONVERTED = {
@@ -276,11 +276,28 @@ def foresee(
     keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
+    if told := _begun(journal, forecast, settings):
+        (reporter or Reporter()).say(told)
     if not measure:
         return forecast, None
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
     work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
     return forecast, measure_hours(forecast, place, partial(work, **session, **options))
+
+
+def _begun(journal: Journal, forecast: Forecast, settings: Settings) -> str | None:
+    """Say how much is left of an output that is unfinished; None where there is none."""
+    record = journal.read()
+    if record is None or record["state"] != "unfinished" or "bricks" not in record:
+        return None
+    then, now = record["identity"]["settings"], settings.model_dump_json(include=CONVERTED)
+    if any(then.get(name) != value for name, value in json.loads(now).items()):
+        return f"{journal.out} is unfinished, and was begun with other settings"
+    left = bricks_left(journal.ledger.stage("writing"), as_begun(journal, forecast).plan)
+    return (
+        f"{journal.out} is unfinished: the command that began it goes on with it, and "
+        f"{left:.0%} of its bricks are to be written; what follows is of all of them"
+    )
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ import pytest
 import tifffile
 import zarr
 
+from zarrmask import convert
+from zarrmask.progress import Reporter
+
 
 @pytest.fixture
 def scroll(tmp_path):
@@ -76,6 +79,27 @@ def test_a_measurement_leaves_nothing_behind(zarrmask, small, cluster, tmp_path,
     assert code == 0, told
     assert 0 < json.loads(printed)["hours"] < 1
     assert [path.name for path in tmp_path.iterdir()] == ["stack"]
+
+
+def test_what_is_left_of_an_unfinished_output(zarrmask, cluster, tmp_path):
+    class Stopping(Reporter):
+        def stage(self, name, *arguments, **options):
+            if name == "writing from level 2":
+                raise KeyboardInterrupt
+            return super().stage(name, *arguments, **options)
+
+    small, out = tmp_path / "small.tif", tmp_path / "out.zarr"
+    tifffile.imwrite(small, np.ones((5, 300, 20), np.uint8), photometric="minisblack")
+    with pytest.raises(KeyboardInterrupt):
+        convert(small, out, chunk=16, scheduler=cluster, reporter=Stopping())
+    options = ("--convert", "--chunk", 16)
+    _, _, told = zarrmask("plan", small, out, *options)
+    assert "goes on with it, and 0% of its bricks are to be written" in told
+    next((tmp_path / ".out.zarr.zarrmask").rglob("0-0-0.json")).unlink()
+    assert "goes on with it, and 50% of its bricks" in zarrmask("plan", small, out, *options)[2]
+    _, _, told = zarrmask("plan", small, out, *options, "--z", ":3")
+    assert "is unfinished, and was begun with other settings" in told
+    assert "unfinished" not in zarrmask("plan", small, "elsewhere", *options)[2]
 
 
 def test_what_cannot_be_run_is_refused_with_what_would_do(zarrmask, small, tmp_path):

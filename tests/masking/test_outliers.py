@@ -1,35 +1,12 @@
 """Mistakes of a detector, made on purpose on simulated scrolls."""
 
-from functools import cache
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sightings import DEPTH, disc, seen
 
 from zarrmask.masking.outliers import Contradiction, cost, difference, outliers
-from zarrmask.masking.sighting import Sighting
 from zarrmask.masking.sketch import Sketch
-from zarrmask.phantom import Phantom
-
-DEPTH = 1600
-
-
-def seen(mask, score=1.0, contrast=float("nan")):
-    scores = np.full(int(mask.any()), score, np.float32)
-    boxes = np.zeros((len(scores), 4), np.float32)
-    return Sighting(boxes, scores, int(mask.sum()), Sketch.of_pixels(mask), contrast)
-
-
-def disc(radius, x=50, y=50, side=100):
-    rows, columns = np.ogrid[:side, :side]
-    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
-
-
-@pytest.fixture(scope="module", params=[1, 2])
-def truth(request):
-    """The mask of a slice of a simulated scroll with its ends."""
-    return cache(Phantom((DEPTH, 96, 128), seed=request.param).truth)
 
 
 @pytest.mark.parametrize("every", [10, 40])

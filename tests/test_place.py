@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from zarrmask.atomic import replace_file
+from zarrmask.atomic import replace_file, replacing
 from zarrmask.errors import OutputError, ZarrmaskError
 from zarrmask.ledger import Ledger
 from zarrmask.place import (
@@ -129,3 +129,13 @@ def test_an_error_of_a_store_is_told_and_any_other_is_let_be(tmp_path):
         raise TypeError
     with pytest.raises(PermissionError), reached(tmp_path):
         raise PermissionError
+
+
+def test_two_who_write_one_file_at_once_leave_it_whole(tmp_path):
+    """Processes of one id, as in two containers, that a task was given to both."""
+    with replacing(tmp_path / "entry") as file:
+        file.write(b"who")
+        replace_file(tmp_path / "entry", b"whole")
+        file.write(b"le")
+    assert (tmp_path / "entry").read_bytes() == b"whole"
+    assert names_in(tmp_path) == {"entry"}

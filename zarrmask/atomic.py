@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from zarrmask.errors import OutputError
 from zarrmask.place import Place
@@ -33,7 +34,7 @@ def replace_file(place: Place, content: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file, which takes the place of `path` once all is in it and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = partial_name(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -42,6 +43,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def partial_name(path: Path) -> Path:
+    """Name a file beside `path` as nobody else does: on other machines are processes of this id."""
+    return path.with_name(f".{path.name}.{uuid4().hex}.partial")
 
 
 def refuse_full(out: Path) -> None:

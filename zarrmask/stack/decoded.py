@@ -5,13 +5,14 @@ be decoded anew for each brick. So a slab of slices, what one layer of bricks re
 first, whole slices at a time.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 import numpy as np
+
+from zarrmask.atomic import partial_name
 
 from .header import Header
 from .slices import SliceSource
@@ -87,7 +88,7 @@ def decode(source: Source, indices: Sequence[int], folder: Path) -> Sequence[int
         path = folder / raw_name(index)
         if path.exists() and path.stat().st_size == size:
             continue
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        temporary = partial_name(path)
         try:
             with temporary.open("wb") as file:
                 file.write(np.ascontiguousarray(source[index]).data)

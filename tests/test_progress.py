@@ -10,9 +10,11 @@ import time
 
 import psutil
 import pytest
+from distributed import Client
 from rich.console import Console
 
 from zarrmask.cluster import connect
+from zarrmask.errors import ZarrmaskError
 from zarrmask.memory import PeakMemory
 from zarrmask.progress import Reporter
 from zarrmask.vitals import Roll, watched
@@ -208,3 +210,19 @@ def test_a_worker_that_is_killed_is_told_of_and_so_is_the_one_after_it(told):
         assert roll.record() == {"most": 2, "lost": 1, "regained": 1}
         assert told_to.vitals() == ""
     assert "2 of 2 workers (1 lost, 1 regained)" in told.getvalue()
+
+
+def test_a_cluster_that_somebody_restarts_is_not_called_gone(here, told):
+    def work(client, other, memory):
+        with watched(client, reporter(told), memory):
+            waiting = client.submit(time.sleep, 2)
+            other.restart(wait_for_workers=False)
+            waiting.result()
+
+    with (
+        Client(here) as client,
+        Client(here, set_as_default=False) as other,
+        PeakMemory() as memory,
+        pytest.raises(ZarrmaskError, match="was restarted; run the same command again"),
+    ):
+        work(client, other, memory)

@@ -136,7 +136,7 @@ def watched(
     Raises
     ------
     ZarrmaskError
-        Where none has come by then, or the scheduler is gone.
+        Where none has come by then, or the scheduler is gone, or was restarted.
     """
     roll = Roll()
     done = threading.Event()
@@ -187,6 +187,11 @@ def watched(
             raise ZarrmaskError(
                 "no worker has come back; start some, then run the same command again: it goes on. "
                 "With more --patience it waits longer"
+            ) from None
+        if isinstance(error, CancelledError) and client.status == "running":
+            raise ZarrmaskError(
+                "all that the Dask cluster had to do was cancelled: it, or its scheduler, was "
+                "restarted; run the same command again: it goes on"
             ) from None
         if isinstance(error, CancelledError) or client.status != "running":
             raise ZarrmaskError(

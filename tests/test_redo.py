@@ -189,6 +189,21 @@ def test_files_are_shared_again(out, cluster, tmp_path):
     np.testing.assert_array_equal(level(out, "masked")[32:64], level(out, "volume")[32:64])
 
 
+def test_masks_of_a_crop_are_exported_painted_and_given_back(deep, masks, cluster, tmp_path):
+    """Also where the crop has the shape of the slices, so that it might be taken for them."""
+    out, crop = tmp_path / "out", (slice(None), slice(25, 75), slice(150, 450))
+    options = {"y": "25:75", "x": "150:450", "scheduler": cluster}
+    apply(deep, painted(tmp_path / "masks", masks), out, **OPTIONS, **options)
+    before = level(out, "mask")
+    export(out, tmp_path / "mine", what="mask", format="png", z="130:134", scheduler=cluster)
+    for number in range(130, 134):
+        better = ellipse(number, share=0.3)[crop[1:]]
+        cv2.imwrite(str(tmp_path / "mine" / f"{number:05d}.png"), better)
+    redo(out, z="130:134", masks=tmp_path / "mine", scheduler=cluster)
+    before[30:34] = np.array([ellipse(number, share=0.3) for number in range(130, 134)])[crop]
+    np.testing.assert_array_equal(level(out, "mask"), before)
+
+
 def test_a_good_neighbour_is_held_and_redone(out, cluster):
     before = level(out, "mask")
     redo(out, z="140:155", hold=120, scheduler=cluster)

@@ -69,6 +69,12 @@ class FinishedRun:
         return self.source.shape[1], self.source.shape[2]
 
     @property
+    def crop(self) -> tuple[slice, slice]:
+        """Rows and columns of a slice that were written."""
+        (_, top, left), (_, height, width) = self.plan.origin, self.plan.shape
+        return slice(top, top + height), slice(left, left + width)
+
+    @property
     def first(self) -> int:
         """Number of the source's first slice."""
         return int(self.source.numbers[0])

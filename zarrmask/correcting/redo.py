@@ -79,8 +79,8 @@ def redo(
     erode : float or str
         By what less they are dilated than they are; beyond that they shrink.
     masks : path, URL or UPath
-        Masks for them, as `zarrmask.apply` takes them, not dilated; slices before the first one
-        stay as they are.
+        Masks for them, as `zarrmask.apply` takes them, or as large as what the run wrote; not
+        dilated. Slices before the first one stay as they are.
     first : int, optional
         Number of the slice that a volume's first mask is for; by default the first of the range, of
         the run or of the stack, whichever has as many slices.
@@ -125,7 +125,7 @@ def redo(
     given = looks = None
     if masks is not None:
         begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
-        given = open_given(masks, there.source, first, begins).needed(*span)
+        given = open_given(masks, there.source, first, begins, there.crop).needed(*span)
         how["masks"] = {**given.record(), "first": first, "fingerprint": given.fingerprint()}
     elif hold is not None:
         there.span((hold, hold + 1))

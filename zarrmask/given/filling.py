@@ -46,8 +46,8 @@ class Part(NamedTuple):
 def parts(given: GivenMasks, shape: tuple[int, int]) -> Iterator[Part]:
     """Cut masks into what is read at once, so that next to nothing is decoded twice.
 
-    Masks that are stored in chunks of several slices are read in bands of rows; those that are to
-    be enlarged, and images, whole.
+    Masks that are stored in chunks of several slices are read in bands of rows; those of another
+    size than their slices, and images, whole.
 
     Parameters
     ----------
@@ -119,7 +119,10 @@ def copy_masks(
     labels = given.source[first : int(indices[-1]) + 1, rows][indices - first]
     for place, label in enumerate(labels, start=one.first):
         mask = (label > 0).view(np.uint8) * np.uint8(255)
-        if given.shape != shape:
+        if given.crop is not None:
+            part, mask = mask, np.zeros(shape, np.uint8)
+            mask[given.crop] = part
+        elif given.shape != shape:
             mask = enlarged_mask(mask, shape)
         store.write_rows(place, one.top, mask)
     flush_all()

@@ -38,11 +38,14 @@ class GivenMasks:
         Where in it each is, ascending.
     numbers : (k,) int64
         Their slices' numbers, ascending.
+    crop : (rows, columns), optional
+        Of a slice that they are of; by default they are of all of it, be it in another size.
     """
 
     source: Source
     indices: NDArray[np.int64]
     numbers: NDArray[np.int64]
+    crop: tuple[slice, slice] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -91,6 +94,7 @@ def open_given(
     stack: Source,
     first: int | None = None,
     begins: Mapping[int, int] | None = None,
+    crop: tuple[slice, slice] | None = None,
 ) -> GivenMasks:
     """Open masks for a stack.
 
@@ -106,6 +110,8 @@ def open_given(
         there are as many masks as slices. A folder's masks have their numbers in their names.
     begins : mapping, optional
         For other numbers of masks, which slice the first of them is for.
+    crop : (rows, columns), optional
+        Of a slice, pixels; masks that are just as large are taken for masks of these.
 
     Raises
     ------
@@ -116,6 +122,9 @@ def open_given(
     with reached(place, to_be="read"):
         record = Journal.of_run(place).read()
         given = _of_images(place, stack, first, begins) if record is None else _of_run(place)
+    sides = () if crop is None else tuple(part.stop - part.start for part in crop)
+    if given.shape == sides != stack.shape[1:]:
+        given = replace(given, crop=crop)
     if problems := _problems(given, stack):
         raise StackError(
             f"the masks {printable(place)} do not fit the stack {stack.path}:\n"
@@ -173,7 +182,8 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
             f"{first} to {last}"
         )
     (rows, columns), (height, width) = given.shape, stack.shape[1:]
-    if abs(rows - height * columns / width) > 1 and abs(columns - width * rows / height) > 1:
+    apart = abs(rows - height * columns / width), abs(columns - width * rows / height)
+    if given.crop is None and min(apart) > 1:
         problems.append(
             f"they are {rows} x {columns} pixels, the slices {height} x {width}: not the same "
             "shape made smaller"

@@ -134,6 +134,8 @@ def test_what_cannot_be_exported(run, cluster, tmp_path):
         export(out, tmp_path / "a", what="all", format="png", lzw=True, quality=0)
     with pytest.raises(SettingsError, match="window goes with jpg"):
         export(out, tmp_path / "a", window="0 99")
+    with pytest.raises(SettingsError, match="mask has 8 bits already"):
+        export(out, tmp_path / "a", what="mask", format="jpg", window="0 99")
     with pytest.raises(SettingsError, match="--level 9"):
         export(out, tmp_path / "a", level=9)
     with pytest.raises(SettingsError, match="100 to 122"):

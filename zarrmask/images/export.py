@@ -104,6 +104,10 @@ def export(
     with reached(place, to_be="read"):
         record = finished_record(place)
         volume = _opened(place, record, what, level)
+    if settings.window is not None and volume.source.dtype == np.uint8:
+        raise SettingsError(
+            f"window: {what} has 8 bits already, and a JPEG keeps them; leave --window out"
+        )
     chosen = volume.numbers[_within(volume.numbers, settings.z, record["z"])]
     form = ImageFormat(format, lzw, quality)
     if format == "jpg" and what == "mask":

@@ -418,7 +418,12 @@ def test_what_cannot_be_corrected(out, tmp_path):
         redo(out, z="120:130", masks=late)
     with pytest.raises(OutputError, match="no finished run"):
         redo(tmp_path, z="1:2", hold=1)
-    assert json.loads((out / "run.json").read_text())["state"] == "finished"
+    record = json.loads((out / "run.json").read_text())
+    assert record["state"] == "finished"
+    record["checkpoint"] = {"path": "model.pth", "sha256": "of others"}
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(OutputError, match=r"weights in \S+ have changed"):
+        redo(out, z="120:130", detect_every=2)
 
 
 def test_the_command(out, cluster, zarrmask, tmp_path):

@@ -219,7 +219,13 @@ def look(
             f"the stack of {there.place} is gone, and its volume has other grey values, on which "
             "nothing can be detected as the run did. Put the stack back"
         )
-    return Looks(settings, find_checkpoint(settings), make_plan(there.source, settings))
+    checkpoint, before = find_checkpoint(settings), there.record["checkpoint"]
+    if before and "checkpoint" not in asked and sha256(checkpoint) != before["sha256"]:
+        raise OutputError(
+            f"the weights in {checkpoint} have changed since the run detected with them; put them "
+            f"back, or take them as they are: --checkpoint {checkpoint}"
+        )
+    return Looks(settings, checkpoint, make_plan(there.source, settings))
 
 
 def _detect(

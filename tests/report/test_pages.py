@@ -188,11 +188,20 @@ def test_a_suspicious_range_comes_with_the_command_that_corrects_it(
     text = read(report(out, record)).text
     assert f"zarrmask redo '{out}' --z {slices} --from 144" in text
     assert "Corrected since" not in text
-    record["corrections"] = [{"z": [148, 152], "how": {"from": 144}, "voxels": -1_500_000}]
+    given = {"path": "/my/masks", "fingerprint": "fingerprint of masks"}
+    weights = {"path": "/my/model.pth", "sha256": "hash of weights"}
+    record["corrections"] = [
+        {"z": [148, 152], "how": {"from": 144}, "voxels": -1_500_000},
+        {"z": [160, 161], "how": {"masks": given}},
+        {"z": [170, 180], "how": {"detect": {"score": 0.3, "checkpoint": weights}}},
+    ]
     text = read(report(out, record)).text
     assert "corrected since" in text
     assert "z 148 to 151: from 144" in text
     assert "1.5 million voxels fewer kept" in text
+    assert "z 160 to 160: masks /my/masks" in text
+    assert "z 170 to 179: score 0.3, checkpoint /my/model.pth" in text
+    assert not re.search("fingerprint of|hash of", text)
 
 
 def test_an_empty_mask_is_warned_of(tmp_path, fake_run):

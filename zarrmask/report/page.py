@@ -241,7 +241,9 @@ def _corrections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for entry in corrections(record):
         voxels = number(pick(entry, "voxels")) or 0
         start, stop = pick(entry, "z")
-        how = ", ".join(f"{name} {plain(value)}" for name, value in pick(entry, "how").items())
+        asked = {**pick(entry, "how")}
+        asked |= asked.pop("detect", {})
+        how = ", ".join(f"{name} {plain(pick(v, 'path') or v)}" for name, v in asked.items())
         change = f"{words.large(abs(voxels))} voxels {'more' if voxels >= 0 else 'fewer'} kept"
         told.append((f"z {start} to {stop - 1}: {how}", change))
     return told

@@ -1,11 +1,16 @@
 """Detectors on a cluster, and who asks which."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from zarrmask.detection.actors import LOST, DetectorLostError, Directory, Recipe, ask
 from zarrmask.detection.devices import accelerators
-from zarrmask.detectors import Detectors
+from zarrmask.detectors import ATTEMPTS, Detectors
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -63,3 +68,52 @@ def test_a_device_that_no_worker_has(cluster):
         detectors = detectors_on(client)
         detectors.load()
         assert detectors.kind == "cpu"
+
+
+@dataclass(frozen=True)
+class Waiting(Recipe):
+    """A detector that takes a while to load: until a file is there."""
+
+    go: Path = Path()
+
+    def load(self, device):
+        while not self.go.exists():
+            time.sleep(0.01)
+        return super().load(device)
+
+
+def loading(dask_scheduler):
+    return len(dask_scheduler.tasks)
+
+
+async def lose(count, dask_scheduler):
+    for worker in list(dask_scheduler.workers)[:count]:
+        await dask_scheduler.remove_worker(worker, stimulus_id="its machine is lost")
+
+
+def test_a_machine_of_many_workers_that_is_lost_while_they_load_is_one_loss(tmp_path):
+    with (
+        LocalCluster(
+            n_workers=ATTEMPTS + 1,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        recipe = Waiting(DEFAULT_CHECKPOINT, go=tmp_path / "go")
+        detectors = Detectors(client, recipe, Reporter(), asked="cpu")
+        loaded = pool.submit(detectors.load)
+        try:
+            while client.run_on_scheduler(loading) <= ATTEMPTS:
+                time.sleep(0.01)
+            client.run_on_scheduler(lose, ATTEMPTS)
+            time.sleep(1)
+        finally:
+            recipe.go.touch()
+        loaded.result()
+        assert len(detectors) == 1
+        del detectors

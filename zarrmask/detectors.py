@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zarrmask.detection.inputs import NetworkInput
 
 ATTEMPTS = 5
-"""Workers that may die of loading before there is a detector."""
+"""Times that workers may die of loading before there is a detector; those of a machine at once."""
 INTERVAL = 1.0
 """Seconds between two looks at who has come."""
 FIRST = 1000
@@ -207,7 +207,7 @@ class Detectors:
         while True:
             if not self._client.nthreads():
                 self._client.submit(_here, pure=False).result()  # whoever comes first does it
-            deaths += self._look()
+            deaths += self._look() > 0
             if deaths >= ATTEMPTS:
                 raise ZarrmaskError(
                     f"workers died {deaths} times while the detector was loaded, most likely for "

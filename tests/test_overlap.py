@@ -140,7 +140,7 @@ def test_bricks_are_written_before_all_is_detected(
 
 
 def test_detecting_does_not_wait_for_bricks(deep_stack, in_turn, slow_cluster, noting, tmp_path):
-    there = slow_cluster("zarrmask.tasks", "flush_all", 1)
+    there = slow_cluster("zarrmask.tasks", "reads_by_tile", 1)
     out = tmp_path / "out"
     zarrmask.run(deep_stack, out, scheduler=there, reporter=noting, overlap=True, **OPTIONS)
     detected, written = noting.times["detecting"], noting.times["writing"]

@@ -179,7 +179,7 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
             store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)
             yield found
 
-    monkeypatch.setattr("zarrmask.pipeline.detect_keyframes", detect)
+    monkeypatch.setattr("zarrmask.cutout.detect_keyframes", detect)
     monkeypatch.setattr("zarrmask.detectors.Detectors.load", lambda _: None)
     decodes.clear()
     options = {"every": 5, "propagate": "hold", "dilate": 0, "volume": False}

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zarrmask.ahead import ahead, last
-from zarrmask.blocks import let_go
 from zarrmask.cluster import find_crew
+from zarrmask.cutout import Cutout
 from zarrmask.digest import sha256
 from zarrmask.errors import SettingsError
 from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast
 from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
-from zarrmask.looking import detect_keyframes, record_of, warnings_of
-from zarrmask.masking import FieldStore, Keyframes, KeyframeStore
+from zarrmask.looking import record_of, warnings_of
 from zarrmask.memory import sized
 from zarrmask.model import detectors_of, find_checkpoint, model_of
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
@@ -32,7 +29,7 @@ from zarrmask.record import outcome, run_record, written_by
 from zarrmask.session import Session, as_begun, forecast_of
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
-from zarrmask.stages import UsedKeyframes, bricks_left, masks_between
+from zarrmask.stages import bricks_left
 from zarrmask.trial import measure_hours
 
 CONVERTED = {
@@ -126,7 +123,6 @@ def run(
         if not begun:
             return journal.read() or {}
         with session.working(to_be_seen(journal, source, checkpoint)) as client:
-            store = KeyframeStore(place / "keyframes.zarr")
             patience, device = session.forecast.crew.patience, session.device
             detectors = detectors_of(client, settings, checkpoint, reporter, patience, device)
             if not session.resumed:
@@ -134,38 +130,8 @@ def run(
             session.start(detectors.kind)
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
-            window, ledger = contrast.detected, journal.ledger
-            shares = session.forecast.overlaps
-
-            def masked(source: Source) -> tuple[Keyframes, int]:
-                seeking = detect_keyframes(
-                    client,
-                    source,
-                    plan,
-                    window,
-                    detectors,
-                    store,
-                    ledger,
-                    reporter,
-                    shares=shares,
-                )
-                shape, measuring = (source.shape[1], source.shape[2]), ledger.stage("measuring")
-                fields = FieldStore(journal.scratch / "fields.zarr", shape)
-                settled: deque[Keyframes] = deque(maxlen=1)
-
-                def used() -> Iterator[UsedKeyframes]:
-                    for found in seen:
-                        settled.append(found)
-                        indices = plan.keyframes[found.used]
-                        yield UsedKeyframes(found.used, indices, found.areas, found.complete)
-
-                stop = partial(let_go, client)
-                with ahead(seeking, stop) if shares else last(seeking) as seen:
-                    masks = masks_between(client, store, used(), plan, fields, measuring, reporter)
-                    kept = session.write(source, masks, contrast)
-                return settled.pop(), kept
-
-            found, kept = session.mending(masked)
+            cutout = Cutout(client, session, detectors, contrast)
+            found, kept = session.mending(cutout.written)
             keyframes = record_of(found, plan.numbers)
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)

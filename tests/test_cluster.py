@@ -84,11 +84,13 @@ def test_workers_of_a_named_cluster_are_not_counted_here(cluster):
 
 
 @contextmanager
-def scheduler():
+def scheduler(**environment):
     """A scheduler without workers: its address."""
     options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     command = [sys.executable, "-m", "dask", "scheduler", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
     try:
         yield next(line.split()[-1] for line in process.stderr if "Scheduler at:" in line)
     finally:
@@ -101,6 +103,23 @@ def test_a_scheduler_without_workers_is_waited_for_and_named(capsys):
         with pytest.raises(ZarrmaskError, match=f"at {address} has no worker; start some with"):
             find_crew(address, patience="500ms")
         assert f"{address} has no worker; waiting up to 0:00:00.5" in capsys.readouterr().err
+
+
+LACKING = """
+import sys
+
+sys.modules["zarrmask"] = None  # as if it were not installed
+"""
+
+
+def test_a_scheduler_that_lacks_zarrmask_is_named(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(LACKING)
+    with (
+        scheduler(PYTHONPATH=str(tmp_path)) as address,
+        Client(address) as client,
+        pytest.raises(ZarrmaskError, match="scheduler of the cluster lacks the module zarrmask"),
+    ):
+        require_sight(client, [])
 
 
 @pytest.mark.parametrize(

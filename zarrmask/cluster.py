@@ -252,7 +252,7 @@ def connect(
 
 
 def require_sight(client: Client, paths: Sequence[Place]) -> None:
-    """Refuse a cluster some of whose workers lack zarrmask, or do not see some files.
+    """Refuse a cluster that lacks zarrmask somewhere, or whose workers do not see some files.
 
     Parameters
     ----------
@@ -265,15 +265,16 @@ def require_sight(client: Client, paths: Sequence[Place]) -> None:
     ZarrmaskError
         With the workers and what they do not see.
     """
+    try:
+        client.run_on_scheduler(_installed)
+    except ModuleNotFoundError as error:
+        raise _lacking("the scheduler", error) from None
     wanted = [str(path) for path in paths if isinstance(path, Path)]
     answers: dict[str, Any] = client.run(_unseen, wanted, on_error="return")
     unseen: dict[str, list[str]] = {}
     for worker, answer in answers.items():
         if isinstance(answer, ModuleNotFoundError):
-            raise ZarrmaskError(
-                f"a worker of the cluster lacks the module {answer.name}; install the same "
-                "zarrmask, with what it needs, on all workers"
-            )
+            raise _lacking("a worker", answer)
         if isinstance(answer, OSError):
             continue  # it is lost: others work
         if isinstance(answer, Exception):
@@ -288,6 +289,17 @@ def require_sight(client: Client, paths: Sequence[Place]) -> None:
             "written; have it under the same path everywhere (a shared file system), or at a URL:\n"
             + "\n".join(lines[:MOST_NAMED] + more)
         )
+
+
+def _lacking(who: str, error: ModuleNotFoundError) -> ZarrmaskError:
+    return ZarrmaskError(
+        f"{who} of the cluster lacks the module {error.name}; install the same zarrmask, with what "
+        "it needs, on the scheduler and on all workers"
+    )
+
+
+def _installed() -> None:
+    """What can be called only where zarrmask is."""
 
 
 def _unseen(paths: Sequence[str]) -> list[str]:

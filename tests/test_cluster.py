@@ -7,10 +7,12 @@ import sys
 import time
 from contextlib import contextmanager
 
+import dask
 import numpy as np
 import psutil
 import pytest
 from distributed import Client, span
+from upath import UPath
 
 import zarrmask
 from zarrmask import ZarrmaskError
@@ -205,3 +207,10 @@ def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
     with at_work(*at):
         assert (tmp_path / "done").exists()
     assert "still at what was cancelled" in capsys.readouterr().err
+
+
+def test_no_login_of_an_output_is_shown_on_the_dashboard(cluster):
+    out = UPath("http://me:hidden@localhost/out")
+    with at_work(find_crew(cluster), cluster, out, [], Reporter(), PeakMemory()):
+        (name,) = dask.get_annotations()["span"]["name"]
+    assert name == "zarrmask http://...@localhost/out"

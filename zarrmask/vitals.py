@@ -18,7 +18,7 @@ from zarrmask.blocks import let_go
 from zarrmask.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
 from zarrmask.errors import ZarrmaskError
 from zarrmask.memory import PeakMemory
-from zarrmask.place import Place
+from zarrmask.place import Place, printable
 from zarrmask.progress import Reporter
 
 INTERVAL = 1.0
@@ -108,7 +108,7 @@ def at_work(
         ) as client,
         watched(client, reporter, memory, crew.patience) as roll,
         # One for all: the scheduler never forgets any, nor what workers measured.
-        span(f"zarrmask {out}"),
+        span(f"zarrmask {printable(out)}"),
     ):
         if scheduler is not None:
             come_to_rest(client, reporter)

@@ -160,6 +160,7 @@ def test_what_was_found_lies_where_it_was_cropped(tmp_path, fake_run):
     assert planes
     for plane in planes:
         drawn, found = (np.concatenate(lines) for lines in (plane.outlines, plane.found))
+        assert found.dtype == np.float32  # OpenCV simplifies no others
         np.testing.assert_allclose(found.min(axis=0), drawn.min(axis=0), atol=1)
         np.testing.assert_allclose(found.max(axis=0), drawn.max(axis=0), atol=1)
 

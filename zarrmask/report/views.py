@@ -417,7 +417,7 @@ def _beside(
     for place, index in zip(places, indices, strict=True):
         n = int(np.searchsorted(coarse, index >> level))
         sketch = keyframes.sketches[place].pixels if keyframes.sketches else np.zeros((1, 1), bool)
-        found = tuple(line * keyframes.pixel - (left, top) for line in outlines(sketch))
+        found = tuple(line * keyframes.pixel - np.float32((left, top)) for line in outlines(sketch))
         planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
     return tuple(planes)
 

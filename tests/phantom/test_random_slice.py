@@ -41,3 +41,19 @@ def test_slices_are_unlike_each_other():
         for seed in range(30)
     ]
     assert np.std(areas) > 0.1
+
+
+def test_what_is_found_near_ends_can_be_asked_for():
+    covered = {
+        ends: np.mean(
+            [
+                np.sum([0, *(piece.mean() for piece in pieces)])
+                for seed in range(60)
+                for _, pieces in [
+                    simulate(np.random.default_rng(seed), (80, 110), empty=0.0, ends=ends)
+                ]
+            ]
+        )
+        for ends in (0.25, 1.0)
+    }
+    assert covered[1.0] < 0.95 * covered[0.25]  # of C shapes and pieces less is left

@@ -20,7 +20,11 @@ Mask = NDArray[np.bool_]
 
 
 def simulate(
-    rng: np.random.Generator, size: int | tuple[int, int], *, empty: float = 0.25
+    rng: np.random.Generator,
+    size: int | tuple[int, int],
+    *,
+    empty: float = 0.25,
+    ends: float = 0.25,
 ) -> tuple[NDArray[np.uint8], list[Mask]]:
     """Draw one slice of a scroll that nobody has drawn before.
 
@@ -32,6 +36,9 @@ def simulate(
         The shorter side (the longer is drawn at random), or height and width, in pixels.
     empty : float
         Share of slices that hold no papyrus.
+    ends : float
+        Share, among the odd half of slices, of what is found near a scroll's ends: C shapes and
+        pieces.
 
     Returns
     -------
@@ -44,7 +51,7 @@ def simulate(
     tall, wide = round(height * over), round(width * over)
     # Half are as scrolls in their cases usually look; the rest is as odd as it may get.
     usual = bool(rng.random() < 0.5)
-    look = _look(rng, height, width, usual)
+    look = _look(rng, height, width, usual, ends)
     if rng.random() < empty:  # case and film are left, as beyond a scroll's end
         look = replace(look, broken=1.0)
     section = _fibrous(rng, Scroll(rng, look).section(0.0, tall, wide), over)
@@ -65,7 +72,7 @@ def _sides(rng: np.random.Generator, short: int) -> tuple[int, int]:
     return (long, short) if rng.random() < 0.2 else (short, long)
 
 
-def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Look:
+def _look(rng: np.random.Generator, height: int, width: int, usual: bool, ends: float) -> Look:
     """Draw a look, from plain round rolls to heavily crushed ones."""
     u = rng.uniform
     if usual:
@@ -87,7 +94,7 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool) -> Loo
         side = min(height, width) * min(axes)
         axes = (side / width, side / height * float(u(0.5, 1.0)))
     crushed = float(rng.choice([0.0, 0.5, 1.0, 1.4], p=[0.05, 0.2, 0.4, 0.35]))
-    end = 1.0 if usual else rng.random()
+    end = 1.0 if usual else rng.random() * 0.25 / ends
     mouth = float(u(0.3, 3.0)) if end < 0.14 else 0.0
     broken = float(u(0.15, 0.6)) if 0.1 < end < 0.25 else 0.0
     low, high = (0.0035, 0.01) if usual else (0.003, 0.03)

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask import pipeline
+from zarrmask import cutout
 from zarrmask.detectors import Detectors
 from zarrmask.looking import detect_keyframes
 from zarrmask.masking import Answer, Ask, Keyframes, Sighting, seek
@@ -90,7 +90,7 @@ def given_masks(part: float) -> Iterator[None]:
         yield found
 
     with (
-        mock.patch.object(pipeline, "detect_keyframes", put),
+        mock.patch.object(cutout, "detect_keyframes", put),
         mock.patch.object(Detectors, "load"),
     ):
         yield

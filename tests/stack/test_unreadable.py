@@ -112,7 +112,7 @@ def test_a_chunk_that_cannot_be_read_names_all_its_slices(tmp_path: Path) -> Non
     (tmp_path / "a" / "c" / "1" / "0" / "1").write_bytes(b"torn")
     assert source.fingerprint() != before
     assert source.fingerprint([2]) == source.fingerprint([3]) == without
-    with pytest.raises(UnreadableError, match=r"slices 2 to 3, rows 0 to 3 .*chunk") as caught:
+    with pytest.raises(UnreadableError, match=r"slices 2 to 3, rows 0 to 3.*: c/1/0/1") as caught:
         source[3:6, :4]
     assert list(caught.value.why) == [2, 3]
     np.testing.assert_array_equal(source[:, 4:], voxels[:, 4:])

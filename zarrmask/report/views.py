@@ -402,6 +402,7 @@ def _beside(
     `corner` is the number of the slice, row and column of the stack with which the run begins.
     """
     first_z, top, left = corner
+    edge = np.array((left, top), np.float32)
     places = [suspect.worst + step for step in (-1, 0, 1)]
     places = [place for place in places if 0 <= place < len(keyframes.z)]
     indices = [int(keyframes.z[place]) - first_z for place in places]
@@ -417,7 +418,7 @@ def _beside(
     for place, index in zip(places, indices, strict=True):
         n = int(np.searchsorted(coarse, index >> level))
         sketch = keyframes.sketches[place].pixels if keyframes.sketches else np.zeros((1, 1), bool)
-        found = tuple(line * keyframes.pixel - np.float32((left, top)) for line in outlines(sketch))
+        found = tuple(line * keyframes.pixel - edge for line in outlines(sketch))
         planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
     return tuple(planes)
 

@@ -8,18 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import product
-from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import zarr
-
-    from zarrmask.place import Place
 
 THREADS = 4  # disks do several things at a time
 
@@ -27,28 +18,9 @@ _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="flush")
 _mine = threading.local()
 
 
-def flush_soon(path: Path) -> None:
-    """Begin to bring a file onto the disk; one that is not there is none to bring."""
-    _pending().append(_threads.submit(_flush, path))
-
-
-def flush_chunks_soon(place: Place, array: zarr.Array, region: Sequence[slice]) -> None:
-    """Begin to bring files onto the disk that hold a region of an array; at a URL they are there.
-
-    Parameters
-    ----------
-    place : Place
-        Folder of the array.
-    array : Array
-        Without shards.
-    region : sequence of slice
-        Its bounds, along each axis.
-    """
-    if not isinstance(place, Path):
-        return
-    along = zip(region, array.chunks, strict=True)
-    for chunk in product(*(range(one.start // side, ceil(one.stop / side)) for one, side in along)):
-        flush_soon(place / array.metadata.encode_chunk_key(chunk))
+def flush_soon(*paths: Path) -> None:
+    """Begin to bring files onto the disk; one that is not there is none to bring."""
+    _pending().extend(_threads.submit(_flush, path) for path in paths)
 
 
 def flush_all() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from zarrmask.flush import flush_chunks_soon
+from zarrmask.files import files_of
+from zarrmask.flush import flush_soon
 from zarrmask.masking.field import (
     NOWHERE,
     cell_side,
@@ -95,11 +96,12 @@ class FieldStore:
                 if apart.any():
                     kept[place - 1 - first] = signed_distance(apart)
             before = inside, field
-        region = slice(first, stop), *(slice(0, side) for side in distance.shape[1:])
+        _, height, width = distance.shape
+        region = slice(first, stop), slice(0, height), slice(0, width)
         for name, values in (("distance", fields), ("kept", kept)):
             array = self._array(name, "r+")
             array[region] = values
-            flush_chunks_soon(self.path / name, array, region)
+            flush_soon(*files_of(array, self.path / name, region))
         return stop - first
 
     def read(self, first: int, stop: int, rows: slice) -> tuple[NDArray[np.int16], ...]:

@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from zarrmask.flush import flush_chunks_soon
+from zarrmask.files import files_of
+from zarrmask.flush import flush_soon
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, UNSEEN, Sighting
 from zarrmask.masking.sketch import Sketch
 from zarrmask.place import Place, zarr_store
@@ -78,7 +79,7 @@ class KeyframeStore:
         height, width = rows.shape
         region = slice(position, position + 1), slice(top, top + height), slice(0, width)
         array[region] = rows[np.newaxis]
-        flush_chunks_soon(self.path / "mask", array, region)
+        flush_soon(*files_of(array, self.path / "mask", region))
 
     def write_sightings(
         self,

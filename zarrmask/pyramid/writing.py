@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, product
-from math import ceil
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from zarr.codecs import BloscCname, BloscCodec
 
 from zarrmask.atomic import replace_file
 from zarrmask.buffers import buffer
+from zarrmask.files import by_file, by_place, files_of
 from zarrmask.flush import flush_soon
 from zarrmask.place import Place, make_folder, names_in, remove
 from zarrmask.pyramid.downsample import halve
@@ -166,7 +166,7 @@ class Pyramid:
         """
         for array, place, part in self._written(level, region):
             if isinstance(place, Path):
-                for file in _files(array, place, part):
+                for file in files_of(array, place, part):
                     file.unlink(missing_ok=True)
             else:
                 array[part] = 0  # what is all zeros is not stored
@@ -193,7 +193,7 @@ class Pyramid:
         """
         place = self.scratch / str(level)
         block = np.asarray(self.array(level)[region])
-        _flush(_write(self.handed_over(level), place, region, block))
+        flush_soon(*_write(self.handed_over(level), place, region, block))
 
     @lru_cache(maxsize=64)  # noqa: B019  small, and a worker opens each for every tile
     def array(self, level: int) -> zarr.Array:
@@ -343,7 +343,7 @@ class Step:
         begun, self._behind = self._behind, []
         wait(begun)
         for written in begun:
-            _flush(written.result())
+            flush_soon(*written.result())
 
     def _begin(self, write: Callable[..., list[Path]], *what: Any) -> None:
         if not self._pyramid.finished:
@@ -380,7 +380,7 @@ class Step:
 
     def _left_out(self) -> Iterator[Region]:
         """Files of the finer level that nothing was written to."""
-        for place, part in _by_place(self._finer, (self.file,) * 3):
+        for place, part in by_place(self._finer, (self.file,) * 3):
             if place not in self._written:
                 yield part
 
@@ -427,40 +427,9 @@ def _create(
     return True
 
 
-def _flush(files: Iterable[Path]) -> None:
-    for file in files:
-        flush_soon(file)
-
-
-def _files(array: zarr.Array, place: Place, region: Region) -> list[Path]:
-    """Files that hold a region of an array; none at a URL."""
-    return [file for file, _ in _by_file(array, place, region)] if isinstance(place, Path) else []
-
-
 def _places(region: Region, side: int) -> Iterator[Shape]:
     """Places, in the grid of an array's files, of those that hold a region."""
-    return (place for place, _ in _by_place(region, (side,) * 3))
-
-
-def _by_place(region: Region, file: Shape) -> Iterator[tuple[Shape, Region]]:
-    """Places, in the grid of files of such sides, of those that hold a region, with their parts."""
-    axes = (
-        [
-            (at, slice(max(at * side, part.start), min((at + 1) * side, part.stop)))
-            for at in range(part.start // side, ceil(part.stop / side))
-        ]
-        for part, side in zip(region, file, strict=True)
-    )
-    for (i, deep), (j, high), (k, wide) in product(*axes):
-        yield (i, j, k), (deep, high, wide)
-
-
-def _by_file(array: zarr.Array, place: Path, region: Region) -> Iterator[tuple[Path, Region]]:
-    """Files that hold a region of an array, each with its part of the region."""
-    i, j, k = array.shards or array.chunks
-    prefix = ("c",) if array.metadata.zarr_format == 3 else ()
-    for at, part in _by_place(region, (i, j, k)):
-        yield place.joinpath(*prefix, *map(str, at)), part
+    return (place for place, _ in by_place(region, (side,) * 3))
 
 
 def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> list[Path]:
@@ -470,7 +439,7 @@ def _write(array: zarr.Array, place: Place, region: Region, block: NDArray) -> l
     and would be read first: so what is there goes. At a URL a file is there whole and for good, or
     not at all.
     """
-    files = _files(array, place, region)
+    files = files_of(array, place, region)
     for file in files:
         file.unlink(missing_ok=True)
     array[region] = block
@@ -485,11 +454,11 @@ def _fill(array: zarr.Array, place: Place, region: Region, value: int) -> list[P
 def _fill_shared(array: zarr.Array, place: Path, region: Region, value: int) -> list[Path]:
     """Write whole files of one value: those alike are one under several names, where that goes."""
     written: dict[Shape, Path] = {}
-    for file, part in _by_file(array, place, region):
+    for file, part in by_file(array, place, region):
         alike = written.setdefault(sides(part), file)
         if alike is file or not _linked(file, alike):
             _fill(array, place, part, value)
-    return _files(array, place, region)
+    return files_of(array, place, region)
 
 
 def _share(
@@ -502,7 +471,7 @@ def _share(
 ) -> list[Path]:
     """Let whole files of an array be another's, once that has them; else write them."""
     wait(begun)  # they were handed in before this was: none waits for a thread that this one holds
-    mine, others = _files(array, place, region), _files(*other, region)
+    mine, others = files_of(array, place, region), files_of(*other, region)
     if others and all(map(_linked, mine, others)):
         return mine
     return _write(array, place, region, block)

@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 
 from zarrmask.errors import StackError, first_of
+from zarrmask.files import by_place
 from zarrmask.place import redacted, zarr_store
 
 from .header import printable, wrong_dtype
@@ -204,22 +205,14 @@ class ZarrSource(RegionSource):
         """Name the files of a part of a slice that cannot be read; here, not at URLs."""
         if isinstance(self._place, Remote):
             return ""
-        depth, *sides = (self._array.shards or self._array.chunks)[-3:]
-        spans = [
-            range(part.start // side, (part.stop - 1) // side + 1)
-            for part, side in zip((y, x), sides, strict=True)
-        ]
+        depth, height, width = (self._array.shards or self._array.chunks)[-3:]
+        region, sides = (slice(index, index + 1), y, x), (depth, height, width)
         names = []
-        for row, column in product(*spans):
-            rows, columns = (
-                slice(at * side, min((at + 1) * side, size))
-                for at, side, size in zip((row, column), sides, self.shape[1:], strict=True)
-            )
+        for place, part in by_place(region, sides):
             try:
-                self._part(slice(index, index + 1), rows, columns)
+                self._part(*part)
             except Exception:  # codecs raise what they like
-                place = (*self._leading, index // depth, row, column)
-                names.append(self._array.metadata.encode_chunk_key(place))
+                names.append(self._array.metadata.encode_chunk_key((*self._leading, *place)))
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         return f"damaged: {', '.join(names[:NAMED])}{more}" if names else ""
 

@@ -340,13 +340,12 @@ def web(tmp_path):
         thread.join()
 
 
-@pytest.fixture
-def here():
-    """Address of a cluster of two threads of this process: what it does can be counted."""
+@contextmanager
+def _threads(workers, threads):
     with (
         LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
+            n_workers=workers,
+            threads_per_worker=threads,
             processes=False,
             host="127.0.0.1",
             protocol="tcp://",
@@ -354,4 +353,17 @@ def here():
         ) as cluster,
         Client(cluster) as client,
     ):
+        yield client
+
+
+@pytest.fixture
+def cluster_here():
+    """Starts a cluster of so many workers in this process, and gives its client."""
+    return _threads
+
+
+@pytest.fixture
+def here(cluster_here):
+    """Address of a cluster of two threads of this process: what it does can be counted."""
+    with cluster_here(1, 2) as client:
         yield client.scheduler.address

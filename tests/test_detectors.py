@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from zarrmask.detection.actors import LOST, DetectorLostError, Directory, Recipe, ask
 from zarrmask.detection.devices import accelerators
@@ -91,19 +91,8 @@ async def lose(count, dask_scheduler):
         await dask_scheduler.remove_worker(worker, stimulus_id="its machine is lost")
 
 
-def test_a_machine_of_many_workers_that_is_lost_while_they_load_is_one_loss(tmp_path):
-    with (
-        LocalCluster(
-            n_workers=ATTEMPTS + 1,
-            threads_per_worker=1,
-            processes=False,
-            protocol="tcp://",
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
+def test_a_machine_of_many_workers_that_is_lost_while_they_load_is_one_loss(cluster_here, tmp_path):
+    with cluster_here(ATTEMPTS + 1, 1) as client, ThreadPoolExecutor(1) as pool:
         recipe = Waiting(DEFAULT_CHECKPOINT, go=tmp_path / "go")
         detectors = Detectors(client, recipe, Reporter(), asked="cpu")
         loaded = pool.submit(detectors.load)

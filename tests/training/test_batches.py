@@ -8,7 +8,7 @@ from zarrmask.coco import read_coco
 from zarrmask.training.annotated import AnnotatedBatches, held_out, shuffled
 from zarrmask.training.augment import crop_shape, draw_change
 from zarrmask.training.batches import boxes_of, example
-from zarrmask.training.recipe import Recipe, read_recipe
+from zarrmask.training.recipe import Recipe, read_training
 from zarrmask.training.simulated import SimulatedBatches
 
 
@@ -31,7 +31,7 @@ def well_formed(images, targets):
 
 
 def test_simulated_batches_are_well_formed_and_the_same_whenever_made(config):
-    recipe = read_recipe(config)
+    _, recipe = read_training(config)
     batches = SimulatedBatches(recipe, 3)
     for iteration in range(20):
         images, targets = batches[iteration]
@@ -111,7 +111,7 @@ def test_a_flip_mirrors():
 
 def test_annotated_batches_are_well_formed_and_shared_by_processes(plain, annotated):
     dataset = read_coco(*annotated)
-    recipe = read_recipe(plain)
+    _, recipe = read_training(plain)
     whole = AnnotatedBatches(dataset.images, recipe, 5)
     for iteration in range(6):
         images, targets = whole[iteration]

@@ -9,27 +9,120 @@ from torch import nn
 
 from zarrmask.detection.config import interpret, read_config
 from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.errors import CheckpointError
+from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.training.optimizer import clip_gradients, parameter_groups
-from zarrmask.training.recipe import Recipe, interpret_recipe, read_recipe
+from zarrmask.training.recipe import Recipe, interpret_training, read_training
 from zarrmask.training.state import save_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+BESIDE_WEIGHTS = DEFAULT_CHECKPOINT.with_suffix(".yaml")
+FULL = {  # sections of a config that detectron2 dumped, whole, as it has them by default
+    "DATALOADER": {
+        "NUM_WORKERS": 4,
+        "ASPECT_RATIO_GROUPING": True,
+        "SAMPLER_TRAIN": "TrainingSampler",
+        "REPEAT_THRESHOLD": 0.0,
+        "REPEAT_SQRT": True,
+        "FILTER_EMPTY_ANNOTATIONS": True,
+    },
+    "DATASETS": {
+        "TRAIN": ("mine",),
+        "PROPOSAL_FILES_TRAIN": (),
+        "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+        "TEST": (),
+        "PROPOSAL_FILES_TEST": (),
+        "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+    },
+    "INPUT": {
+        "MIN_SIZE_TRAIN": (800,),
+        "MIN_SIZE_TRAIN_SAMPLING": "choice",
+        "MAX_SIZE_TRAIN": 1333,
+        "MIN_SIZE_TEST": 800,
+        "MAX_SIZE_TEST": 1333,
+        "RANDOM_FLIP": "horizontal",
+        "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": (0.9, 0.9)},
+        "FORMAT": "BGR",
+        "MASK_FORMAT": "polygon",
+    },
+    "SOLVER": {
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "MAX_ITER": 40000,
+        "BASE_LR": 0.001,
+        "BASE_LR_END": 0.0,
+        "MOMENTUM": 0.9,
+        "NESTEROV": False,
+        "WEIGHT_DECAY": 0.0001,
+        "WEIGHT_DECAY_NORM": 0.0,
+        "WEIGHT_DECAY_BIAS": None,
+        "GAMMA": 0.1,
+        "STEPS": (30000,),
+        "NUM_DECAYS": 3,
+        "WARMUP_FACTOR": 0.001,
+        "WARMUP_ITERS": 1000,
+        "WARMUP_METHOD": "linear",
+        "RESCALE_INTERVAL": False,
+        "CHECKPOINT_PERIOD": 5000,
+        "IMS_PER_BATCH": 16,
+        "REFERENCE_WORLD_SIZE": 0,
+        "BIAS_LR_FACTOR": 1.0,
+        "CLIP_GRADIENTS": {
+            "ENABLED": False,
+            "CLIP_TYPE": "value",
+            "CLIP_VALUE": 1.0,
+            "NORM_TYPE": 2.0,
+        },
+        "AMP": {"ENABLED": False},
+    },
+    "TEST": {
+        "EXPECTED_RESULTS": (),
+        "EVAL_PERIOD": 0,
+        "KEYPOINT_OKS_SIGMAS": (),
+        "DETECTIONS_PER_IMAGE": 100,
+        "AUG": {"ENABLED": False, "MIN_SIZES": (400,), "MAX_SIZE": 4000, "FLIP": True},
+        "PRECISE_BN": {"ENABLED": False, "NUM_ITER": 200},
+    },
+    "MODEL": {
+        "DEVICE": "cuda",
+        "WEIGHTS": "",
+        "BACKBONE": {"FREEZE_AT": 2},
+        "RETINANET": {"NUM_CLASSES": 80},
+        "SEM_SEG_HEAD": {"NUM_CLASSES": 54},
+        "PANOPTIC_FPN": {"INSTANCE_LOSS_WEIGHT": 1.0},
+        "ROI_KEYPOINT_HEAD": {"NUM_KEYPOINTS": 17},
+        "ROI_BOX_CASCADE_HEAD": {"IOUS": (0.5, 0.6, 0.7)},
+        "ROI_BOX_HEAD": {"USE_FED_LOSS": False, "FED_LOSS_NUM_CLASSES": 50},
+    },
+    "OUTPUT_DIR": "./output",
+    "SEED": -1,
+    "CUDNN_BENCHMARK": False,
+    "FLOAT32_PRECISION": "",
+    "VIS_PERIOD": 0,
+    "GLOBAL": {"HACK": 1.0},
+    "VERSION": 2,
+}
 
 
 def test_recipe_is_read_from_the_config(config):
-    recipe = read_recipe(config)
+    network, recipe = read_training(config)
+    assert network == read_config(config)
     assert (recipe.batch, recipe.short, recipe.limit) == (2, (64, 72), 90)
     assert (recipe.optimizer, recipe.clip_value, recipe.mixed) == ("AdamW", 5.0, True)
 
 
-def test_every_shipped_config_is_a_recipe():
-    for config in set(CONFIGS.glob("*.yaml")) - {CONFIGS / "default.yaml"}:  # that is of runs
-        assert read_recipe(config).batch > 0
+@pytest.mark.parametrize(
+    "config", [*CONFIGS.glob("*_r18.yaml"), *CONFIGS.glob("mask_rcnn_*.yaml"), BESIDE_WEIGHTS]
+)
+def test_every_shipped_config_is_a_recipe(config):
+    network, recipe = read_training(config)
+    assert network == read_config(config)
+    assert recipe.batch > 0
 
 
 def test_the_first_config_decides(config):
-    recipe = read_recipe(CONFIGS / "finetune.yaml", config)
+    documents = [*read_documents(CONFIGS / "finetune.yaml"), *read_documents(config)]
+    _, recipe = interpret_training(documents, "")
     assert (recipe.batch, recipe.steps, recipe.short) == (3, (), (64, 72))
 
 
@@ -41,9 +134,14 @@ def test_recipe_names_every_bad_value_and_unknown_key():
         "RESCALE_INTERVAL": True,
         "CLIP_GRADIENTS": {"CLIPTYPE": "norm"},
     }
-    document = {"SOLVER": solver, "INPUT": {"RANDOM_FLIPS": "both", "CROP": {"SIZE": (0.5,)}}}
+    document = {
+        "SOLVER": solver,
+        "INPUT": {"RANDOM_FLIPS": "both", "CROP": {"SIZE": (0.5,)}},
+        "MODEL": {"RPN": {"NMS_TRESH": 0.5}, "ROI_HEADS": {"NMS_THRESH_TEST": 2}},
+        "SLOVER": {"BASE_LR": 0.5},
+    }
     with pytest.raises(CheckpointError) as error:
-        interpret_recipe([document], "mine.yaml")
+        interpret_training([document, STANDARD_FPN], "mine.yaml")
     message = str(error.value)
     assert message.startswith("mine.yaml")
     for problem in (
@@ -54,8 +152,37 @@ def test_recipe_names_every_bad_value_and_unknown_key():
         "SOLVER.CLIP_GRADIENTS.CLIPTYPE is not a key",
         "INPUT.RANDOM_FLIPS is not a key",
         "INPUT.CROP.SIZE is (0.5,), must be two numbers above 0",
+        "MODEL.RPN.NMS_TRESH is not a key",
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST is 2, must be a number from 0 to 1",
+        "SLOVER is not a key",
     ):
         assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"SCORE_THRESH_TEST": 0.9}, "SCORE_THRESH_TEST is not a key"),
+        ({"MODEL": {"ROI_HEADS": {"BATCH_SIZE_PER_IMGAE": 3}}}, "BATCH_SIZE_PER_IMGAE is not"),
+        ({"TEST": {"DETECTIONS_PER_IMGAE": 3}}, "TEST.DETECTIONS_PER_IMGAE is not a key"),
+        ({"TEST": {"PRECISE_BN": {"ENABLED": True}}}, "TEST.PRECISE_BN.ENABLED is True, must be"),
+        ({"DATALOADER": {"NUM_WORKER": 1}}, "DATALOADER.NUM_WORKER is not a key"),
+        (
+            {"DATALOADER": {"SAMPLER_TRAIN": "RepeatFactorTrainingSampler"}},
+            "DATALOADER.SAMPLER_TRAIN is 'RepeatFactorTrainingSampler', must be 'TrainingSampler'",
+        ),
+        ({"DATASETS": {"TRIAN": ("mine",)}}, "DATASETS.TRIAN is not a key"),
+    ],
+)
+def test_a_key_that_is_not_understood_is_refused_wherever_it_stands(document, problem):
+    with pytest.raises(CheckpointError, match=problem):
+        interpret_training([document, STANDARD_FPN], "")
+
+
+def test_all_that_detectron2_dumps_is_taken():
+    network, recipe = interpret_training([FULL, STANDARD_FPN], "")
+    assert network == interpret([STANDARD_FPN], "")
+    assert recipe.batch == 16
 
 
 @pytest.mark.parametrize(
@@ -73,7 +200,7 @@ def test_recipe_names_every_bad_value_and_unknown_key():
 )
 def test_contradictions_are_refused(document, problem):
     with pytest.raises(CheckpointError, match=problem):
-        interpret_recipe([document], "")
+        interpret_training([document, STANDARD_FPN], "")
 
 
 whole = st.integers(1, 200)
@@ -167,10 +294,10 @@ def test_gradients_are_clipped(kind, expected):
 
 def test_what_is_written_says_the_same(config, tmp_path):
     out = tmp_path / "model.yaml"
-    network, recipe = read_config(config), read_recipe(config)
+    network, recipe = read_training(config)
     save_config(network, recipe, out)
     assert read_config(out) == network
     assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
-    again = read_recipe(out)
+    _, again = read_training(out)
     assert (again.short, again.steps, again.clip_type) == (recipe.short, (30000,), "full_model")
     assert interpret(read_documents(out), "").classes == 1

@@ -237,6 +237,29 @@ def test_begins_with_the_checkpoint_that_comes_along(annotated):
     assert annotated_lesson(*annotated, validate=0).judge is None
 
 
+def test_a_config_beats_what_stands_beside_the_checkpoint(annotated, tmp_path):
+    """Also in what it says of the network, without describing one."""
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "INPUT: {MIN_SIZE_TEST: 400}\n"
+        "MODEL: {PIXEL_MEAN: [0, 0, 0], ROI_HEADS: {SCORE_THRESH_TEST: 0.9}}\n"
+        "SOLVER: {BASE_LR: 0.5}\n"
+    )
+    beside = annotated_lesson(*annotated).config
+    lesson = annotated_lesson(*annotated, config=config)
+    said = {"min_size": 400, "pixel_mean": (0.0, 0.0, 0.0), "score_threshold": 0.9}
+    assert lesson.config == replace(beside, **said)
+    assert (lesson.recipe.rate, lesson.recipe.short) == (0.5, (224, 352))
+    config.write_text("MODEL: {ROI_HEADS: {NUM_CLASSES: 2}}")
+    with pytest.raises(SettingsError, match=r"mine.yaml has MODEL.ROI_HEADS.NUM_CLASSES 2"):
+        annotated_lesson(*annotated, config=config)
+    config.write_text("SLOVER: {BASE_LR: 1}\nMODEL: {RPN: {NMS_TRESH: 0.5}}\nSEED: x")
+    with pytest.raises(CheckpointError) as error:
+        annotated_lesson(*annotated, config=config)
+    for key in ("SLOVER is not", "MODEL.RPN.NMS_TRESH is not", "SEED is 'x'", "phantom_r18.yaml"):
+        assert key in str(error.value)
+
+
 def test_something_must_be_left_to_learn_from(annotated):
     document = json.loads(annotated[0].read_text())
     document["annotations"] = document["annotations"][:1]

@@ -12,6 +12,7 @@ from typing import Any
 
 from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.config_keys import (
+    Keys,
     choice,
     flag,
     fraction,
@@ -21,10 +22,11 @@ from zarrmask.detection.config_keys import (
     read_values,
     stated,
     unknown_keys,
-    unlike,
     whole,
 )
 from zarrmask.errors import CheckpointError, SettingsError
+
+ARCHITECTURE = "detectron2's Mask R-CNN with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x)"
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 """Pixels of the network's input for each step in a feature map."""
@@ -252,16 +254,12 @@ def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
     CheckpointError
         Listing every key of `source` that is unknown or not supported.
     """
-    known = {declared.metadata["path"] for declared in fields(ModelConfig)} | set(_FIXED)
-    problems = [*unknown_keys(documents, known, _HARMLESS), *unlike(documents, _FIXED)]
-    values = read_values(documents, fields(ModelConfig), problems)
-    if not problems:
-        config = ModelConfig(**values)
-        problems = list(_contradictions(config))
-    if problems:
+    problems = list(unknown_keys(documents, NETWORK))
+    config = NETWORK.read(documents, problems)
+    if problems or config is None:
         raise CheckpointError(
-            f"{source}: this model config is not supported. zarrmask runs detectron2's Mask R-CNN "
-            "with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x).\n  " + "\n  ".join(problems)
+            f"{source}: this model config is not supported. zarrmask runs {ARCHITECTURE}.\n  "
+            + "\n  ".join(problems)
         )
     return config
 
@@ -293,6 +291,9 @@ def _contradictions(config: ModelConfig) -> Iterable[str]:
             )
     if config.is_bottleneck and config.res2_channels % 4:
         yield f"MODEL.RESNETS.RES2_OUT_CHANNELS is {config.res2_channels}, must be a multiple of 4"
+
+
+NETWORK = Keys(ModelConfig, _FIXED, _HARMLESS, _contradictions)
 
 
 def stated_keys(config: ModelConfig) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Dataclasses whose fields are keys of a detectron2 config: declared, checked, read and written."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from reprlib import repr as short
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from zarrmask.detection.config_file import Document
 
@@ -11,6 +11,47 @@ Check: TypeAlias = Callable[[Any], Any]
 """Gives a key's value as it is kept, or raises ValueError with what is expected."""
 
 MISSING = object()
+
+Values = TypeVar("Values")
+
+
+@dataclass(frozen=True)
+class Keys(Generic[Values]):
+    """The keys that one of these dataclasses is read from, and what stands beside them.
+
+    Attributes
+    ----------
+    values : type
+        The dataclass.
+    fixed : mapping of str to (default, value)
+        Keys that must have the only value understood, with detectron2's default.
+    others : mapping of str to set of str
+        What else detectron2 has in each section; "" is the file itself.
+    contradictions : callable
+        Tells what of the values, each right by itself, do not go together.
+    """
+
+    values: type[Values]
+    fixed: Mapping[str, tuple[Any, Any]]
+    others: Mapping[str, set[str]]
+    contradictions: Callable[[Values], Iterable[str]]
+
+    @property
+    def paths(self) -> set[str]:
+        """Of all that is understood."""
+        declared = fields(self.values)  # type: ignore[arg-type]
+        return {one.metadata["path"] for one in declared} | set(self.fixed)
+
+    def read(self, documents: Sequence[Document], problems: list[str]) -> Values | None:
+        """Read the dataclass; what is wrong is added to `problems`."""
+        found = list(unlike(documents, self.fixed))
+        values = read_values(documents, fields(self.values), found)  # type: ignore[arg-type]
+        if found:
+            problems += found
+            return None
+        config = self.values(**values)
+        problems += self.contradictions(config)
+        return config
 
 
 def key(path: str, default: Any, check: Check) -> Any:
@@ -111,20 +152,12 @@ def unlike(documents: Sequence[Document], fixed: Mapping[str, tuple[Any, Any]]) 
             yield f"{path} is {short(found)}, must be {expected!r}"
 
 
-def unknown_keys(
-    documents: Sequence[Document], known: Iterable[str], others: Mapping[str, set[str]]
-) -> Iterable[str]:
-    """Find keys that detectron2 does not know either: a slip of the pen is not passed over.
-
-    Parameters
-    ----------
-    known : iterable of str
-        Paths that are understood.
-    others : mapping of str to set of str
-        The sections to look through, and what else detectron2 has in each; "" is the file itself.
-    """
-    understood = set(known)
-    for section, besides in others.items():
+def unknown_keys(documents: Sequence[Document], *understood: Keys[Any]) -> Iterable[str]:
+    """Find keys that detectron2 does not know either: a slip of the pen is not passed over."""
+    known = {path for keys in understood for path in keys.paths}
+    sections = {section: None for keys in understood for section in keys.others}
+    for section in sections:
+        besides = {name for keys in understood for name in keys.others.get(section, ())}
         for document in documents:
             content = lookup([document], section, {}) if section else document
             if not isinstance(content, Mapping):
@@ -132,7 +165,7 @@ def unknown_keys(
                 continue
             for name in content:
                 path = f"{section}.{name}" if section else name
-                if path not in understood and path not in others and name not in besides:
+                if path not in known and path not in sections and name not in besides:
                     yield f"{path} is not a key that zarrmask knows; correct or remove it"
 
 

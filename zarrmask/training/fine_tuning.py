@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file, interpret
+from zarrmask.detection.config import ModelConfig, config_file
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.shapes import documents_of
@@ -20,7 +20,7 @@ from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training.annotated import AnnotatedBatches, held_out
 from zarrmask.training.lesson import Lesson, with_wishes
-from zarrmask.training.recipe import Recipe, interpret_recipe
+from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.validation import mean_union_iou
 
 FINETUNE = CONFIGS / "finetune.yaml"
@@ -47,7 +47,7 @@ def annotated_lesson(
         COCO instance annotations, and the folder of their images.
     config : Path, optional
         A detectron2 config. One that describes a network (``MODEL.BACKBONE.NAME``) decides it; one
-        that does not says only how to train, and beats what stands beside `init`. By default
+        that does not beats, key by key, what stands beside `init`. By default
         ``configs/finetune.yaml``.
     init : Path, optional
         The checkpoint to begin from, and its network. By default the one that comes along, unless
@@ -77,18 +77,18 @@ def annotated_lesson(
     begun = None if init is None else read_checkpoint(init)
     weights = None if begun is None else begun.tensors
     said = str(config or FINETUNE)
-    if describes:
-        network = interpret(documents, said)
-    else:
+    states_classes = describes or lookup(documents, "MODEL.ROI_HEADS.NUM_CLASSES", None) is not None
+    source = said
+    if not describes:
         assert init is not None
         assert begun is not None
-        beside = documents_of(init, begun.shapes)
-        network = interpret(beside, str(config_file(init) or init))
-        documents = [*documents, *beside]
-    recipe, seed = with_wishes(interpret_recipe(documents, said), iterations, seed)
+        documents += documents_of(init, begun.shapes)
+        source = f"{said}, with what {config_file(init) or init} says of the network"
+    network, recipe = interpret_training(documents, source)
+    recipe, seed = with_wishes(recipe, iterations, seed)
 
     dataset = read_coco(coco, images)
-    network = _for_classes(network, dataset, said if describes else None)
+    network = _for_classes(network, dataset, said if states_classes else None)
     if weights is not None and not new_heads:
         _check_classes(weights, dataset, str(init))
     if validate_coco is None:

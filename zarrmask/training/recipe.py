@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zarrmask.detection.config import ARCHITECTURE, NETWORK, ModelConfig
 from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.config_keys import (
     Check,
+    Keys,
     choice,
     flag,
     fraction,
     is_number,
     key,
-    read_values,
     stated,
     unknown_keys,
-    unlike,
     whole,
 )
 from zarrmask.errors import CheckpointError
@@ -162,43 +162,25 @@ _FIXED: dict[str, tuple[Any, Any]] = {
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False, False),
     "SOLVER.RESCALE_INTERVAL": (False, False),
     "SOLVER.REFERENCE_WORLD_SIZE": (0, 0),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "TrainingSampler"),
+    "TEST.PRECISE_BN.ENABLED": (False, False),
 }
 
-# What else detectron2 has in these sections: it changes nothing here.
+# What else detectron2 has in these sections: it changes nothing here, or nothing while the keys
+# above stand as they must.
 _HARMLESS = {
     "SOLVER": {"NUM_DECAYS"},
     "SOLVER.CLIP_GRADIENTS": set[str](),
     "SOLVER.AMP": set[str](),
-    "INPUT": {"FORMAT", "MASK_FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST"},
     "INPUT.CROP": set[str](),
+    "DATALOADER": {"ASPECT_RATIO_GROUPING", "REPEAT_THRESHOLD", "REPEAT_SQRT"},
+    "DATASETS": {
+        *("TRAIN", "PROPOSAL_FILES_TRAIN", "PRECOMPUTED_PROPOSAL_TOPK_TRAIN"),
+        *("TEST", "PROPOSAL_FILES_TEST", "PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+    },
+    "TEST.PRECISE_BN": {"NUM_ITER"},
     "ZARRMASK": set[str](),
 }
-
-
-def read_recipe(*configs: Path) -> Recipe:
-    """Read how to train from config files, the first of which takes precedence.
-
-    Raises
-    ------
-    CheckpointError
-        Listing every key that is unknown, out of range or not supported.
-    """
-    documents = [document for config in configs for document in read_documents(config)]
-    return interpret_recipe(documents, " and ".join(map(str, configs)))
-
-
-def interpret_recipe(documents: Sequence[Document], source: str) -> Recipe:
-    """Make a `Recipe` of nested mappings, the first of which takes precedence."""
-    known = {declared.metadata["path"] for declared in fields(Recipe)} | set(_FIXED)
-    problems = [*unknown_keys(documents, known, _HARMLESS), *unlike(documents, _FIXED)]
-    values = read_values(documents, fields(Recipe), problems)
-    if not problems:
-        problems = list(_contradictions(Recipe(**values)))
-    if problems:
-        raise CheckpointError(
-            f"{source}: this is not how zarrmask trains.\n  " + "\n  ".join(problems)
-        )
-    return Recipe(**values)
 
 
 def _contradictions(recipe: Recipe) -> Iterable[str]:
@@ -220,6 +202,39 @@ def _contradictions(recipe: Recipe) -> Iterable[str]:
             yield f"INPUT.CROP.SIZE is {recipe.crop_size}, must be parts of the image up to 1"
         if not relative and any(side != int(side) for side in recipe.crop_size):
             yield f"INPUT.CROP.SIZE is {recipe.crop_size}, must be whole pixels"
+
+
+_TRAINING = Keys(Recipe, _FIXED, _HARMLESS, _contradictions)
+
+
+def read_training(config: Path) -> tuple[ModelConfig, Recipe]:
+    """Read from a config file what network is trained, and how.
+
+    Raises
+    ------
+    CheckpointError
+        See `interpret_training`.
+    """
+    return interpret_training(read_documents(config), str(config))
+
+
+def interpret_training(documents: Sequence[Document], source: str) -> tuple[ModelConfig, Recipe]:
+    """Make a network and a `Recipe` of nested mappings, the first of which takes precedence.
+
+    Raises
+    ------
+    CheckpointError
+        Listing every key of `source` that is unknown, out of range or not supported.
+    """
+    problems = list(unknown_keys(documents, NETWORK, _TRAINING))
+    network = NETWORK.read(documents, problems)
+    recipe = _TRAINING.read(documents, problems)
+    if problems or network is None or recipe is None:
+        raise CheckpointError(
+            f"{source}: this is not how zarrmask trains. It trains {ARCHITECTURE}.\n  "
+            + "\n  ".join(problems)
+        )
+    return network, recipe
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import read_config
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS
 from zarrmask.training.batches import Batch, Target, example
 from zarrmask.training.lesson import Lesson, with_wishes
-from zarrmask.training.recipe import Recipe, read_recipe
+from zarrmask.training.recipe import Recipe, read_training
 
 PHANTOM = CONFIGS / "phantom_r18.yaml"
 
@@ -44,9 +43,10 @@ def simulated_lesson(
     CheckpointError
         If config or checkpoint are not understood.
     """
-    recipe, seed = with_wishes(read_recipe(config or PHANTOM), iterations, seed)
+    network, recipe = read_training(config or PHANTOM)
+    recipe, seed = with_wishes(recipe, iterations, seed)
     return Lesson(
-        read_config(config or PHANTOM),
+        network,
         recipe,
         seed,
         "simulated slices",

@@ -13,9 +13,11 @@ import zarrmask as package
 from zarrmask.coco import read_coco
 from zarrmask.coco.evaluation import evaluate
 from zarrmask.coco.export import annotate, suspicions
+from zarrmask.correcting.redo import redo
 from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sketch import Sketch
+from zarrmask.progress import Reporter
 
 
 def copied(run, tmp_path, name="copy"):
@@ -129,6 +131,94 @@ def test_masks_that_were_given_for_slices_that_are_not_there(stack, cluster, tmp
     options = {"allow_missing": True, "z": ":110", "scheduler": cluster}
     package.apply(slices, tmp_path / "masks", tmp_path / "out", **options)
     assert annotate(tmp_path / "out", tmp_path / "export") == [107]
+
+
+def painted(folder, masks):
+    folder.mkdir()
+    for number, mask in masks.items():
+        cv2.imwrite(str(folder / f"{number}.png"), mask)
+    return folder
+
+
+def block(height=150):
+    mask = np.zeros((height, 170), np.uint8)
+    mask[40:90, 30:120] = 255
+    return mask
+
+
+def exported(out, folder):
+    """What is exported of a run, worst first: mask and suspicion by slice; and the warnings."""
+    said = Reporter()
+    numbers = annotate(out, folder, worst=None, png=True, reporter=said)
+    images = read_coco(folder / "annotations.json", folder / "images").images
+    listed = json.loads((folder / "annotations.json").read_text())["images"]
+    masks = [image.true().mask() for image in images]
+    found = {
+        number: (mask, one["suspicion"])
+        for number, mask, one in zip(numbers, masks, listed, strict=True)
+    }
+    return found, said.warnings
+
+
+def test_corrected_slices_have_the_masks_that_they_were_given(run, cluster, tmp_path):
+    """Before dilation, where one is known; also those that were no keyframes."""
+    out = copied(run, tmp_path)
+    before, warnings = exported(out, tmp_path / "before")
+    assert sorted(before) == [100, 104, 108, 112, 116, 120]
+    assert warnings == []
+    masks = painted(tmp_path / "masks", {109: block(), 111: block(), 112: block() * 0})
+    redo(out, z="107:114", masks=masks, scheduler=cluster)
+    after, warnings = exported(out, tmp_path / "after")
+    assert sorted(after) == [100, 104, 108, 109, 111, 112, 116, 120]  # 107, 108 stay as they are
+    assert warnings == []
+    for number in (100, 104, 108, 116, 120):
+        np.testing.assert_array_equal(after[number][0], before[number][0])
+    for number in (109, 111):
+        np.testing.assert_array_equal(after[number][0], block() > 0)
+    assert not after[112][0].any()
+    assert [after[number][1] for number in (109, 111, 112)] == [0, 0, 0]
+    assert set(list(after)[-3:]) == {109, 111, 112}
+    redo(out, z="110:114", masks=masks, scheduler=cluster)  # 110 holds 109's
+    redo(out, z="103:105", hold=100, scheduler=cluster)
+    redo(out, z="111:117", erode=1, scheduler=cluster)
+    left, (warning,) = exported(out, tmp_path / "left")
+    assert sorted(left) == [100, 108, 109, 120]
+    assert "104 (mask of slice 100, dilated); 111, 112, 116 (dilated otherwise)" in warning
+    redo(out, z="111:112", masks=masks, scheduler=cluster)
+    again, (warning,) = exported(out, tmp_path / "again")
+    np.testing.assert_array_equal(again[111][0], block() > 0)
+    assert "; 112, 116 (dilated otherwise)" in warning
+    redo(out, z=":", erode=1, scheduler=cluster)
+    with pytest.raises(OutputError, match=r"nothing of .* is left to annotate: 100, "):
+        annotate(out, tmp_path / "nothing")
+    shutil.rmtree(out / "corrections" / "0000.zarr")
+    with pytest.raises(OutputError, match=r"lost its 0000\.zarr"):
+        annotate(out, tmp_path / "nothing")
+
+
+def test_what_was_detected_anew_is_exported(run, cluster, tmp_path):
+    out = copied(run, tmp_path)
+    before, _ = exported(out, tmp_path / "before")
+    redo(out, z="109:115", score=1.0, detect_every=2, scheduler=cluster)
+    after, (warning,) = exported(out, tmp_path / "after")
+    assert sorted(after) == [100, 104, 108, 109, 111, 113, 116, 120]
+    assert not any(after[number][0].any() for number in (109, 111, 113))
+    np.testing.assert_array_equal(after[108][0], before[108][0])
+    assert "112 (detected anew, on other slices)" in warning
+
+
+def test_masks_of_a_part_or_of_a_run_are_no_annotations(stack, run, cluster, tmp_path):
+    """A crop's lack what is outside; a run's are dilated."""
+    every = painted(tmp_path / "every", {number: block() for number in (100, 104, 108)})
+    out = tmp_path / "out"
+    package.apply(stack, every, out, y="10:140", z="100:112", scheduler=cluster)
+    part = painted(tmp_path / "part", {104: block(130)})
+    redo(out, z="104:106", masks=part, scheduler=cluster)
+    redo(out, z="108:110", masks=run[0], scheduler=cluster)
+    left, (warning,) = exported(out, tmp_path / "left")
+    assert sorted(left) == [100]
+    assert "104 (mask given for what the run wrote, not for the whole slice)" in warning
+    assert "108 (mask of a run, dilated)" in warning
 
 
 def test_a_run_at_a_url(run, s3, tmp_path):

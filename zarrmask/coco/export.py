@@ -16,11 +16,11 @@ from zarrmask import __version__
 from zarrmask.atomic import refuse_full, whole_folder
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.coco.region import Region
+from zarrmask.coco.undilated import told, undilated_masks
 from zarrmask.damage import reopened
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import OutputError, StackError
 from zarrmask.journal import finished_record
-from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sketch import agreement
 from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Reporter
@@ -39,6 +39,9 @@ def annotate(
     reporter: Reporter | None = None,
 ) -> list[int]:
     """Write keyframes of a finished run as images and COCO annotations.
+
+    What was corrected since has the mask that the correction was given or detected for that very
+    slice; where there is none, the slice is left out, and named in a warning.
 
     Parameters
     ----------
@@ -61,25 +64,31 @@ def annotate(
     Raises
     ------
     OutputError
-        If there is no finished run, its slices are gone, or `folder` is not empty.
+        If there is no finished run, its slices are gone, nothing is left that was not corrected
+        without a mask for the slice, or `folder` is not empty.
     """
     reporter = reporter or Reporter()
     place = place_of(run)
     with reached(place, to_be="read"):
         record = finished_record(place)
-        if not (place / "keyframes.zarr").exists():
-            raise OutputError(f"{place} has lost its keyframes.zarr; run again with --overwrite")
+        known, lost = undilated_masks(place, record)
         refuse_full(folder)
-        store = KeyframeStore(place / "keyframes.zarr")
-        numbers, masks = store.numbers(), store.masks()
-        read, there = _reader(place, record, masks.shape[1:])
-        order = store.seen()
-        order = order[np.isin(np.array(numbers)[order], there)]  # some are given for other slices
-        suspected = np.empty(len(numbers))
-        sketches = store.sketches()
-        alike = [agreement(sketches[one], sketches[other]) for one, other in pairwise(order)]
-        suspected[order] = suspicions(store.best_scores()[order], alike)
-        chosen = order[np.argsort(-suspected[order], kind="stable")][:worst].tolist()
+        if lost:
+            reporter.warn(
+                "slices that were corrected, and of which no mask before dilation is known since, "
+                f"are left out: {told(lost)}"
+            )
+        if not known:
+            raise OutputError(
+                f"nothing of {place} is left to annotate: {told(lost)}. Detect on these slices "
+                "anew, or give masks for them (zarrmask redo)"
+            )
+        read, there = _reader(place, record, known[0].store.masks().shape[1:])
+        known = [one for one in known if one.number in there]  # some are given for other slices
+        alike = [agreement(one.sketch, other.sketch) for one, other in pairwise(known)]
+        suspected = suspicions(np.array([one.score for one in known]), alike)
+        suspected[[one.given for one in known]] = 0  # whatever its neighbours are like
+        chosen = np.argsort(-suspected, kind="stable")[:worst].tolist()
         with (
             whole_folder(folder) as half,
             reporter.stage("writing", len(chosen), "images") as advance,
@@ -88,7 +97,7 @@ def annotate(
             annotations: list[dict[str, Any]] = []
             (half / "images").mkdir()
             for id_, position in enumerate(chosen, start=1):
-                number, mask = numbers[position], np.asarray(masks[position])
+                number, mask = known[position].number, known[position].mask()
                 name = f"{number:05d}.{'png' if png else 'jpg'}"
                 _write_image(half / "images" / name, read(number))
                 height, width = mask.shape
@@ -105,7 +114,7 @@ def annotate(
                 "annotations": [{"id": n, **one} for n, one in enumerate(annotations, start=1)],
             }
             (half / "annotations.json").write_text(json.dumps(content) + "\n")
-        return [numbers[position] for position in chosen]
+        return [known[position].number for position in chosen]
 
 
 def suspicions(scores: NDArray, agreement: Sequence[float]) -> NDArray[np.float64]:

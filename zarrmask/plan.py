@@ -87,7 +87,7 @@ def make_plan(source: Source, settings: Settings) -> Plan:
         reach = settings.every_min, settings.every_max
         placing = Placing.adaptive(there, *reach, settings.tolerance)
     else:
-        placing = Placing.fixed(there, settings.every)
+        placing = Placing.fixed(there, settings.every, last=settings.propagate == "field")
     shape = (end - offset, bottom - top, right - left)
     voxel_size = settings.voxel_size or source.voxel_size
     return Plan(

@@ -100,6 +100,13 @@ def test_a_fixed_interval_takes_one_round(count, every):
     assert sorted(seen) == list(range(len(placing.candidates)))
 
 
+def test_a_fixed_interval_ends_with_the_last_slice_where_masks_are_interpolated():
+    there = np.array([3, 4, 5, 6, 9, 10])
+    assert Placing.fixed(there, 4).candidates.tolist() == [3, 9]
+    assert Placing.fixed(there, 4, last=True).candidates.tolist() == [3, 9, 10]
+    assert Placing.fixed(there, 5, last=True).candidates.tolist() == [3, 10]
+
+
 @given(
     st.lists(st.one_of(st.none(), st.integers(0, 150)), min_size=1, max_size=80),
     st.integers(1, 16),

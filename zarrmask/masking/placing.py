@@ -42,12 +42,18 @@ class Placing:
     tolerance: float = 0.0
 
     @classmethod
-    def fixed(cls, there: NDArray[np.int64], every: int) -> Placing:
+    def fixed(cls, there: NDArray[np.int64], every: int, *, last: bool = False) -> Placing:
         """Every n-th of the slices that are there (indices, ascending), from the first.
 
         The replaced scripts count only slices that could be read; so does this.
+
+        Parameters
+        ----------
+        last : bool
+            And the last: what begins behind the one before is seen on no other. The replaced
+            scripts, which hold a mask until the next, do without.
         """
-        return cls(there[::every])
+        return cls(np.union1d(there[::every], there[-1:] if last else there[:0]))
 
     @classmethod
     def adaptive(cls, there: NDArray[np.int64], least: int, most: int, tolerance: float) -> Placing:

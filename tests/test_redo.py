@@ -399,8 +399,12 @@ def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
     assert not np.array_equal(before, expected)
     how = record["corrections"][0]["how"]["detect"]
     assert (how["detect-every"], len(how["checkpoint"]["sha256"])) == (2, 64)
-    redo(out, z="112:114", score=1.0, scheduler=cluster)
+    assert record["corrections"][0]["detected"]["count"] == 4
+    record = redo(out, z="112:114", score=1.0, scheduler=cluster)
     assert not level(out, "mask")[12:14].any()
+    assert record["corrections"][1]["detected"]["without_detection"] == [112]
+    report = (out / "report.html").read_text()
+    assert "nothing was found on z 112 when that was detected anew" in report
     np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
 
 

@@ -27,7 +27,7 @@ from zarrmask.ledger import Ledger
 from zarrmask.masking import Answer, Ask, Doubt, Keyframes, KeyframeStore, Sighting, seek
 from zarrmask.masking.sighting import REPLACED
 from zarrmask.plan import Plan
-from zarrmask.progress import Advance, Reporter, listed
+from zarrmask.progress import Advance, Reporter
 from zarrmask.second_look import LARGEST
 from zarrmask.stack import Source
 from zarrmask.stages import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
@@ -112,27 +112,6 @@ def record_of(found: Keyframes, numbers: NDArray[np.int64]) -> dict[str, Any]:
         ],
         **odd,
     }
-
-
-def warnings_of(record: Mapping[str, Any]) -> list[str]:
-    """What a person should look at, from what `record_of` gives."""
-    warnings = []
-    if empty := record["without_detection"]:
-        warnings.append(
-            f"nothing was found on {len(empty)} of {record['used']} keyframes; look at these, "
-            f"unless the object ends there: {listed(empty)}"
-        )
-    if replaced := [one["z"] for one in record["replaced"]]:
-        warnings.append(
-            f"{len(replaced)} of {record['count']} keyframes contradict those around them, however "
-            f"they are looked at, and are not used: {listed(replaced)}"
-        )
-    if redone := [one["z"] for one in record["redone"]]:
-        warnings.append(
-            f"{len(redone)} of {record['count']} keyframes contradicted those around them, and do "
-            f"not since they were detected anew: {listed(redone)}"
-        )
-    return warnings
 
 
 @dataclass

@@ -17,7 +17,7 @@ from zarrmask.finish import describe_pyramids, finish_run
 from zarrmask.forecast import Forecast
 from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
-from zarrmask.looking import record_of, warnings_of
+from zarrmask.looking import record_of
 from zarrmask.memory import sized
 from zarrmask.model import detectors_of, find_checkpoint, model_of
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
@@ -25,7 +25,7 @@ from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
 from zarrmask.place import Place, output_place
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
-from zarrmask.record import outcome, run_record, written_by
+from zarrmask.record import outcome, run_record, warnings_of, written_by
 from zarrmask.session import Session, as_begun, forecast_of
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source

@@ -16,10 +16,32 @@ from zarrmask.contrast import Contrast
 from zarrmask.opening import describe
 from zarrmask.place import written_command
 from zarrmask.plan import Plan
+from zarrmask.progress import listed
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 
 PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
+
+
+def warnings_of(record: Mapping[str, Any]) -> list[str]:
+    """What a person should look at, from what `zarrmask.looking.record_of` gives."""
+    warnings = []
+    if empty := record["without_detection"]:
+        warnings.append(
+            f"nothing was found on {len(empty)} of {record['used']} keyframes; look at these, "
+            f"unless the object ends there: {listed(empty)}"
+        )
+    if replaced := [one["z"] for one in record["replaced"]]:
+        warnings.append(
+            f"{len(replaced)} of {record['count']} keyframes contradict those around them, however "
+            f"they are looked at, and are not used: {listed(replaced)}"
+        )
+    if redone := [one["z"] for one in record["redone"]]:
+        warnings.append(
+            f"{len(redone)} of {record['count']} keyframes contradicted those around them, and do "
+            f"not since they were detected anew: {listed(redone)}"
+        )
+    return warnings
 
 
 def run_record(

@@ -193,7 +193,11 @@ def test_a_suspicious_range_comes_with_the_command_that_corrects_it(
     record["corrections"] = [
         {"z": [148, 152], "how": {"from": 144}, "voxels": -1_500_000},
         {"z": [160, 161], "how": {"masks": given}},
-        {"z": [170, 180], "how": {"detect": {"score": 0.3, "checkpoint": weights}}},
+        {
+            "z": [170, 180],
+            "how": {"detect": {"score": 0.3, "checkpoint": weights}},
+            "detected": {"without_detection": [172, 174]},
+        },
     ]
     text = read(report(out, record)).text
     assert "corrected since" in text
@@ -201,6 +205,7 @@ def test_a_suspicious_range_comes_with_the_command_that_corrects_it(
     assert "1.5 million voxels fewer kept" in text
     assert "z 160 to 160: masks /my/masks" in text
     assert "z 170 to 179: score 0.3, checkpoint /my/model.pth" in text
+    assert "nothing was found on 172, 174" in text
     assert not re.search("fingerprint of|hash of", text)
 
 

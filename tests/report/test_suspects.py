@@ -186,6 +186,26 @@ def test_what_a_person_corrected_weighs_little():
     assert second.weight < 0.1 < first.weight
 
 
+def test_what_a_person_did_not_correct_weighs_as_much_as_before():
+    masks = smooth()
+    masks[3:7] = np.zeros((4, *SHAPE), np.uint8)
+    (whole,) = suspects(keyframes(masks), greys(), {})
+    record = {"corrections": [{"z": [30, 40], "how": {"from": 20}}]}
+    left, corrected = suspects(keyframes(masks), greys(), record)
+    assert (left.first, left.last, left.weight) == (4, 6, whole.weight)
+    assert (corrected.first, corrected.last, corrected.why[0]) == (3, 3, "corrected since")
+
+
+def test_what_was_not_found_anew_is_said():
+    detected = {"without_detection": [78, 79, 80]}
+    entry = {"z": [70, 90], "how": {"detect": {"score": 0.9}}, "detected": detected}
+    (found,) = suspects(keyframes(smooth()), greys(), {"corrections": [entry]})
+    assert (found.first, found.last, found.weight) == (8, 8, 1.0)
+    assert found.why == ("nothing was found on z 78 and 2 more when that was detected anew",)
+    mended = {"z": [78, 81], "how": {"from": 70}}
+    assert suspects(keyframes(smooth()), greys(), {"corrections": [entry, mended]}) == []
+
+
 @pytest.mark.parametrize(
     "told",
     [None, 3, [], {"replaced": None}, {"replaced": [None, {}, {"z": "x"}, {"z": 5}]}],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Correction:
         How many of the smallest bricks were written anew.
     voxels : int
         How many voxels more are inside.
+    detected : mapping
+        What came of detecting anew (`zarrmask.looking.record_of`); empty of other corrections.
     """
 
     z: tuple[int, int]
@@ -40,16 +42,21 @@ class Correction:
     grown: int = 0
     bricks: int = 0
     voxels: int = 0
+    detected: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give what `from_json` takes."""
-        return {**asdict(self), "z": list(self.z), "how": dict(self.how)}
+        entry = {**asdict(self), "z": list(self.z), "how": dict(self.how)}
+        if not self.detected:
+            del entry["detected"]
+        return entry
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Correction:
         """Take what `to_json` gave."""
         first, stop = entry["z"]
-        return cls((first, stop), entry["how"], entry["grown"], entry["bricks"], entry["voxels"])
+        counts = entry["grown"], entry["bricks"], entry["voxels"]
+        return cls((first, stop), entry["how"], *counts, entry.get("detected", {}))
 
     def same_as(self, other: Correction) -> bool:
         """Whether the same was asked for."""

@@ -23,7 +23,7 @@ from zarrmask.flush import flush_all
 from zarrmask.given.filling import fill_keyframes, sighting_of
 from zarrmask.given.masks import open_given
 from zarrmask.journal import CORRECTING
-from zarrmask.looking import detect_keyframes, record_of, warnings_of
+from zarrmask.looking import detect_keyframes, record_of
 from zarrmask.masking import SettledMasks
 from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
@@ -33,6 +33,7 @@ from zarrmask.place import Place, output_place, reached, remove, written_command
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
+from zarrmask.record import warnings_of
 from zarrmask.room import check_room
 from zarrmask.session import forecast_of, shared_disk
 from zarrmask.settings import Settings, read_settings
@@ -153,7 +154,8 @@ def redo(
                     store, filling = store_of(place, number), journal.ledger.stage("filling")
                     fill_keyframes(client, given, there.shape, store, filling, reporter)
                 elif looks is not None:
-                    _detect(client, there, looks, crew.patience, reporter)
+                    detected = _detect(client, there, looks, crew.patience, reporter)
+                    correction = replace(correction, detected=detected)
             after = before.covered(*there.layers(client, before, number, correction, reporter))
             start, stop = (end - there.first - there.plan.origin[0] for end in span)
             comparing = journal.ledger.stage("comparing")
@@ -230,8 +232,8 @@ def look(
 
 def _detect(
     client: Client, there: FinishedRun, looks: Looks, patience: float, reporter: Reporter
-) -> None:
-    """Detect anew; what is found goes to the correction's store."""
+) -> dict[str, Any]:
+    """Detect anew; what is found goes to the correction's store, and what to say of it is given."""
     detected = there.record["detect_window"]
     window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
     *_, found = detect_keyframes(
@@ -244,8 +246,10 @@ def _detect(
         there.journal.ledger.stage("anew"),
         reporter,
     )
-    for warning in warnings_of(record_of(found, looks.plan.numbers)):
+    told = record_of(found, looks.plan.numbers)
+    for warning in warnings_of(told):
         reporter.warn(warning)
+    return told
 
 
 def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None) -> Crew:

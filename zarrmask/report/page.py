@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zarrmask.atomic import replace_file
 from zarrmask.place import Place, is_local
+from zarrmask.progress import listed
 from zarrmask.report import headline, words
 from zarrmask.report.charts import curves, histogram
 from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture
@@ -236,7 +237,7 @@ def _correcting(views: Views, out: Place, one: Suspect, *, held: bool) -> str:
 
 
 def _corrections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Give what was corrected since: how, and how many voxels came or went."""
+    """Give what was corrected since: how, how many voxels came or went, and where nothing was."""
     told = []
     for entry in corrections(record):
         voxels = number(pick(entry, "voxels")) or 0
@@ -245,6 +246,9 @@ def _corrections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         asked |= asked.pop("detect", {})
         how = ", ".join(f"{name} {plain(pick(v, 'path') or v)}" for name, v in asked.items())
         change = f"{words.large(abs(voxels))} voxels {'more' if voxels >= 0 else 'fewer'} kept"
+        empty = pick(entry, "detected", "without_detection")
+        if isinstance(empty, list | tuple) and empty:
+            change += f"; nothing was found on {listed(empty)}"
         told.append((f"z {start} to {stop - 1}: {how}", change))
     return told
 

@@ -91,9 +91,15 @@ def suspects(keyframes: Keyframes, greys: Greys, record: Mapping[str, Any]) -> l
         )
         if doubt.weight >= LEAST
     ]
-    doubts += _mended(keyframes, record)
-    ranges = [
-        _if_corrected(_joined(together), keyframes, record) for together in _neighbours(doubts)
+    doubts += _mended(keyframes, pick(record, "keyframes"))
+    corrected = _corrected(keyframes, record)
+    settled = [doubt for doubt in doubts if doubt.place in corrected]
+    still = [doubt for doubt in doubts if doubt.place not in corrected]
+    still += _found_anew(keyframes, corrections(record))
+    ranges = [_joined(together) for together in _neighbours(still)]
+    ranges += [
+        replace(one, weight=LEAST, why=("corrected since", *one.why))
+        for one in map(_joined, _neighbours(settled))
     ]
     return sorted(ranges, key=lambda one: (-one.weight, one.first))
 
@@ -110,12 +116,14 @@ def corrections(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _if_corrected(suspect: Suspect, keyframes: Keyframes, record: Mapping[str, Any]) -> Suspect:
-    """Give little weight to what a person has corrected since."""
-    z = int(keyframes.z[suspect.worst])
-    if any(start <= z < stop for start, stop in (entry["z"] for entry in corrections(record))):
-        return replace(suspect, weight=LEAST, why=("corrected since", *suspect.why))
-    return suspect
+def _corrected(keyframes: Keyframes, record: Mapping[str, Any]) -> set[int]:
+    """Give the places of keyframes that a person has corrected since."""
+    spans = [entry["z"] for entry in corrections(record)]
+    return {
+        place
+        for place, z in enumerate(keyframes.z.tolist())
+        if any(start <= z < stop for start, stop in spans)
+    }
 
 
 def at_border_always(keyframes: Keyframes) -> bool:
@@ -246,11 +254,29 @@ def _odd_greys(keyframes: Keyframes, greys: Greys) -> Iterator[Doubt]:
                 yield Doubt(place, min(1.0, 2 * share), f"{why} (usual: {percent(usual, 1)})")
 
 
-def _mended(keyframes: Keyframes, record: Mapping[str, Any]) -> Iterator[Doubt]:
-    """What the run did not believe itself."""
+def _found_anew(keyframes: Keyframes, given: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
+    """Slices that a person had detected anew, and on which nothing was found then.
+
+    It is said of the keyframe that is nearest; no other correction has come since.
+    """
+    empty: dict[int, list[int]] = {}
+    for n, entry in enumerate(given):
+        slices = pick(entry, "detected", "without_detection")
+        for z in slices if isinstance(slices, list | tuple) and len(keyframes.z) else ():
+            since = (later["z"] for later in given[n + 1 :])
+            if type(z) is int and not any(start <= z < stop for start, stop in since):
+                empty.setdefault(int(np.abs(keyframes.z - z).argmin()), []).append(z)
+    for place, slices in empty.items():
+        more = f" and {len(slices) - 1} more" if len(slices) > 1 else ""
+        why = f"nothing was found on z {slices[0]}{more} when that was detected anew"
+        yield Doubt(place, 1.0 if keyframes.count[place] else 0.1, why)
+
+
+def _mended(keyframes: Keyframes, kept: Any) -> Iterator[Doubt]:
+    """What the run did not believe itself, by what its record tells of keyframes."""
     places = {int(z): place for place, z in enumerate(keyframes.z)}
     for name, weight in (("replaced", 0.6), ("redone", 0.3)):
-        entries = pick(record, "keyframes", name)
+        entries = pick(kept, name)
         for entry in entries if isinstance(entries, list | tuple) else ():
             z = number(pick(entry, "z"))
             if z is None or int(z) not in places:

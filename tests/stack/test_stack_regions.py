@@ -1,5 +1,6 @@
 """Every kind of input gives, for every region, what NumPy gives for the volume in memory."""
 
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -211,3 +212,27 @@ def test_floats_are_read_as_they_are(write: Writer, tmp_path: Path, volume: np.n
     assert source.dtype == np.float32
     assert source.dtype.isnative
     np.testing.assert_array_equal(source[1:3, 1:20, ::2], data[1:3, 1:20, ::2])
+
+
+@pytest.mark.parametrize(
+    ("columns", "start", "stop"),
+    [(8096, 0, 8096), (8096, 3072, 6144), (8096, 3000, 3100), (9000, 0, 8192), (9000, 8192, 9000)],
+)
+def test_no_more_is_read_of_uncompressed_rows_than_is_wanted(
+    tmp_path, monkeypatch, columns, start, stop
+):
+    """Workers on other machines do not share what is read: bricks side by side would add up."""
+    image = np.random.default_rng(0).integers(0, 2**16, (64, columns), np.uint16)
+    path = tmp_path / "0.tif"
+    tifffile.imwrite(path, image)
+    source, read, really = open_source(tmp_path), [], os.preadv
+
+    def counting(file, parts, place):
+        read.append(sum(part.nbytes for part in parts))
+        return really(file, parts, place)
+
+    out = np.empty((1, 64, stop - start), np.uint16)
+    monkeypatch.setattr(os, "preadv", counting)
+    source.read_into(out, slice(0, 1), slice(0, 64), slice(start, stop))
+    np.testing.assert_array_equal(out[0], image[:, start:stop])
+    assert sum(read) <= 17 / 16 * out.nbytes

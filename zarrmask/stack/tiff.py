@@ -22,6 +22,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 UNCOMPRESSED = 1
 GAP = 2**14
 """Bytes between wanted parts of rows that are read along: to ask once more costs as much."""
+ALONG = 16
+"""They are, if this many times as much is wanted: else bricks beside each other, on machines that
+do not share what is read, would read a stack many times."""
 
 
 def tiff_header(file: File, *, labels: bool = False) -> Header:
@@ -203,9 +206,10 @@ def read_rows(path: str, header: Header, y: slice, x: slice, out: np.ndarray) ->
     A memory map would have to be made and torn down for each region: four times slower.
     """
     columns, item = header.shape[1], header.dtype.itemsize
-    left_out = (columns - (x.stop - x.start)) * item
+    wanted = (x.stop - x.start) * item
+    left_out = columns * item - wanted
     together = out
-    if 0 < left_out <= GAP:
+    if 0 < left_out <= min(GAP, wanted // ALONG):
         together = buffer("rows", (y.stop - y.start, columns), header.dtype)
     # Rows that are whole are one piece.
     whole = together.shape[1] == columns and together.flags.c_contiguous

@@ -135,12 +135,15 @@ def test_what_was_found_is_kept(tmp_path):
     found = Sighting.of_mask(mask, boxes, scores)
     nothing = Sighting.of_mask(empty, boxes[:0], scores[:0])
     assert not store.reserve(4, 4, 5)  # leaves what is there
+    torn = tmp_path / "keyframes.zarr" / "mask" / "0.0.0.1234.partial"  # of a worker that was lost
+    torn.write_bytes(b"half")
     store.write_sightings(
         np.array([100, 110, 120, 130]),
         [nothing, found, nothing],
         np.array([AS_SEEN, SEEN_ANEW, REPLACED]),
         np.array([0, 1, 3]),
     )
+    assert not torn.exists()
     assert store.masks().shape == (4, 4, 5)
     assert np.asarray(store.masks()[1]).all()
     assert store.numbers() == [100, 110, 120, 130]

@@ -45,9 +45,7 @@ class KeyframeStore:
     def reserve(self, count: int, height: int, width: int) -> bool:
         """Make room for so many masks, unless it is there; tell whether it had to be made."""
         group = zarr.open_group(zarr_store(self.path), mode="a", zarr_format=2)
-        if isinstance(self.path, Path):
-            for torn in self.path.glob("**/*.partial"):
-                torn.unlink()  # zarr was stopped while it wrote
+        self._remove_torn()
         group.attrs.put({})
         dimensions = _dimensions(3, "y", "x")
         if "mask" in group and self._array("mask", "r").shape == (count, height, width):
@@ -129,6 +127,13 @@ class KeyframeStore:
                 name, data=column, overwrite=True, attributes=_dimensions(column.ndim, "n", "box")
             )
         self._write_sketches(group, [sighting.sketch for sighting in sightings])
+        self._remove_torn()
+
+    def _remove_torn(self) -> None:
+        """Remove what zarr was writing when it, or a worker, was stopped."""
+        if isinstance(self.path, Path):
+            for torn in self.path.glob("**/*.partial"):
+                torn.unlink()
 
     def _write_sketches(self, group: zarr.Group, sketches: Sequence[Sketch]) -> None:
         height, width = sketches[0].shape

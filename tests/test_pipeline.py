@@ -1,6 +1,7 @@
 """Whole runs on a real cluster of processes."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -10,14 +11,17 @@ import sys
 import time
 
 import cv2
+import dask.array as da
 import numpy as np
 import psutil
 import pytest
 import tifffile
 import xarray as xr
 import zarr
+from distributed import Client
 
 import zarrmask
+from zarrmask.blocks import results
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError, ZarrmaskError
 from zarrmask.masking.field import UNITS, parts_apart, signed_distance
 from zarrmask.phantom import Phantom
@@ -508,28 +512,45 @@ def test_a_stopped_conversion_goes_on(large_stack, cluster, tmp_path):
     assert again_ == whole_
 
 
-def test_a_full_disk_is_said_to_be_full(large_stack, tmp_path):
-    out = tmp_path / "small-disk"
-    out.mkdir()
+@pytest.mark.parametrize("what", ["convert", "run"])
+def test_a_run_goes_on_when_a_full_disk_has_room_again(large_stack, cluster, tmp_path, what):
+    small, whole = tmp_path / "small-disk", tmp_path / "whole.zarr"
+    small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", out], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", small], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("only root mounts a small disk")
+    out, options = small / "whole.zarr", ["--every", "7"] if what == "run" else []
     try:
-        process = start(large_stack, out / "a.zarr", command="convert")
+        process = start(large_stack, out, *options, command=what)
         message = process.communicate(timeout=120)[1]
         assert process.returncode == 1
         assert "no space left on the output's disk" in message
         assert "Traceback" not in message
-        subprocess.run(["mount", "-o", "remount,size=60m", out], check=True)
-        process = start(large_stack, out / "a.zarr", command="convert")
+        subprocess.run(["mount", "-o", "remount,size=80m", small], check=True)
+        process = start(large_stack, out, *options, command=what)
         message = process.communicate(timeout=120)[1]
         assert process.returncode == 0, message
-        volume = zarr.open_array(out / "a.zarr/0", mode="r")
-        np.testing.assert_array_equal(volume[7], tifffile.imread(large_stack / "7.tif"))
+        if what == "run":
+            zarrmask.run(large_stack, whole, every=7, scheduler=cluster)
+            for name in ("volume.zarr", "mask.zarr", "masked.zarr"):
+                assert contents(out / name) == contents(whole / name)
+        else:
+            zarrmask.convert(large_stack, whole, scheduler=cluster)
+            assert contents(out) == contents(whole)
+        assert not list(small.rglob("*.partial"))
     finally:
-        subprocess.run(["umount", out], check=True)
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_named_as_such(cluster, number):
+    def write(block):
+        raise OSError(number, os.strerror(number), "/out/volume.zarr/0/0/0/0")
+
+    with Client(cluster) as client, pytest.raises(ZarrmaskError, match=r"no space left.*/0/0/0/0"):
+        results(client, [da.zeros(2, chunks=1).map_blocks(write, dtype=float)], lambda n: None)
 
 
 def test_a_worker_lost_with_its_detector_is_made_good(large_stack, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 
 from zarrmask.errors import ZarrmaskError
 
+FULL = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
+"""What is said where a disk, or a quota, is full; not all who write tell the number."""
 HAND_INS = 3
 """How often a block is handed in; the scheduler itself tries each of them several times."""
 
@@ -171,10 +175,10 @@ def computed(
                     finished(layer)
                     go_on()
     except (OSError, RuntimeError) as error:
-        if "No space left" in str(error):
+        if any(told in str(error) for told in FULL):
             raise ZarrmaskError(
-                "there is no space left on the output's disk; make room, then run the same "
-                "command again: it goes on"
+                f"there is no space left on the output's disk, or none that you may use ({error}); "
+                "make room, then run the same command again: it goes on"
             ) from None
         raise
     finally:

@@ -121,7 +121,7 @@ def test_a_conversion_leaves_as_many_files_and_bytes_as_were_foreseen(cluster, t
     zarr.save_array(tmp_path / "stack.zarr", noise, zarr_format=2)
     options = {"ngff": ngff, "chunk": 32, "compressor": "none"}
     out = tmp_path / "out.zarr"
-    foreseen, _ = foresee(tmp_path / "stack.zarr", out, conversion=True, **options)
+    foreseen, *_ = foresee(tmp_path / "stack.zarr", out, conversion=True, **options)
     reporter = Reporter()
     zarrmask.convert(tmp_path / "stack.zarr", out, scheduler=cluster, reporter=reporter, **options)
     files = [
@@ -249,6 +249,21 @@ def test_workers_are_fewer_for_want_of_memory_unless_they_were_asked_for():
     assert f"--workers {fewer.crew.workers}" in want_of_memory(asked)
 
 
+@given(st.integers(4, 64), st.integers(1, 16), st.floats(0.5, 1))
+def test_who_goes_on_with_less_memory_keeps_the_bricks_and_does_with_fewer(memory, workers, left):
+    strips = stack_of((1_000, 8_096, 8_096), (40, 8_096))
+    first = forecast_of(strips, Path("out"), crew(memory * GB, workers, fixed=False))
+    less = replace(first, crew=replace(first.crew, memory=int(left * memory * GB)))
+    again = less.staffed()
+    assert again.plan == first.plan
+    if replace(less, crew=replace(less.crew, workers=1)).fits:
+        assert again.fits
+        more = replace(again, crew=replace(again.crew, workers=again.crew.workers + 1))
+        assert again.crew.workers == first.crew.workers or not more.fits
+    asked = replace(less, crew=replace(less.crew, fixed=True))
+    assert asked.staffed() == asked
+
+
 def test_for_want_of_memory_all_gpus_are_used_by_fewer_tasks():
     def foreseen(memory, gpus=True):
         crew = Crew(8, 16, memory * GB, local=True, fixed=False, gpus=gpus)
@@ -369,7 +384,7 @@ def strips(tmp_path_factory):
 def test_a_stopped_run_goes_on_with_other_memory_and_its_first_bricks(strips, cluster, tmp_path):
     whole, again = tmp_path / "whole.zarr", tmp_path / "again.zarr"
     zarrmask.convert(strips, whole, scheduler=cluster)
-    foreseen, _ = foresee(strips, again, conversion=True, workers=1)
+    foreseen, *_ = foresee(strips, again, conversion=True, workers=1)
     assert foreseen.plan.grid.brick == (24, 768, 560)
     memory = foreseen.memory.total - 1
     process = command("convert", strips, again, "--workers", 1, "--memory", memory)

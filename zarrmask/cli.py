@@ -354,8 +354,8 @@ def plan_command(out: str, as_json: bool, **options: Any) -> None:
     from zarrmask.room import free_space, shortages
 
     place = output_place(out)
-    forecast, hours = foresee(out=out, **options)
-    free, (problems, warnings) = free_space(place), shortages(forecast, place)
+    forecast, left, hours = foresee(out=out, **options)
+    free, (problems, warnings) = free_space(place), shortages(forecast, place, left)
     if as_json:
         room = {"free_bytes": free, "hours": hours, "problems": problems, "warnings": warnings}
         click.echo(json.dumps({**forecast.record(), **room}, indent=2))

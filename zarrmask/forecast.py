@@ -316,6 +316,13 @@ class Forecast:
         """The same with other bricks."""
         return replace(self, plan=replace(self.plan, grid=grid))
 
+    def staffed(self) -> Forecast:
+        """The same with as many workers as fit; where not even one does, with one."""
+        fewer = self
+        while not fewer.fits and (crew := fewer.crew.fewer()):
+            fewer = replace(fewer, crew=crew)
+        return fewer
+
     def fitted(self) -> Forecast:
         """The same with as many workers, and then as large bricks of whole blocks, as fit.
 
@@ -334,8 +341,7 @@ class Forecast:
         fewer = self
         if self.crew.memory is None:
             return cut(min(USUAL_BRICK, largest))
-        while (crew := fewer.crew.fewer()) and not cut(SMALLEST_BRICK).fits:
-            fewer = replace(fewer, crew=crew)
+        fewer = cut(SMALLEST_BRICK).staffed()
         budget = largest
         while budget > SMALLEST_BRICK and not cut(budget).fits:
             budget //= 2

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from textwrap import wrap
+from typing import NamedTuple
 
 from zarrmask.forecast import Forecast
 from zarrmask.memory import sized
 
 WIDTH = 68
 """Characters of a line, less the names before it."""
+
+
+class Outlook(NamedTuple):
+    """What a run, or a conversion, will take.
+
+    Attributes
+    ----------
+    forecast : Forecast
+        Of all of it.
+    left : float
+        Share of its bricks that is to be written: of an output that is unfinished not all.
+    hours : float or None
+        That all of it will take, where they were to be measured.
+    """
+
+    forecast: Forecast
+    left: float
+    hours: float | None
 
 
 def describe_forecast(forecast: Forecast, free: int | None, hours: float | None) -> dict[str, str]:

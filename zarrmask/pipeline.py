@@ -21,6 +21,7 @@ from zarrmask.looking import record_of
 from zarrmask.memory import sized
 from zarrmask.model import detectors_of, find_checkpoint, model_of
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
+from zarrmask.outlook import Outlook
 from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
 from zarrmask.place import Place, output_place
 from zarrmask.plan import make_plan
@@ -213,16 +214,10 @@ def foresee(
     patience: str | float | None = None,
     reporter: Reporter | None = None,
     **options: Any,
-) -> tuple[Forecast, float | None]:
+) -> Outlook:
     """Say what a run, or a conversion, will take; without `measure` no pixel is read.
 
     Parameters are those of `run`.
-
-    Returns
-    -------
-    forecast : Forecast
-    hours : float or None
-        That it will take, where they were to be measured.
     """
     if gpus and conversion:
         raise SettingsError("a conversion detects nothing; leave --gpus out")
@@ -242,28 +237,40 @@ def foresee(
     keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
-    if told := _begun(journal, forecast, settings):
+    forecast, left, told = _begun(journal, forecast, settings)
+    if told:
         (reporter or Reporter()).say(told)
     if not measure:
-        return forecast, None
+        return Outlook(forecast, left, None)
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
     work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
-    return forecast, measure_hours(forecast, place, partial(work, **session, **options))
+    hours = measure_hours(forecast, place, partial(work, **session, **options))
+    return Outlook(forecast, left, hours)
 
 
-def _begun(journal: Journal, forecast: Forecast, settings: Settings) -> str | None:
-    """Say how much is left of an output that is unfinished; None where there is none."""
+def _begun(
+    journal: Journal, forecast: Forecast, settings: Settings
+) -> tuple[Forecast, float, str | None]:
+    """Give the forecast and what is left of an output that has been begun, and words for that."""
     record = journal.read()
-    if record is None or record["state"] != "unfinished" or "bricks" not in record:
-        return None
-    then, now = record["identity"]["settings"], settings.model_dump_json(include=CONVERTED)
+    state = record["state"] if record else None
+    if record is None or not (
+        state == "finished" or (state == "unfinished" and "bricks" in record)
+    ):
+        return forecast, 1.0, None
+    then = (record["identity"] or {}).get("settings", {})
+    now = settings.model_dump_json(include=CONVERTED)
     if any(then.get(name) != value for name, value in json.loads(now).items()):
-        return f"{journal.out} is unfinished, and was begun with other settings"
-    left = bricks_left(journal.ledger.stage("writing"), as_begun(journal, forecast).plan)
-    return (
+        return forecast, 1.0, f"{journal.out} is {state}, and was begun with other settings"
+    if state == "finished":
+        return forecast, 0.0, f"{journal.out} is finished already; what follows is of a new one"
+    forecast = as_begun(journal, forecast)
+    left = bricks_left(journal.ledger.stage("writing"), forecast.plan)
+    told = (
         f"{journal.out} is unfinished: the command that began it goes on with it, and "
         f"{left:.0%} of its bricks are to be written; what follows is of all of them"
     )
+    return forecast, left, told
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:

@@ -268,10 +268,13 @@ def as_settled(identity: Mapping[str, Any], then: Mapping[str, Any] | None) -> M
 
 
 def as_begun(journal: Journal, forecast: Forecast) -> Forecast:
-    """The forecast with the bricks that the run's first session settled on: finished ones count."""
+    """The forecast with the bricks that the run's first session settled on: finished ones count.
+
+    There may be less memory by now: then there are fewer workers.
+    """
     grid = forecast.plan.grid
     z, y, x = journal.once("bricks", lambda: list(grid.brick))
-    return forecast.with_bricks(BrickGrid(grid.shape, (z, y, x), grid.step))
+    return forecast.with_bricks(BrickGrid(grid.shape, (z, y, x), grid.step)).staffed()
 
 
 def require_room(forecast: Forecast, journal: Journal, state: str, reporter: Reporter) -> None:

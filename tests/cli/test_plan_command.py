@@ -8,6 +8,7 @@ import tifffile
 import zarr
 
 from zarrmask import convert
+from zarrmask.pipeline import foresee
 from zarrmask.progress import Reporter
 
 
@@ -81,7 +82,7 @@ def test_a_measurement_leaves_nothing_behind(zarrmask, small, cluster, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["stack"]
 
 
-def test_what_is_left_of_an_unfinished_output(zarrmask, cluster, tmp_path):
+def test_what_is_left_of_an_unfinished_output(zarrmask, cluster, tmp_path, monkeypatch):
     class Stopping(Reporter):
         def stage(self, name, *arguments, **options):
             if name == "writing from level 2":
@@ -100,6 +101,15 @@ def test_what_is_left_of_an_unfinished_output(zarrmask, cluster, tmp_path):
     _, _, told = zarrmask("plan", small, out, *options, "--z", ":3")
     assert "is unfinished, and was begun with other settings" in told
     assert "unfinished" not in zarrmask("plan", small, "elsewhere", *options)[2]
+    # Room for a little more than the half that is left.
+    least = foresee(small, out, conversion=True, chunk=16).forecast.least_bytes
+    monkeypatch.setattr("zarrmask.room.free_space", lambda place: int(0.6 * least))
+    plan = {name: zarrmask("plan", small, name, *options, "--json")[1] for name in (out, "other")}
+    assert json.loads(plan[out])["problems"] == []
+    assert "are free" in json.loads(plan["other"])["problems"][0]
+    convert(small, out, chunk=16, scheduler=cluster)
+    code, printed, told = zarrmask("plan", small, out, *options)
+    assert (code, "refused" in printed, "is finished already" in told) == (0, False, True)
 
 
 def test_what_cannot_be_run_is_refused_with_what_would_do(zarrmask, small, tmp_path):

@@ -87,7 +87,7 @@ def test_what_it_alone_understands_is_refused_for_the_other(stack, tmp_path):
     )
     with pytest.raises(CheckpointError, match="CLS_AGNOSTIC_MASK"):
         foresee(stack, tmp_path / "out", config=config)
-    forecast, _ = foresee(stack, tmp_path / "out", config=config, backend="detectron2")
+    forecast, *_ = foresee(stack, tmp_path / "out", config=config, backend="detectron2")
     assert forecast.network.input.min_size == 123
 
 

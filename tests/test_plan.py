@@ -207,6 +207,16 @@ def test_who_detects_and_writes_at_once_takes_memory_for_both():
     assert both.memory.total > apart.memory.total
 
 
+def test_masks_of_whole_slices_take_memory_beside_those_of_keyframes():
+    for propagate in ("field", "hold"):
+        keyframes = forecast_of(stack_of(SCROLL), Path("out"), propagate=propagate)
+        held = replace(keyframes, held=256)
+        more = (
+            held.memory.tasks["writing a brick"][0] - keyframes.memory.tasks["writing a brick"][0]
+        )
+        assert more >= 256 * 256 * 8_096
+
+
 def crew(memory, workers=2, threads=1, local=True, fixed=True):
     return Crew(workers, threads, memory, local, fixed)
 

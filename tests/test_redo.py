@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 import zarrmask as package
 from zarrmask.cluster import find_crew
-from zarrmask.correcting.redo import redo
+from zarrmask.correcting.finished import open_run
+from zarrmask.correcting.redo import held_at_once, redo
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError
 from zarrmask.given.apply import apply
 from zarrmask.images.export import export
@@ -406,6 +407,16 @@ def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
     report = (out / "report.html").read_text()
     assert "nothing was found on z 112 when that was detected anew" in report
     np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
+
+
+def test_given_masks_count_as_memory(out, cluster, tmp_path):
+    numbers = np.arange(132, 150)  # of the layer of 132 to 163
+    assert held_at_once(open_run(out), (130, 150), numbers) == 18 + 1
+    dense = painted(tmp_path / "dense", {number: ellipse(number) for number in range(132, 136)})
+    redo(out, z="132:136", masks=dense, scheduler=cluster)
+    there = open_run(out)
+    assert held_at_once(there, (140, 150), numbers) == 18 + 1 + 2 * (4 + 1)
+    assert held_at_once(there, (100, 110), numbers) == 18 + 1
 
 
 def test_what_cannot_be_corrected(out, tmp_path):

@@ -91,6 +91,8 @@ class Forecast:
         Whether they become others.
     overlaps : bool
         Whether bricks are written while detecting goes on.
+    held : int
+        Masks of whole slices that a brick is cut by, beside those of the plan's keyframes.
     """
 
     source: Source
@@ -101,6 +103,7 @@ class Forecast:
     samples: bool = False
     rescales: bool = False
     overlaps: bool = False
+    held: int = 0
 
     @property
     def detects(self) -> bool:
@@ -292,9 +295,10 @@ class Forecast:
     def _mask_bytes(self, brick: Shape) -> int:
         """Bytes that a brick's masks are made of."""
         if self.plan.propagate == "hold":
-            return held_bytes(self._keyframes_a_brick(), *brick[1:])
+            return held_bytes(self._keyframes_a_brick() + self.held, *brick[1:])
         _, height, width = self.source.shape
-        return field_bytes(self._keyframes_a_brick() + 1, brick[1], (height, width))
+        fields = field_bytes(self._keyframes_a_brick() + 1, brick[1], (height, width))
+        return fields + (held_bytes(self.held, *brick[1:]) if self.held else 0)
 
     def _keyframes_a_brick(self) -> int:
         """Most keyframes that a brick's masks are made of."""

@@ -229,13 +229,15 @@ def forecast_of(
     crew: Crew,
     settings: Settings,
     checkpoint: Path | None,
+    held: int = 0,
 ) -> Forecast:
-    """What a run with a checkpoint, or a conversion without, will take."""
+    """What a run with a checkpoint, or a conversion without, will take; see `Forecast`."""
     samples = needs_sample(source.dtype, settings, detecting=checkpoint is not None)
     network = None if checkpoint is None else network_of(settings, checkpoint)
     rescales = settings.window is not None
     overlaps = network is not None and on_accelerators(crew, settings)
-    return Forecast(source, plan, pyramids, crew, network, samples, rescales, overlaps).fitted()
+    what = source, plan, pyramids, crew, network, samples, rescales, overlaps, held
+    return Forecast(*what).fitted()
 
 
 def on_accelerators(crew: Crew, settings: Settings) -> bool:

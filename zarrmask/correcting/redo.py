@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from distributed import Client
+from numpy.typing import NDArray
 
 from zarrmask.cluster import Crew, find_crew
 from zarrmask.correcting.corrections import Correction, side_of, store_of
@@ -136,7 +137,8 @@ def redo(
         how["detect"] |= looks.weights if checkpoint is not None else {}
     correction = Correction(span, json.loads(json.dumps(how)))
     crew = find_crew(scheduler, workers, memory, patience, reporter)
-    crew = _fitted(crew, there, looks)
+    given_for = np.empty(0, np.int64) if given is None else given.numbers
+    crew = _fitted(crew, there, looks, held_at_once(there, span, given_for))
     seen = to_be_seen(journal, there.source, *(given.local if given else []))
     with reached(place), journal.lock():
         correction, writing = _begin(there, correction, reporter)
@@ -252,13 +254,42 @@ def _detect(
     return told
 
 
-def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None) -> Crew:
+def held_at_once(there: FinishedRun, span: tuple[int, int], given: NDArray[np.int64]) -> int:
+    """Count the masks of whole slices, at most, that a brick is compared by, as it was and becomes.
+
+    Parameters
+    ----------
+    there : FinishedRun
+    span : (int, int)
+        Slice numbers that are corrected, the second excluded.
+    given : (k,) int64
+        Slice numbers of the masks that they get.
+    """
+    first, deep = there.plan.first, there.plan.grid.brick[0]
+
+    def densest(numbers: NDArray[np.int64]) -> int:
+        """Most of them in one brick, and the one before, which holds on."""
+        bricks = np.maximum(numbers - first, 0) // deep
+        return int(np.bincount(bricks).max()) + 1 if len(numbers) else 0
+
+    start, stop = ((end - first) // deep for end in (span[0], span[1] - 1))
+    before = 0
+    for number, correction in enumerate(there.corrections):
+        mine, last = ((end - first) // deep for end in (correction.z[0], correction.z[1] - 1))
+        if correction.how.keys() & {"masks", "from"} and mine <= stop and last >= start:
+            store = store_of(there.place, number)
+            before += densest(np.array(store.numbers(), np.int64)[store.used()])
+    return 2 * before + densest(given)
+
+
+def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None, held: int) -> Crew:
     """Who does it, if the memory will do."""
     settings, checkpoint = there.settings, None
     if looks is not None:
         settings, checkpoint = looks.settings, looks.checkpoint
     settings = settings.model_copy(update={"overlap": False})  # what changes is found first
-    forecast = forecast_of(there.source, there.plan, there.outputs, crew, settings, checkpoint)
+    what = there.source, there.plan, there.outputs, crew, settings, checkpoint, held
+    forecast = forecast_of(*what)
     check_room(forecast, there.place, None)
     return forecast.crew
 

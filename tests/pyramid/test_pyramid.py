@@ -93,6 +93,13 @@ def test_every_level_is_the_halved_one_before(written, name, halve):
         before = level
 
 
+def files_of(folder):
+    """Every file under a folder and its bytes."""
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 def reference(data, reduce):
     """The next level by plain NumPy: of each 2 x 2 x 2 voxels those that exist."""
     padded = np.pad(data.astype(np.int64), [(0, size % 2) for size in data.shape])
@@ -105,13 +112,13 @@ def reference(data, reduce):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     shape=st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(1, 600)),
     dtype=st.sampled_from([np.uint8, np.uint16]),
     reduce=st.sampled_from(["mean", "max"]),
-    whole=st.booleans(),
+    steps=st.tuples(*[st.integers(1, 4)] * 3),
     form=st.builds(
         Format,
         ngff=st.sampled_from(["0.4", "0.5"]),
@@ -122,11 +129,18 @@ def reference(data, reduce):
     ),
     seed=st.integers(0, 100),
 )
-def test_bricks_change_no_voxel(tmp_path_factory, shape, dtype, reduce, whole, form, seed):
+def test_bricks_change_no_voxel_and_no_byte(
+    tmp_path_factory, shape, dtype, reduce, steps, form, seed
+):
     data = noise(shape, dtype, seed)
-    grid = BrickGrid(shape, shape if whole else tuple(map(min, form.step, shape)), form.step)
-    path = tmp_path_factory.mktemp("bricks") / "image.zarr"
-    pyramid = write(path, data, reduce, grid, form)
+    brick = tuple(
+        min(n * edge, size) for n, edge, size in zip(steps, form.step, shape, strict=True)
+    )
+    folder = tmp_path_factory.mktemp("bricks")
+    path, whole = (folder / name / "image.zarr" for name in ("bricks", "whole"))
+    pyramid = write(path, data, reduce, BrickGrid(shape, brick, form.step), form)
+    write(whole, data, reduce, BrickGrid(shape, shape, form.step), form)
+    assert files_of(path) == files_of(whole)
     assert pyramid.levels == level_shapes(shape, form.levels)
     for n in range(len(pyramid.levels)):
         np.testing.assert_array_equal(pyramid.array(n)[:], data)
@@ -377,7 +391,7 @@ def test_what_another_pyramid_holds_too_is_shared(tmp_path, monkeypatch, links, 
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(256, 300)),
@@ -415,7 +429,7 @@ def test_a_coarser_file_is_shared_where_all_that_made_it_is(tmp_path_factory, sh
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(140, 300)),

@@ -67,7 +67,7 @@ def test_options_of_run_are_options_of_plan(zarrmask, small):
     code, printed, told = zarrmask("plan", small, "out", *options, "--json")
     assert code == 0, told
     plan = json.loads(printed)
-    assert (plan["slices"], plan["keyframes"]) == (4, 2)
+    assert (plan["slices"], plan["keyframes"]) == (4, 3)
     assert set(plan["files"]) == {"mask", "masked", "keyframes"}
     code, _, told = zarrmask("plan", small, "out", "--every", 0)
     assert (code, "every" in told) == (1, True)

@@ -55,7 +55,7 @@ def test_the_coarsest_level_that_is_fine_enough(runs):
 
 def test_masks_are_those_of_the_finest_level(runs):
     fine, coarse = (keyframes(runs / f"of-{n}", "mask") for n in ("slices", "stack.zarr"))
-    assert fine.shape == coarse.shape == (10, *SHAPE[1:])
+    assert fine.shape == coarse.shape == (11, *SHAPE[1:])
     assert not np.array_equal(fine, coarse)  # else this test would see one level only
     pixel = int(np.ceil(SHAPE[1] / NETWORK[0]))
     reach = np.ones((4 * pixel + 1, 4 * pixel + 1), np.uint8)  # two pixels of the network's

@@ -81,10 +81,13 @@ def test_masks_are_interpolated_between_keyframes_and_grown(run):
     inside = [plane > 0 for plane in found["mask"]]
     measured = [signed_distance(plane) for plane in inside]
     fields = [field.astype(float) for field in measured]
+    seen = (found["z"] - 100).tolist()
+    assert seen == [0, 7, 14, 21, 22]
     for z in range(23):
-        one, place = z // 7, z % 7 / 7
+        one = int(np.searchsorted(seen, z, "right")) - 1
         field = fields[one]
-        if place and one < 3:
+        if z > seen[one]:
+            place = (z - seen[one]) / (seen[one + 1] - seen[one])
             field = field * (1 - place) + fields[one + 1] * place
             apart = parts_apart(*inside[one : one + 2], measured[one : one + 2])
             field = np.maximum(field, signed_distance(apart)) if apart.any() else field
@@ -230,7 +233,7 @@ def test_overwriting_keeps_what_a_person_drew(run, stack, cluster, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "masked.zarr/labels/wraps/.zgroup").is_file()
     assert not (out / "volume.zarr").exists()
-    assert keyframes(out)["z"].tolist() == [100, 112]
+    assert keyframes(out)["z"].tolist() == [100, 112, 122]
 
 
 def test_an_output_never_replaces_its_own_input(run, tmp_path):
@@ -270,7 +273,7 @@ def test_a_folder_of_another_maker_is_never_replaced(stack, tmp_path, overwrite)
 def test_a_range_of_slice_numbers_is_cut_out(stack, cluster, tmp_path):
     out = tmp_path / "out"
     zarrmask.run(stack, out, z="105:112", every=4, scheduler=cluster)
-    assert keyframes(out)["z"].tolist() == [105, 109]
+    assert keyframes(out)["z"].tolist() == [105, 109, 111]
     assert level(out, "volume").shape == (7, 150, 170)
     first = tifffile.imread(stack / "00105.tif")
     np.testing.assert_array_equal(level(out, "volume")[0], first)
@@ -314,7 +317,7 @@ def test_missing_slices_are_zeros_that_count_for_nothing(stack, cluster, tmp_pat
     record = zarrmask.run(
         folder, tmp_path / "out", every=3, z="100:110", allow_missing=True, scheduler=cluster
     )
-    assert keyframes(tmp_path / "out")["z"].tolist() == [100, 104, 107]
+    assert keyframes(tmp_path / "out")["z"].tolist() == [100, 104, 107, 109]
     assert not level(tmp_path / "out", "volume")[3].any()
     assert record["input"]["missing"] == [103]
 
@@ -560,7 +563,7 @@ def test_a_worker_lost_with_its_detector_is_made_good(large_stack, tmp_path):
     message = process.communicate(timeout=120)[1]
     assert process.returncode == 0, message
     assert "a worker was lost with its detector" in message
-    assert len(keyframes(tmp_path / "out")["z"]) == 10
+    assert len(keyframes(tmp_path / "out")["z"]) == 11
 
 
 def test_two_runs_on_one_output_do_not_mix(stack, tmp_path):

@@ -81,7 +81,11 @@ def proxy(
     """
     reporter = reporter or Reporter()
     settings = read_settings(
-        every=every, detect_window=detect_window, z=z, allow_missing=allow_missing
+        every=every,
+        propagate="hold",  # nothing between the slices is made: the last one is not asked for
+        detect_window=detect_window,
+        z=z,
+        allow_missing=allow_missing,
     )
     target = ImageFolder(local_folder(folder), "proxy.json")
     if side < 1 or not 1 <= quality <= 100:

@@ -156,7 +156,7 @@ def tiny_checkpoint(tmp_path):
     path = tmp_path / "tiny.safetensors"
     path.symlink_to(DEFAULT_CHECKPOINT)
     config = DEFAULT_CHECKPOINT.with_suffix(".yaml").read_text()
-    path.with_suffix(".yaml").write_text(config.replace("SIZE_TEST: 320", "SIZE_TEST: 64"))
+    path.with_suffix(".yaml").write_text(config.replace("SIZE_TEST: 416", "SIZE_TEST: 64"))
     return path
 
 
@@ -220,8 +220,8 @@ def test_scaling_says_where_the_time_goes(tmp_path):
     for what in ("convert", "run"):
         assert timings[what, "strong", 1]["parts"]["writing"] > 0.001
     asleep = {(one["mode"], one["workers"]): one["parts"] for one in kept["simulated"]}
-    assert asleep["strong", 2]["writing"] == pytest.approx(4 * 0.1, abs=0.1)  # bricks of 2 workers
-    assert asleep["weak", 1]["writing"] == pytest.approx(2 * 0.1, abs=0.1)
+    assert asleep["strong", 2]["writing"] > 4 * 0.099  # bricks of 2 workers; sleep may take longer
+    assert asleep["weak", 1]["writing"] > 2 * 0.099
     assert "| simulated | strong | 2 |" in done.stdout
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 

@@ -205,14 +205,26 @@ def restored():
     signal.signal(signal.SIGINT, before)
 
 
-def _be_suspended(journal):
-    """Let another take the lock, and keep it as it would."""
-    place = journal.work / "lock"
-    with contextlib.suppress(OutputError):
-        lock._take(place, b"{}", journal.out)
-    for _ in range(300):
-        place.write_bytes(b"{}")
-        time.sleep(0.2)
+@contextlib.contextmanager
+def _another(journal):
+    """Another zarrmask, that takes the lock and keeps it as it would."""
+    place, told = journal.work / "lock", threading.Event()
+
+    def take():
+        with contextlib.suppress(OutputError):  # a beat came between
+            lock._take(place, b"{}", journal.out)
+        while True:
+            place.write_bytes(b"{}")
+            if told.wait(0.2):
+                return
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        yield
+    finally:
+        told.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL])
@@ -222,8 +234,9 @@ def test_a_lock_that_lapsed_is_taken_and_its_holder_told(
     signal.signal(signal.SIGINT, ctrl_c)
     monkeypatch.setattr(lock, "BEAT", 0.05)
     journal = Journal.of_run(output_place(s3.place("taken/out")))
-    with pytest.raises(OutputError, match="taken over by another"), journal.lock():
-        _be_suspended(journal)
+    told = pytest.raises(OutputError, match="taken over by another")
+    with told, journal.lock(), _another(journal):
+        time.sleep(60)
     assert (journal.work / "lock").read_bytes() == b"{}"  # not ours to remove
     assert signal.getsignal(signal.SIGINT) is ctrl_c
 

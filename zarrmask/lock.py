@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 import uuid
-from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -199,6 +198,7 @@ class _Pulse:
         self._lock, self._content = lock, content
         self._done = threading.Event()
         self.in_main = threading.current_thread() is threading.main_thread()
+        self._owner = threading.get_ident()
         self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
 
     def start(self) -> None:
@@ -216,5 +216,5 @@ class _Pulse:
                     continue
                 self.lost = True
                 if self.in_main:
-                    interrupt_main()
+                    signal.pthread_kill(self._owner, signal.SIGINT)
                 return

@@ -90,7 +90,7 @@ def on_simulated(find: Find, count: int) -> Iterator[tuple[str, str]]:
         for number in range(count)
     )
     yield "simulated slices without papyrus on which something is found", f"{false} of {count}"
-    yield "seconds a slice (320 pixels, one thread)", f"{seconds / count:.2f}"
+    yield "seconds a slice, one thread", f"{seconds / count:.2f}"
 
 
 def on_real(find: Find, folder: Path) -> Iterator[tuple[str, str]]:

@@ -199,6 +199,7 @@ def test_ways_to_place_keyframes_are_compared(tmp_path):
     assert (tmp_path / "keyframes.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_scaling_says_where_the_time_goes(tmp_path):
     program = CONVERT.with_name("scaling.py")
     real = "--workers 1 --rounds 1 --shape 12 96 128"
@@ -261,6 +262,7 @@ def test_what_a_soak_saw_decides_how_it_ends():
     assert not soak.told({**seen, "memory": [asdict(replace(line, ends=2.3e8))]})[1]
 
 
+@pytest.mark.slow
 def test_a_soak_kills_workers_and_compares_bytes(tmp_path):
     program, file = CONVERT.with_name("soak.py"), tmp_path / "soak.json"
     options = "--slices 40 --minutes 0 --kills 1"

@@ -53,7 +53,7 @@ DRAWN = 800
 """Pixels: larger slices are drawn in this size and enlarged."""
 SCORE = 0.1
 MB = 1e6
-Mask = NDArray[np.bool_]
+Mask = NDArray[np.uint8]
 Detect = Callable[[int], Mask]
 
 
@@ -89,7 +89,7 @@ def on_network(backend: Any, precision: Any, checkpoint: Path, stack: Path) -> D
     def detect(n: int) -> Mask:
         shape = images[n].shape[:2]
         (found,) = detector.detect([images[n]], [shape])
-        return union_mask(found, shape) > 0
+        return union_mask(found, shape)
 
     return detect
 
@@ -105,7 +105,7 @@ def on_disk(precision: Any, checkpoint: Path, stack: Path) -> Detect:
     def detect(n: int) -> Mask:
         image = np.asarray(source[n : n + 1, 0 : shape[0], 0 : shape[1]])[0]
         (found,) = detector.detect([detector.network_input.prepare(to_8bit(image))], [shape])
-        return union_mask(found, shape) > 0
+        return union_mask(found, shape)
 
     return detect
 
@@ -129,7 +129,7 @@ def predictor(checkpoint: Path, stack: Path) -> Detect:
 
     def detect(n: int) -> Mask:
         found = predict(images[n])["instances"].pred_masks
-        return np.asarray(found.any(0).numpy(), bool)
+        return np.asarray(found.any(0).numpy(), np.uint8)
 
     return detect
 
@@ -179,7 +179,7 @@ class Team:
         A slice, turn by turn.
     peak : int
         Most bytes that one of the processes ever held.
-    masks : list of ndarray of bool
+    masks : list of ndarray of uint8
         Of the first turn.
     """
 
@@ -348,7 +348,7 @@ def told(teams: Sequence[Team]) -> Findings:
 
 
 def overlap(one: Mask, other: Mask) -> float:
-    return Overlap.of_masks(one, other).iou
+    return Overlap.of_masks(one > 0, other > 0).iou
 
 
 def describe(way: Way) -> dict[str, Any]:
@@ -405,7 +405,7 @@ def agreement(count: int) -> Findings:
             shape = (image.shape[0], image.shape[1])
             seen = [one.network_input.prepare(image) for one in detectors]
             masks = [
-                union_mask(one.detect([small], [shape])[0], shape) > 0
+                union_mask(one.detect([small], [shape])[0], shape)
                 for one, small in zip(detectors, seen, strict=True)
             ]
             overlaps.append(overlap(*masks))

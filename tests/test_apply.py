@@ -113,6 +113,21 @@ def test_masks_of_proxies_are_enlarged(stack, cluster, tmp_path):
     assert (mask & true).sum() / (mask | true).sum() > 0.98
 
 
+def test_masks_found_on_proxies_are_applied_where_the_slices_are(stack, cluster, tmp_path):
+    """As docs/images.md says: every fourth slice, half as large; 121 and 122 hold what 120 has."""
+    small, found, out = tmp_path / "small", tmp_path / "found", tmp_path / "out"
+    package.proxy(stack, small, side=85, every=4, scheduler=cluster)
+    assert sorted(int(file.stem) for file in small.glob("*.jpg")) == [*range(100, 123, 4)]
+    package.run(small, found, every=1, allow_missing=True, scheduler=cluster)
+    apply(stack, found, out, scheduler=cluster)
+    seen = level(out, "mask") > 0
+    assert seen.shape == (23, 150, 170)
+    for n, mask in enumerate(level(found, "mask") > 0):  # between proxies, too
+        large = mask.repeat(2, 0).repeat(2, 1)
+        assert (seen[n] & large).sum() / (seen[n] | large).sum() > 0.97
+    np.testing.assert_array_equal(seen[21:], seen[[20, 20]])
+
+
 @pytest.mark.parametrize("scale", [3, 8])
 def test_an_enlarged_edge_is_smooth(scale):
     small, true = ellipse((100, 110), 100), ellipse((100 * scale, 110 * scale), 100) > 0

@@ -200,6 +200,20 @@ def test_ways_to_place_keyframes_are_compared(tmp_path):
 
 
 @pytest.mark.slow
+def test_keyframes_that_place_themselves_need_a_third(tmp_path):
+    """Of the detections of every tenth slice, held, for a worst slice that is no worse."""
+    program = CONVERT.with_name("keyframes.py")
+    subprocess.run(
+        [sys.executable, program, tmp_path, "--depths", "3000", "--detector", "0"], check=True
+    )
+    content = json.loads((tmp_path / "keyframes.json").read_text())
+    scores = {one["way"]: one for one in content["scores"]["3,000 simulated slices, truth"]}
+    held, adaptive = scores["every 10, held"], scores["adaptive, 15 %"]
+    assert 3 * adaptive["detections"] <= held["detections"]
+    assert adaptive["worst_big"] >= held["worst_big"]
+
+
+@pytest.mark.slow
 def test_scaling_says_where_the_time_goes(tmp_path):
     program = CONVERT.with_name("scaling.py")
     real = "--workers 1 --rounds 1 --shape 12 96 128"

@@ -15,7 +15,12 @@ import tifffile
 import zarr
 
 import zarrmask
-from zarrmask.masking import KeyframeStore
+from zarrmask import tasks
+from zarrmask.detection.detections import Detections, union_mask
+from zarrmask.detection.inputs import NetworkInput
+from zarrmask.ledger import Ledger
+from zarrmask.masking import KeyframeStore, Sighting
+from zarrmask.masking.seeking import Doubt
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW, UNSEEN
 
 OPTIONS = {"every_max": 8, "every_min": 2, "tolerance": 0.4, "dilate": 0, "volume": False}
@@ -144,3 +149,72 @@ def test_a_run_that_is_stopped_sees_nothing_twice_and_ends_the_same(spoiled, men
         assert contents(out / f"{name}.zarr") == contents(mended[0] / f"{name}.zarr")
     record = json.loads((out / "run.json").read_text())
     assert record["keyframes"] == mended[1]["keyframes"]
+
+
+SCROLL, ODD = (20.0, 20.0, 60.0, 60.0), (55.0, 0.0, 80.0, 80.0)
+
+
+def boxes_of(*surely):
+    boxes, scores = (np.array(each, np.float32) for each in zip(*surely, strict=True))
+    full = np.ones((len(boxes), 4, 4), np.float32)
+    return Detections(boxes, scores, np.zeros(len(boxes), np.int64), full)
+
+
+class Sees:
+    """A detector that sees the scroll by one of all means, and by others something odd as well.
+
+    Parameters
+    ----------
+    by : (int, bool)
+        Rows of the image that is shown by these means, and whether in its own contrast.
+    """
+
+    def __init__(self, by):
+        self._by = by
+
+    def nearest(self, turn):
+        return self
+
+    def detect(self, image, shape):
+        right = self._by == (len(image), image.max() > 50)
+        # In the usual size and contrast what is odd is still there, and unsure.
+        alone = right and self._by != (80, False)
+        self._found = boxes_of((SCROLL, 0.9), *() if alone else [(ODD, 0.4 if right else 0.8)])
+        return self
+
+    def result(self, timeout):
+        return self._found
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("surer detections alone", (80, False)),
+        ("its own contrast", (80, True)),
+        ("its own contrast, smaller", (60, True)),
+        ("its own contrast, larger", (100, True)),
+    ],
+)
+def test_by_each_means_a_keyframe_is_seen_anew(name, by, tmp_path):
+    """The slice is a dark one."""
+    alone, both = boxes_of((SCROLL, 0.9)), boxes_of((SCROLL, 0.9), (ODD, 0.8))
+    right, wrong = union_mask(alone, (80, 80)), union_mask(both, (80, 80))
+    good = Sighting.of_mask(right, alone.boxes, alone.scores)
+    odd = Sighting.of_mask(wrong, both.boxes, both.scores)
+    store = KeyframeStore(tmp_path / "keyframes.zarr")
+    store.reserve(3, 80, 80)
+    store.write_mask(1, wrong)
+    doubts = np.empty((1, 1, 1), object)
+    doubts[0, 0, 0] = Doubt(1, odd, good, good, 1600.0)
+    (entry,) = tasks.detect_anew(
+        np.random.default_rng(0).integers(0, 2000, (1, 80, 80), np.uint16),
+        doubts,
+        shape=(80, 80),
+        detectors=Sees(by),
+        network_input=NetworkInput(80, 200),
+        window="seed",
+        store=store,
+        ledger=Ledger(tmp_path / "ledger"),
+    )
+    assert entry["by"] == name
+    np.testing.assert_array_equal(store.masks()[1], right)

@@ -409,6 +409,29 @@ def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
     np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
 
 
+def test_interpolated_masks_are_detected_on_anew_painted_and_shrunk(stack, cluster, tmp_path):
+    """The default way: what a correction gives a range is as a run by that would have it."""
+    out, finer = tmp_path / "out", tmp_path / "finer"
+    package.run(stack, out, every=12, scheduler=cluster)
+    package.run(stack, finer, every=2, scheduler=cluster)
+    before, every_second = level(out, "mask"), level(finer, "mask")
+    redo(out, z="108:117", detect_every=2, scheduler=cluster)
+    expected = before.copy()
+    expected[8:17] = every_second[8:17]
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    assert not np.array_equal(before, expected)
+    redo(out, z="110:112", erode="4", scheduler=cluster)
+    eroded = level(out, "mask")
+    assert 0 < (eroded[10:12] > 0).sum() < (expected[10:12] > 0).sum()
+    assert not (eroded & ~expected).any()
+    by_hand = np.zeros((150, 170), np.uint8)
+    by_hand[40:90, 50:120] = 255
+    masks = painted(tmp_path / "painted", {103: by_hand, 104: by_hand[::-1]})
+    redo(out, z="103:105", masks=masks, scheduler=cluster)
+    eroded[3:5] = by_hand, by_hand[::-1]
+    np.testing.assert_array_equal(level(out, "mask"), eroded)
+
+
 def test_given_masks_count_as_memory(out, cluster, tmp_path):
     numbers = np.arange(132, 150)  # of the layer of 132 to 163
     assert held_at_once(open_run(out), (130, 150), numbers) == 18 + 1

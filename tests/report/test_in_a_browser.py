@@ -215,7 +215,15 @@ def test_the_outline_can_be_taken_away(opened):
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(opened, width, scheme):
-    browser = opened(missed=(8,))
+    long = "name" * 50  # in which nothing can be broken
+
+    def change(record):
+        record |= {"command": long, "warnings": [long]}
+        record["input"] |= {"path": f"/{long}", "name": long}
+        record["checkpoint"] = {"path": f"/{long}"}
+        record["keyframes"] = {"replaced": [{"z": 104, "why": long, "between": [100, 108]}]}
+
+    browser = opened(long, change, missed=(8,))
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.call("Emulation.setDeviceMetricsOverride", **size)
     feature = {"name": "prefers-color-scheme", "value": scheme}

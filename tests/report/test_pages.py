@@ -17,6 +17,7 @@ from zarrmask.masking.sketch import Sketch
 from zarrmask.report import read_views, write_overview, write_report
 from zarrmask.report.charts import curves
 from zarrmask.report.keyframes import Keyframes
+from zarrmask.report.views import SUSPECTS
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 RUNS = {
@@ -176,6 +177,14 @@ def test_curves_of_any_stack_take_little(tmp_path, fake_run):
     charts = curves(replace(seen, keyframes=many, shape=(count, 20, 28)), 0.1)
     assert len(charts) == 5
     assert sum(len(one.path) for chart in charts for one in chart.series) < 3e6
+
+
+def test_of_many_suspicious_ranges_the_worst_have_pictures_and_all_a_command(tmp_path, fake_run):
+    count = SUSPECTS + 3
+    record = fake_run(tmp_path, (32 * count, 40, 56), missed=range(16, 32 * count, 32))
+    page = read(report(tmp_path, record))
+    assert page.text.count("--from") == count
+    assert f"There are pictures of the {SUSPECTS} worst." in page.text
 
 
 @pytest.mark.parametrize(("propagate", "slices"), [("hold", "148:152"), ("field", "145:152")])

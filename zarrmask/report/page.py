@@ -215,7 +215,7 @@ def _ranges(views: Views, out: Place, record: Mapping[str, Any]) -> list[Range]:
         worst = z[one.worst] - views.first_z
         pictures = [(picture(views, plane, SUSPECT), plane.index == worst) for plane in planes]
         slices = f"z {first}" if first == last else f"z {first} to {last}"
-        command = _correcting(views, out, one, held=held) if planes else ""
+        command = _correcting(views, out, one, held=held)
         ranges.append(Range(slices, why, round(100 * min(1, one.weight)), command, pictures))
     return ranges
 

@@ -43,6 +43,20 @@ def test_lines_tell_how_far_a_stage_is_how_fast_and_how_long_it_takes(told):
     assert re.fullmatch(r"writing: 3,000 bricks in 0.1 s, [\d.]+ bricks/s, [\d.]+ GB/s", last)
 
 
+def test_bricks_are_told_as_slices_a_second(told):
+    with reporter(told).stage("writing", 40, "bricks", size=4 * 10**9, slices=8000) as advance:
+        advance(20)
+        time.sleep(0.12)
+        advance(20)
+    first, *_, last = told.getvalue().splitlines()
+    told_first = (
+        r"writing: 20 of 40 bricks \(50%\); ([\d.]+) slices/s, [\d.]+ [GM]B/s; 0:00:00 left"
+    )
+    (speed,) = re.fullmatch(told_first, first).groups()
+    assert 1000 < float(speed) < 4000 / 0.04
+    assert re.fullmatch(r"writing: 40 bricks in 0.1 s, [\d.]+ slices/s, [\d.]+ GB/s", last)
+
+
 def test_lines_are_told_though_nothing_comes_and_no_more_for_many(told):
     with reporter(told).stage("detecting", 27_000, "slices") as advance:
         time.sleep(0.12)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rich.console import Console, RenderableType
 from rich.filesize import decimal
@@ -67,16 +67,27 @@ def listed(numbers: Sequence[int], most: int = 20) -> str:
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
-def rates(speed: float, unit: str, bytes_each: float = 0.0) -> str:
-    """Items a second, or seconds an item where that is the larger number; and bytes a second.
+class Each(NamedTuple):
+    """What one of the items of a stage is, on average; 0 where that says nothing."""
+
+    bytes: float = 0.0
+    slices: float = 0.0
+
+
+def rates(speed: float, unit: str, each: Each | None = None) -> str:
+    """Items a second, slices where it is known how many they are; and bytes a second.
+
+    Seconds an item, where that is the larger number.
 
     Examples
     --------
-    >>> rates(0.25, "bricks", 2e9), rates(12, "slices")
-    ('4.0 s/brick, 500.0 MB/s', '12.0 slices/s')
+    >>> rates(0.25, "bricks", Each(2e9)), rates(12, "slices"), rates(0.25, "bricks", Each(0, 32))
+    ('4.0 s/brick, 500.0 MB/s', '12.0 slices/s', '8.0 slices/s')
     """
-    each = f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit.removesuffix('s')}"
-    return each + (f", {decimal(int(speed * bytes_each))}/s" if bytes_each else "")
+    each = each or Each()
+    fast, what = (speed * each.slices, "slices") if each.slices else (speed, unit)
+    told = f"{fast:.1f} {what}/s" if fast >= 1 else f"{1 / fast:.1f} s/{what.removesuffix('s')}"
+    return told + (f", {decimal(int(speed * each.bytes))}/s" if each.bytes else "")
 
 
 def time_left(seconds: float) -> str:
@@ -121,7 +132,7 @@ class _Bars(Progress):
 
 
 def _rates(task: Task, speed: float | None) -> str:
-    return rates(speed, task.fields["unit"], task.fields["bytes_each"]) if speed else ""
+    return rates(speed, task.fields["unit"], task.fields["each"]) if speed else ""
 
 
 @dataclass
@@ -166,7 +177,7 @@ class Reporter:
 
     @contextmanager
     def stage(
-        self, name: str, total: int, unit: str, *, before: int = 0, size: int = 0
+        self, name: str, total: int, unit: str, *, before: int = 0, size: int = 0, slices: int = 0
     ) -> Iterator[Advance]:
         """Show a stage's progress; yields the function that tells how many more are done.
 
@@ -182,20 +193,22 @@ class Reporter:
             How many of them another session has done: shown, but no measure of the speed.
         size : int
             Bytes that are worked on in all of them; 0 where that says nothing.
+        slices : int
+            How many slices all of them are; 0 where that says nothing.
         """
         stage = Stage(name, unit, total - before)
         start = time.monotonic()
         pace = Pace(total, before, start)
-        bytes_each = size / total if total else 0.0
+        each = Each(size / total, slices / total) if total else Each()
         terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         shown = self._bar if terminal else self._lines
-        with shown(stage, pace, bytes_each) as advance:
+        with shown(stage, pace, each) as advance:
             yield advance
         stage.items, stage.seconds = pace.total - before, time.monotonic() - start
         self.stages.append(stage)
 
     @contextmanager
-    def _bar(self, stage: Stage, pace: Pace, bytes_each: float) -> Iterator[Advance]:
+    def _bar(self, stage: Stage, pace: Pace, each: Each) -> Iterator[Advance]:
         with self._drawn() as bars:
             task = bars.add_task(
                 f"{stage.name:<22}",
@@ -203,7 +216,7 @@ class Reporter:
                 completed=pace.done,
                 unit=stage.unit,
                 pace=pace,
-                bytes_each=bytes_each,
+                each=each,
             )
 
             def advance(count: int, more: int = 0) -> None:
@@ -214,7 +227,7 @@ class Reporter:
             yield advance
             if self._shown > 1:  # others go on: its bar gives way to a line
                 bars.remove_task(task)
-                self.say(_told(stage, pace, bytes_each))
+                self.say(_told(stage, pace, each))
 
     @contextmanager
     def _drawn(self) -> Iterator[_Bars]:
@@ -243,12 +256,12 @@ class Reporter:
                     self._bars = None
 
     @contextmanager
-    def _lines(self, stage: Stage, pace: Pace, bytes_each: float) -> Iterator[Advance]:
+    def _lines(self, stage: Stage, pace: Pace, each: Each) -> Iterator[Advance]:
         finished = threading.Event()
 
         def tell() -> None:
             while not finished.wait(until_next(time.monotonic() - pace.begun, self.interval)):
-                self.say(_line(stage, pace, bytes_each, self.vitals(), time.monotonic()))
+                self.say(_line(stage, pace, each, self.vitals(), time.monotonic()))
 
         def advance(count: int, more: int = 0) -> None:
             pace.expect(more)
@@ -261,23 +274,23 @@ class Reporter:
         finally:
             finished.set()
             teller.join()
-        self.say(_told(stage, pace, bytes_each))
+        self.say(_told(stage, pace, each))
 
 
-def _told(stage: Stage, pace: Pace, bytes_each: float) -> str:
+def _told(stage: Stage, pace: Pace, each: Each) -> str:
     """What a stage did, how long it took, and how fast it went."""
     now = time.monotonic()
     speed, items = pace.mean_speed(now), pace.total - pace.before
-    fast = f", {rates(speed, stage.unit, bytes_each)}" if speed else ""
+    fast = f", {rates(speed, stage.unit, each)}" if speed else ""
     return f"{stage.name}: {items:,} {stage.unit} in {now - pace.begun:.1f} s{fast}"
 
 
-def _line(stage: Stage, pace: Pace, bytes_each: float, vitals: str, now: float) -> str:
+def _line(stage: Stage, pace: Pace, each: Each, vitals: str, now: float) -> str:
     """How far a stage is, how fast it goes, how long it will take yet, how those who work are."""
     speed, left = pace.speed(now), pace.left(now)
     share = f"{pace.done:,} of {pace.total:,} {stage.unit} ({pace.done / max(1, pace.total):.0%})"
     parts = [share]
-    parts += [rates(speed, stage.unit, bytes_each)] if speed else []
+    parts += [rates(speed, stage.unit, each)] if speed else []
     parts += [time_left(left)] if left is not None else []
     parts += [vitals] if vitals else []
     return f"{stage.name}: " + "; ".join(parts)

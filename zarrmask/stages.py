@@ -297,6 +297,7 @@ def write_pyramids(
     if scratch is not None and decodes_ahead(source, plan):
         slabs = _Slabs(source, plan, "volume" in pyramids, scratch / DECODED, missing)
     size, before = _read(source, plan, len(bricks)), len(bricks) - len(missing)
+    slices = plan.shape[0] * len(bricks) // len(plan.grid)
     parts: Iterable[tuple[Masks | None, int]] = [(None, sys.maxsize)]
     if settled is not None:
         parts = ((part.masks, part.stop) for part in settled)
@@ -308,7 +309,9 @@ def write_pyramids(
             if not len(ready):
                 continue
             advance = advance or shown.enter_context(
-                reporter.stage("writing", len(bricks), "bricks", before=before, size=size)
+                reporter.stage(
+                    "writing", len(bricks), "bricks", before=before, size=size, slices=slices
+                )
             )
             write = partial(
                 _bricks,

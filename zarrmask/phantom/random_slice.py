@@ -17,6 +17,8 @@ from zarrmask.phantom.scroll import Look, Scroll, Section
 from zarrmask.phantom.surroundings import Case, Film, Pores, distance_outside, hull
 
 Mask = NDArray[np.bool_]
+LEAST_CONTRAST = 12
+"""Grey levels, of 256, between papyrus and what is close to it."""
 
 
 def simulate(
@@ -63,7 +65,21 @@ def simulate(
         )
     share = (section.inside & scanner.sees(tall, wide)).astype(np.float32)
     truth = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5
-    return photograph(rng, image), _pieces(truth)
+    return _shown(rng, image, truth), _pieces(truth)
+
+
+def _shown(rng: np.random.Generator, image: Array, truth: Mask) -> NDArray[np.uint8]:
+    """Photograph a slice; one whose papyrus came out as black, or white, as all else, anew."""
+    grey = photograph(rng, image)
+    if not truth.any():
+        return grey
+    around = cv2.dilate(truth.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    for _ in range(20):
+        dark, bright = np.percentile(grey[around], [5, 95])
+        if bright - dark >= LEAST_CONTRAST:
+            break
+        grey = photograph(rng, image)
+    return grey
 
 
 def _sides(rng: np.random.Generator, short: int) -> tuple[int, int]:

@@ -35,6 +35,18 @@ def test_proxies_are_the_slices_made_small(stack, cluster, tmp_path):
         proxy(stack, tmp_path / "a", side=85, every=4, quality=100, scheduler=cluster)
 
 
+def test_masks_that_were_painted_beside_proxies_stay(stack, cluster, tmp_path):
+    options = {"every": 11, "scheduler": cluster}
+    proxy(stack, tmp_path / "a", side=85, **options)
+    for name in ("00100.png", "00111.tif"):
+        (tmp_path / "a" / name).write_bytes(b"painted")
+    (tmp_path / "a" / "00101.jpg").write_bytes(b"of another interval")
+    proxy(stack, tmp_path / "a", side=60, overwrite=True, **options)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    proxies = {"00100.jpg", "00111.jpg", "00122.jpg"}
+    assert names == {"proxy.json", "00100.png", "00111.tif", *proxies}
+
+
 def test_missing_slices_have_no_proxy(stack, cluster, tmp_path):
     for number in (100, 101, 104):
         (tmp_path / "gaps").mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from zarrmask.cluster import find_crew
 from zarrmask.crop import crop
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
+    FORMATS,
     ImageFolder,
     ImageFormat,
     fitted,
@@ -39,7 +40,6 @@ from zarrmask.stages import one_task_each
 from zarrmask.vitals import at_work
 
 WHAT = ("masked", "mask", "volume")
-FORMATS = ("tif", "jpg", "png")
 ALL_GREYS = (0.0, 65535.0)
 
 
@@ -121,7 +121,7 @@ def export(
     )
     identity = {
         "run": record["identity"],
-        "corrections": len(record.get("corrections", [])),
+        "corrections": record.get("corrections", []),
         "what": what,
         "level": level,
         "z": [int(chosen[0]), int(chosen[-1]) + 1],

@@ -23,7 +23,8 @@ from zarrmask.place import names_in
 from zarrmask.room import free_space
 
 ROWS_A_STRIP = 128
-_IMAGE = re.compile(r"[0-9]{5,}\.(tif|jpg|png)")
+FORMATS = ("tif", "jpg", "png")
+_NUMBERED = re.compile(r"[0-9]{5,}")
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,30 @@ class ImageFolder:
     path : Path
     record : str
         Name of the record's file in it: no slice to those who read the folder as a stack.
+    formats : tuple of str
+        Suffixes of the images it may hold. Those of others are somebody's own: masks that were
+        painted beside proxies.
     """
 
     path: Path
     record: str
+    formats: tuple[str, ...] = FORMATS
 
     @property
     def journal(self) -> Journal:
         """Says whose the folder is; images that are there are to be removed by `start`."""
-        images = sorted(name for name in names_in(self.path) if _IMAGE.fullmatch(name))
+        record = RecordFile(self.record)
+        identity = (record.read(self.path) or {}).get("identity") or {}
+        formats = (identity["format"],) if "format" in identity else self.formats
+        images = [
+            name
+            for name in sorted(names_in(self.path))
+            for number, _, suffix in [name.partition(".")]
+            if _NUMBERED.fullmatch(number) and suffix in formats
+        ]
         return Journal(
             out=self.path,
-            records=(RecordFile(self.record),),
+            records=(record,),
             work=self.path / WORK,
             pyramids=(),
             others=tuple(self.path / name for name in images),

@@ -87,7 +87,7 @@ def proxy(
         z=z,
         allow_missing=allow_missing,
     )
-    target = ImageFolder(local_folder(folder), "proxy.json")
+    target = ImageFolder(local_folder(folder), "proxy.json", ("jpg",))
     if side < 1 or not 1 <= quality <= 100:
         raise SettingsError(f"side {side}, quality {quality}; expected 1 or more, and 1 to 100")
     source = open_source(stack, allow_missing=settings.allow_missing)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from zarrmask.contrast import output_dtype
 from zarrmask.errors import OutputError
 from zarrmask.journal import Journal
-from zarrmask.place import Place
+from zarrmask.place import Place, place_of
 from zarrmask.plan import Plan, mask_format, output_format
-from zarrmask.pyramid import Format, Pyramid, read_metadata
+from zarrmask.pyramid import Format, Pyramid, open_array, read_metadata
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 
@@ -53,15 +54,28 @@ def _pyramid(
 
 
 def referenced_volume(stack: object, source: Source, plan: Plan, settings: Settings) -> str | None:
-    """Path of the input where it is itself a pyramid that serves as the volume, else None."""
+    """Path of the input where it is itself a pyramid that serves as the volume, else None.
+
+    It does where each of its levels is half of the one before along all axes, rounded up or down:
+    report, exports and khartes go by that.
+    """
     changed = settings.window is not None or plan.shape != source.shape
     if source.kind != "OME-Zarr" or settings.volume is not None or changed:
         return None
-    if str(stack) != source.path and "://" in source.path:
+    if str(stack).rstrip("/") != source.path and "://" in source.path:
         return None  # what is recorded, without secrets, would not open it again
     multiscale = read_metadata(source.path)
-    serves = len(multiscale["axes"]) == 3 and len(multiscale["datasets"]) > 1
-    return source.path if serves else None
+    paths = [dataset["path"] for dataset in multiscale["datasets"]]
+    if len(multiscale["axes"]) != 3 or len(paths) == 1:
+        return None
+    place = place_of(source.path)
+    shapes = [open_array(place / path, "r", fast=False).shape for path in paths]
+    halves = all(
+        max(side // 2, 1) <= half <= (side + 1) // 2
+        for finer, coarser in pairwise(shapes)
+        for side, half in zip(finer, coarser, strict=True)
+    )
+    return source.path if halves else None
 
 
 def require_outputs(out: Place, pyramids: Iterable[Pyramid], others: Sequence[Place] = ()) -> None:

@@ -244,6 +244,8 @@ def foresee(
         return Outlook(forecast, left, None)
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
     work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
+    if "volume" not in pyramids and not conversion:
+        options["volume"] = False  # a piece of a pyramid does not serve as the volume
     hours = measure_hours(forecast, place, partial(work, **session, **options))
     return Outlook(forecast, left, hours)
 

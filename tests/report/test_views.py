@@ -51,6 +51,19 @@ def test_the_survey_on_the_finest_level_is_exact(tmp_path, fake_run):
     np.testing.assert_allclose(survey.middle, centre, atol=0.51)
 
 
+def test_levels_that_others_rounded_down_are_shown_as_coarse(tmp_path, fake_run, monkeypatch):
+    record = fake_run(tmp_path, (25, 41, 57), levels=2)
+    for name in ("SLICE_PIXELS", "SECTION_PIXELS", "SUSPECT_PIXELS"):
+        monkeypatch.setattr(views, name, 1)
+    group = zarr.open_group(tmp_path / "volume.zarr", mode="r+")
+    down = group["1"][:12, :20, :28]
+    group.create_array("1", data=down, overwrite=True)
+    shown = read_views(tmp_path, record)
+    assert {plane.image.shape for plane in shown.frames} == {(20, 28)}
+    assert (shown.xz.image.shape, shown.yz.image.shape) == ((12, 28), (12, 20))
+    assert any(planes for _, planes in shown.suspects)
+
+
 def test_the_survey_on_a_coarse_level_agrees_with_what_was_kept(tmp_path, fake_run, monkeypatch):
     record = fake_run(tmp_path, (67, 81, 93))
     monkeypatch.setattr(views, "SURVEY_VOXELS", 100_000)

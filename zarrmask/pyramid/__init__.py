@@ -17,6 +17,7 @@ from zarrmask.pyramid.layout import (
 )
 from zarrmask.pyramid.metadata import MASK_VALUE, link_label, read_metadata, write_metadata
 from zarrmask.pyramid.reading import open_pyramid
+from zarrmask.pyramid.store import open_array
 from zarrmask.pyramid.writing import Pyramid, Step, remove_pyramid
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "brick_grid",
     "brick_key",
     "link_label",
+    "open_array",
     "open_pyramid",
     "read_metadata",
     "remove_pyramid",

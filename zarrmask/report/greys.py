@@ -140,9 +140,16 @@ def _slices(
 ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
     """Read layers of a level, and give them slice by slice."""
     for layer in layers:
-        voxels, inside = (np.asarray(level[layer.start : layer.stop]) for level in (grey, mask))
+        part = slice(layer.start, layer.stop)
+        voxels, inside = common(np.asarray(grey[part]), np.asarray(mask[part]))
         for z, one, where in zip(layer, voxels, inside, strict=True):
             yield z, one, where != 0
+
+
+def common(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What two arrays both have: others round down where they halve, zarrmask rounds up."""
+    both = tuple(map(slice, np.minimum(one.shape, other.shape)))
+    return one[both], other[both]
 
 
 def _layers(grey: zarr.Array[Any]) -> list[range]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
 from zarrmask.place import Place, place_of, zarr_store
-from zarrmask.report.greys import MOST, Greys, look_through, spread
+from zarrmask.report.greys import MOST, Greys, common, look_through, spread
 from zarrmask.report.keyframes import Keyframes, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import bad_slices, number, pick
@@ -352,12 +352,12 @@ def _centre(weights: NDArray[np.int64]) -> float:
 def _level(grey: Pyramid, mask: Pyramid, pixels: int, axes: tuple[int, int], *, most: int) -> int:
     """Choose the coarsest level that shows so many pixels, but one of no more than `most` voxels.
 
-    Only levels count of which both pyramids have one of the same size.
+    Only levels count of which both pyramids have one of the same size, however it is rounded.
     """
     same = [
         level
         for level, (one, other) in enumerate(zip(grey.levels, mask.levels, strict=False))
-        if one.shape == other.shape
+        if np.all(np.abs(np.subtract(one.shape, other.shape)) <= 1)
     ]
     wanted = grey.level_for(pixels, axes)
     return next((n for n in same if n >= wanted and grey.levels[n].size <= most), same[-1])
@@ -369,7 +369,9 @@ def _section(
     """Cut across y or x."""
     rows, columns = (other for other in (Z, Y, X) if other != axis)
     level = _level(grey, mask, SECTION_PIXELS, (rows, columns), most=grey.levels[0].size)
-    image, inside = (_cut(pyramid.levels[level], axis, index >> level) for pyramid in (grey, mask))
+    image, inside = common(
+        *(_cut(pyramid.levels[level], axis, index >> level) for pyramid in (grey, mask))
+    )
     return _plane(axis, index, image, inside != 0, 2**level, span)
 
 
@@ -409,14 +411,18 @@ def _beside(
     if not all(0 <= index < mask.shape[Z] for index in indices):
         return ()
     level = _suspect_level(grey, mask, int(np.diff(indices).min(initial=mask.shape[Z])))
-    coarse = np.unique(np.array(indices) >> level)
-    images, insides = (
-        np.asarray(pyramid.levels[level].oindex[coarse, slice(None), slice(None)])
-        for pyramid in (grey, mask)
+    last = min(pyramid.levels[level].shape[Z] for pyramid in (grey, mask)) - 1
+    layers = np.minimum(np.array(indices) >> level, last)
+    coarse = np.unique(layers)
+    images, insides = common(
+        *(
+            np.asarray(pyramid.levels[level].oindex[coarse, slice(None), slice(None)])
+            for pyramid in (grey, mask)
+        )
     )
     planes = []
-    for place, index in zip(places, indices, strict=True):
-        n = int(np.searchsorted(coarse, index >> level))
+    for place, index, layer in zip(places, indices, layers, strict=True):
+        n = int(np.searchsorted(coarse, layer))
         sketch = keyframes.sketches[place].pixels if keyframes.sketches else np.zeros((1, 1), bool)
         found = tuple(line * keyframes.pixel - edge for line in outlines(sketch))
         planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
@@ -437,6 +443,7 @@ def _suspect_level(grey: Pyramid, mask: Pyramid, apart: int) -> int:
 
 
 def _cut(array: zarr.Array[Any], axis: int, index: int) -> NDArray[Any]:
+    index = min(index, array.shape[axis] - 1)
     place = tuple(index if other == axis else slice(None) for other in range(3))
     return np.asarray(array[place])
 

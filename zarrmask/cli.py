@@ -18,18 +18,18 @@ from zarrmask import __version__
 from zarrmask.errors import ZarrmaskError
 
 
-class _Folder(click.Path):
-    """A folder that can only be on this machine."""
+class _Local(click.Path):
+    """A file or a folder that can only be on this machine."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" in str(value):
-            self.fail("expected a folder on this machine, not a URL", param, ctx)
+            self.fail("expected a path on this machine, not a URL", param, ctx)
         return super().convert(value, param, ctx)
 
 
 STACK = click.argument("stack", type=click.Path())
 OUT = click.argument("out", type=click.Path())
-OUT_FOLDER = click.argument("out", type=_Folder(path_type=Path))
+OUT_FOLDER = click.argument("out", type=_Local(path_type=Path))
 
 
 def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,10 +178,10 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @STACK
 @OUT
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
+    "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
 )
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="YAML of settings, or a detectron2 config."
+    "--config", type=_Local(path_type=Path), help="YAML of settings, or a detectron2 config."
 )
 @click.option(
     "--backend",
@@ -302,10 +302,8 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @click.option("--masks", type=click.Path(), metavar="DIR", help="Given masks, as for `apply`.")
 @click.option("--first", type=int, metavar="Z", help="Slice number of a volume's first mask.")
 @click.option("--score", type=float, metavar="S", help="Detect anew: count what is above this.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Detect anew with these weights."
-)
-@click.option("--config", type=click.Path(path_type=Path), help="Their detectron2 config.")
+@click.option("--checkpoint", type=_Local(path_type=Path), help="Detect anew with these weights.")
+@click.option("--config", type=_Local(path_type=Path), help="Their detectron2 config.")
 @click.option("--detect-every", metavar="auto|N", help="Detect anew on every N-th slice.")
 @_crew_options
 def redo_command(out: str, **options: Any) -> None:
@@ -395,17 +393,17 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 
 @cli.command("train")
 @click.option("--phantom", is_flag=True, help="Learn from simulated slices.")
-@click.option("--coco", type=click.Path(path_type=Path), help="COCO instance annotations (JSON).")
-@click.option("--images", type=_Folder(path_type=Path), help="Folder of the annotated images.")
-@click.option("--out", type=_Folder(path_type=Path), required=True, help="Folder to make.")
+@click.option("--coco", type=_Local(path_type=Path), help="COCO instance annotations (JSON).")
+@click.option("--images", type=_Local(path_type=Path), help="Folder of the annotated images.")
+@click.option("--out", type=_Local(path_type=Path), required=True, help="Folder to make.")
 @click.option(
     "--init",
-    type=click.Path(path_type=Path),
+    type=_Local(path_type=Path),
     help="Checkpoint to begin from.  [default: with --phantom none; else the one that comes along, "
     "unless --config describes a network]",
 )
 @click.option("--new-heads", is_flag=True, help="Begin afresh with the layers that know classes.")
-@click.option("--config", type=click.Path(path_type=Path), help="detectron2 config with a SOLVER.")
+@click.option("--config", type=_Local(path_type=Path), help="detectron2 config with a SOLVER.")
 @click.option(
     "--validate",
     type=click.FloatRange(0, 1, max_open=True),
@@ -415,10 +413,10 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     help="Hold out this share of the images, and judge by them.",
 )
 @click.option(
-    "--validate-coco", type=click.Path(path_type=Path), help="Judge by these annotations instead."
+    "--validate-coco", type=_Local(path_type=Path), help="Judge by these annotations instead."
 )
 @click.option(
-    "--validate-images", type=_Folder(path_type=Path), help="Their images, if not in --images."
+    "--validate-images", type=_Local(path_type=Path), help="Their images, if not in --images."
 )
 @click.option("--iterations", type=click.IntRange(1), help="Instead of the config's.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the config's.")
@@ -471,17 +469,17 @@ def train_command(
 @click.option(
     "--coco",
     "annotations",
-    type=click.Path(path_type=Path),
+    type=_Local(path_type=Path),
     required=True,
     help="COCO annotations, a JSON.",
 )
 @click.option(
-    "--images", type=click.Path(path_type=Path), required=True, help="Folder of their images."
+    "--images", type=_Local(path_type=Path), required=True, help="Folder of their images."
 )
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
+    "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
 )
-@click.option("--model", type=click.Path(path_type=Path), help="detectron2 config of the weights.")
+@click.option("--model", type=_Local(path_type=Path), help="detectron2 config of the weights.")
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
 )
@@ -493,7 +491,7 @@ def train_command(
     help="Kernel side, percent of the longer side.  [default: 3]",
 )
 @DETECT_WINDOW
-@click.option("--out", type=_Folder(path_type=Path), help="Folder to make: figures and pictures.")
+@click.option("--out", type=_Local(path_type=Path), help="Folder to make: figures and pictures.")
 @click.option(
     "--worst",
     type=click.IntRange(0),
@@ -513,7 +511,7 @@ def evaluate_command(annotations: Path, images: Path, as_json: bool, **options: 
 
 @cli.command("annotate")
 @OUT
-@click.argument("folder", metavar="DIR", type=_Folder(path_type=Path))
+@click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
 @click.option("--every-keyframe", is_flag=True, help="Write all keyframes.")
 @click.option(
     "--worst",
@@ -538,7 +536,7 @@ def annotate_command(
 
 @cli.command("export", cls=_NumbersCommand)
 @OUT
-@click.argument("folder", metavar="DIR", type=_Folder(path_type=Path))
+@click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
 @click.option(
     "--what",
     type=click.Choice(["masked", "mask", "volume"]),
@@ -579,7 +577,7 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
 
 @cli.command("proxy", cls=_NumbersCommand)
 @STACK
-@click.argument("folder", metavar="DIR", type=_Folder(path_type=Path))
+@click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
 @click.option(
     "--side",
     type=click.IntRange(1),
@@ -619,10 +617,10 @@ def checkpoint_group() -> None:
 
 
 @checkpoint_group.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=_Local(path_type=Path))
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
+    type=_Local(path_type=Path),
     help="Its detectron2 config.  [default: the .yaml beside it, or what its shapes tell]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -636,8 +634,8 @@ def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
 
 
 @checkpoint_group.command("convert")
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=_Local(path_type=Path))
+@click.argument("target", metavar="OUT", type=_Local(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 def convert_checkpoint_command(source: Path, target: Path, overwrite: bool) -> None:
     """Write the weights of IN as OUT: .pth or .pkl, as detectron2 loads them, or .safetensors."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-LISTED = 20
-"""Things that are named in one message."""
+LISTED, NAMED = 20, 5
+"""Things that are named in one message, each in a line of its own; in one line."""
 
 
 class ZarrmaskError(Exception):
@@ -48,3 +48,15 @@ def first_of(lines: Sequence[str]) -> list[str]:
     """
     more = [f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
     return [*lines[:LISTED], *more]
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names in a line, and how many more there are.
+
+    Examples
+    --------
+    >>> some_of(["1.tif", "01.tif"]), some_of(list("abcdefg"))
+    ('1.tif, 01.tif', 'a, b, c, d, e and 2 more')
+    """
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

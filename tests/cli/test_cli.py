@@ -173,6 +173,15 @@ def test_only_what_runs_write_goes_to_a_bucket(zarrmask, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--checkpoint", "--config"])
+def test_weights_are_on_this_machine_and_a_login_in_a_url_is_not_told(zarrmask, option):
+    code, printed = zarrmask("run", "stack", "out", option, "https://me:s3cret@host/m.pth?key=abc")
+    assert code == 2
+    assert "not a URL" in printed
+    assert "s3cret" not in printed
+    assert "abc" not in printed
+
+
 def test_debug_shows_where(zarrmask, tmp_path):
     code, printed = zarrmask("--debug", "run", "nowhere", "out")
     assert code == 1

@@ -127,7 +127,8 @@ def test_numbers_twice_or_not_at_all(tiff_folder: Folder) -> None:
     (folder / "0008.tif").write_bytes(image)
     (folder / "overview.tif").write_bytes(image)
     message = complaint(folder)
-    assert "slice number 8 more than once: 0008.tif, scan2_8.tif" in message
+    twice = "slice number 8 (the last digits in a name) more than once: 0008.tif, scan2_8.tif"
+    assert twice in message
     assert "overview.tif: no number in its name" in message
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import NamedTuple
 
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, some_of
 
 from .header import Header, header_or_problem, printable
 from .image import jpeg_header, png_header, png_labels_header, read_jpeg, read_png, read_png_labels
@@ -212,7 +212,8 @@ def by_number(names: Iterable[str]) -> tuple[dict[int, str], list[str]]:
     problems = [f"{printable(n)}: no number in its name" for n in files.pop(None, [])]
     numbered = {number: files[number] for number in sorted(n for n in files if n is not None)}
     problems += [
-        f"slice number {number} more than once: {', '.join(map(printable, same))}"
+        f"slice number {number} (the last digits in a name) more than once: "
+        + some_of([printable(name) for name in same])
         for number, same in numbered.items()
         if len(same) > 1
     ]

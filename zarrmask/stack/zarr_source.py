@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import zarr
 
-from zarrmask.errors import StackError, first_of
+from zarrmask.errors import StackError, first_of, some_of
 from zarrmask.files import by_place
 from zarrmask.place import redacted, zarr_store
 
@@ -35,7 +35,6 @@ MICROMETRES = {
 # read big-endian or Fortran-ordered arrays, so it is not used for what others wrote.
 STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
 LISTED = 20  # members of a group named in a message
-NAMED = 5  # damaged files of a layer, likewise
 
 
 def is_zarr(place: str | Remote) -> bool:
@@ -213,8 +212,7 @@ class ZarrSource(RegionSource):
                 self._part(*part)
             except Exception:  # codecs raise what they like
                 names.append(self._array.metadata.encode_chunk_key((*self._leading, *place)))
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        return f"damaged: {', '.join(names[:NAMED])}{more}" if names else ""
+        return f"damaged: {some_of(names)}" if names else ""
 
 
 def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:

@@ -1,12 +1,14 @@
 """What outputs can be stored as, by way of real conversions and runs."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from ome_zarr_models.v05 import Image
+from zarr.errors import ZarrUserWarning
 
 import zarrmask
 from zarrmask.errors import SettingsError
@@ -44,6 +46,29 @@ def test_ngff_05_is_sharded_zarr_3(slices, voxels, cluster, tmp_path):
     before = (out / "zarr.json").stat().st_mtime_ns
     zarrmask.convert(slices, out, scheduler=cluster, z="1010:1070", **options)
     assert (out / "zarr.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("now", ["0.4", "0.5"])
+@pytest.mark.parametrize("then", ["0.4", "0.5"])
+def test_nothing_of_before_outlives_an_overwrite(slices, voxels, cluster, tmp_path, then, now):
+    """Not what somebody consolidated, nor the other format's files; what others put there does."""
+    out = tmp_path / "v.zarr"
+    zarrmask.convert(slices, out, z="1000:1010", ngff=then, scheduler=cluster)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # format 3 has no such thing yet
+        zarr.consolidate_metadata(out)
+    note = out / "labels" / "mine" / "notes.txt"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    zarrmask.convert(
+        slices, out, z="1002:1005", ngff=now, chunk=64, overwrite=True, scheduler=cluster
+    )
+    level = zarr.open_group(out, mode="r")["0"]
+    assert (level.metadata.zarr_format, level.chunks) == ({"0.4": 2, "0.5": 3}[now], (64,) * 3)
+    np.testing.assert_array_equal(level[:], voxels[2:5])
+    files = {"0.4": {".zgroup", ".zattrs"}, "0.5": {"zarr.json"}}[now]
+    assert {path.name for path in out.iterdir() if path.is_file()} == files
+    assert note.exists()
 
 
 def test_chunks_levels_and_compressor(slices, voxels, cluster, tmp_path):
@@ -190,3 +215,27 @@ def test_a_pyramid_that_is_not_the_volume_is_written_anew(stack, cluster, tmp_pa
     record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, **options)
     assert record["volume"] is None
     assert (tmp_path / "out/volume.zarr/0/.zarray").exists()
+
+
+@pytest.mark.parametrize(("halved", "serves"), [("down", True), ("y and x", False)])
+def test_a_pyramid_of_another_maker(stack, cluster, tmp_path, halved, serves):
+    """Levels that are rounded down serve as the volume; those of deep slices do not."""
+    slices = np.stack([tifffile.imread(path) for path in sorted(stack.iterdir())])[:, :149, :169]
+    volume = tmp_path / "volume.zarr"
+    group = zarr.create_group(volume, zarr_format=2)
+    levels = {
+        "down": [slices, slices[:22:2, :148:2, :168:2]],
+        "y and x": [slices, slices[:, ::2, ::2]],
+    }[halved]
+    datasets = []
+    for path, level in enumerate(levels):
+        group.create_array(str(path), data=level)
+        scale = [slices.shape[0] / level.shape[0], 2**path, 2**path]
+        scales = [{"type": "scale", "scale": np.round(scale).tolist()}]
+        datasets.append({"path": str(path), "coordinateTransformations": scales})
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    out = tmp_path / "out"
+    record = zarrmask.run(volume, out, scheduler=cluster, every=7)
+    assert record["volume"] == (str(volume) if serves else None)
+    assert (out / "report.html").exists()

@@ -96,6 +96,19 @@ def test_a_start_that_is_stopped_begins_anew(journal, monkeypatch):
     assert journal.ledger.stage("writing").missing(["0-0-0"]) == [0]
 
 
+def test_a_conversion_begins_in_a_mount_point(tmp_path, monkeypatch):
+    out = tmp_path / "mounted.zarr"
+    out.mkdir()
+
+    def rmdir(path):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    journal = Journal.of_conversion(out)
+    journal.start(NOW)
+    assert journal.check(NOW, overwrite=False) == "unfinished"
+
+
 def test_what_is_settled_stays_settled(journal):
     journal.start(NOW)
     assert journal.once("window", lambda: [3, 5]) == [3, 5]

@@ -28,9 +28,12 @@ _setting = threading.Lock()  # zarr's settings are one for all threads, and put 
 
 
 def open_group(place: Place, mode: Mode, *, zarr_format: Literal[2, 3] = 2) -> zarr.Group:
-    """Open a group; mode "a" makes one, of this format of zarr, where there is none."""
+    """Open a group; mode "a" makes one, of this format of zarr, where there is none.
+
+    Metadata that somebody consolidated say what was there then: they are passed over.
+    """
     made = zarr_format if mode == "a" else None
-    return zarr.open_group(zarr_store(place), mode=mode, zarr_format=made)
+    return zarr.open_group(zarr_store(place), mode=mode, zarr_format=made, use_consolidated=False)
 
 
 def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -56,8 +57,10 @@ _GROUP = {
 }
 """The file that makes a folder a group, by version of NGFF."""
 _LEVEL = re.compile("1?[0-9]")
-_GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
+_GROUP_FILES = (".zmetadata", ".zgroup", ".zattrs", "zarr.json")
 """In the order in which they are removed: the last says whose the folder is."""
+_STALE = {"0.4": (".zmetadata", "zarr.json"), "0.5": (".zmetadata", ".zgroup", ".zattrs")}
+"""Files of a group that was there before, which readers would believe."""
 _FORMAT_2 = {
     "filters": None,
     "order": "C",
@@ -123,6 +126,8 @@ class Pyramid:
         Without metadata no viewer opens them.
         """
         make_folder(self.path)
+        for stale in _STALE[self.format.ngff]:
+            remove(self.path / stale)
         name, content = _GROUP[self.format.ngff]
         if not (self.path / name).exists():  # zarr would begin with no attributes
             replace_file(self.path / name, content)
@@ -398,7 +403,11 @@ def remove_pyramid(path: Place) -> None:
         if names_in(folder) <= set(_GROUP_FILES):
             for name in _GROUP_FILES:
                 remove(folder / name)
-            remove(folder)
+            if isinstance(folder, Path):
+                with suppress(OSError):  # a mount point stays, empty
+                    folder.rmdir()
+            else:
+                remove(folder)
 
 
 def _stored(form: Format) -> dict[str, Any]:

@@ -209,6 +209,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_conversion_killed_while_it_decodes_goes_on(tmp_path):
     folder = tmp_path / "stack"
     folder.mkdir()

@@ -519,6 +519,7 @@ def test_detectors_come_and_go_with_workers(tall, whole, start_cluster, watched,
     assert voxels(run.out) == whole
 
 
+@pytest.mark.slow
 def test_who_begins_on_gpus_does_not_go_on_elsewhere(tall, whole, start_cluster, watched, tmp_path):
     options, noted = watched
     cluster = start_cluster()

@@ -116,6 +116,7 @@ def test_nothing_is_mended_unless_asked_for_with_held_masks(spoiled, cluster, tm
     assert record["keyframes"]["replaced"] == record["keyframes"]["redone"] == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_sees_nothing_twice_and_ends_the_same(spoiled, mended, tmp_path):
     out = tmp_path / "out"
     options = ["--every-max", "8", "--every-min", "2", "--tolerance", "0.4", "--dilate", "0"]

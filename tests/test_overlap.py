@@ -121,7 +121,7 @@ def noting():
     return reporter
 
 
-@pytest.mark.parametrize("propagate", ["field", "hold"])
+@pytest.mark.parametrize("propagate", ["field", pytest.param("hold", marks=pytest.mark.slow)])
 def test_bricks_are_written_before_all_is_detected(
     deep_stack, in_turn, slow_cluster, noting, tmp_path, propagate
 ):
@@ -165,6 +165,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_both_go_on_ends_with_the_same_bytes(deep_stack, in_turn, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "run.py").write_text(PROGRAM)

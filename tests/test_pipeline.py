@@ -472,6 +472,7 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_was_not(large_stack, clu
     assert contents(again / "keyframes.zarr") == contents(whole / "keyframes.zarr")
 
 
+@pytest.mark.slow
 def test_a_worker_lost_while_it_loads_is_waited_for(large_stack, tmp_path):
     process = start(large_stack, tmp_path / "out", "--every", "10")
     lines = iter(process.stderr.readline, "")
@@ -515,7 +516,7 @@ def test_a_stopped_conversion_goes_on(large_stack, cluster, tmp_path):
     assert again_ == whole_
 
 
-@pytest.mark.parametrize("what", ["convert", "run"])
+@pytest.mark.parametrize("what", ["convert", pytest.param("run", marks=pytest.mark.slow)])
 def test_a_run_goes_on_when_a_full_disk_has_room_again(large_stack, cluster, tmp_path, what):
     small, whole = tmp_path / "small-disk", tmp_path / "whole.zarr"
     small.mkdir()
@@ -556,6 +557,7 @@ def test_a_full_disk_or_quota_is_named_as_such(cluster, number):
         results(client, [da.zeros(2, chunks=1).map_blocks(write, dtype=float)], lambda n: None)
 
 
+@pytest.mark.slow
 def test_a_worker_lost_with_its_detector_is_made_good(large_stack, tmp_path):
     process = start(large_stack, tmp_path / "out", "--every", "2")
     wait_for(tmp_path, "out/.zarrmask/finished/detecting/1.json", process)

@@ -422,6 +422,7 @@ def test_a_stopped_run_goes_on_with_other_memory_and_its_first_bricks(strips, cl
     assert all(chunk.stat().st_mtime_ns == when for chunk, when in written.items())
 
 
+@pytest.mark.slow
 def test_a_run_takes_what_was_predicted(stack, tmp_path):
     process = command("run", stack, tmp_path / "out", "--workers", 2, "--every", 8)
     message = process.communicate(timeout=300)[1]

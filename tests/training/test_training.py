@@ -376,6 +376,7 @@ def test_two_processes_train_as_one(plain, annotated, tmp_path):
     assert kept == ["model_0000035.pth", "model_0000038.pth", "model_0000039.pth"]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_weights(plain, annotated, tmp_path):
     script, out = tmp_path / "together.py", tmp_path / "out"
     script.write_text(TOGETHER)

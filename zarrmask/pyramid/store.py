@@ -36,7 +36,9 @@ def open_group(place: Place, mode: Mode, *, zarr_format: Literal[2, 3] = 2) -> z
     return zarr.open_group(zarr_store(place), mode=mode, zarr_format=made, use_consolidated=False)
 
 
-def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:
+def open_array(
+    place: Place, mode: Mode, *, fast: bool = True, direct: bool = True
+) -> zarr.Array:
     """Open an array so that its empty chunks are left out.
 
     Parameters
@@ -49,13 +51,16 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True) -> zarr.Array:
         Whether zarrs encodes and decodes where it can: in a folder, what zarrmask itself wrote.
         An array keeps the pipeline that it was opened with. Shards hold the same bytes each time,
         but elsewhere their chunks stand in another order than in a folder.
+    direct : bool
+        Whether large files go straight to the disk, where they can. Masks shrink to next to
+        nothing: who writes them so waits for the disk, with nothing saved.
     """
     if not fast or not isinstance(place, Path):
         return _open(place, mode, _STOCK)
     array = _open(place, mode, _FAST)
     settings = dict(_ORDERED if array.shards else _FAST)
     large = prod(array.shards or array.chunks) * array.dtype.itemsize >= DIRECT_FILE
-    if mode != "r" and large and takes_direct_writes(place):
+    if direct and mode != "r" and large and takes_direct_writes(place):
         settings["codec_pipeline.direct_io"] = True
     return array if settings == _FAST else _open(place, mode, settings)
 

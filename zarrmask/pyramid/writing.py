@@ -203,7 +203,8 @@ class Pyramid:
     @lru_cache(maxsize=64)  # noqa: B019  small, and a worker opens each for every tile
     def array(self, level: int) -> zarr.Array:
         """One level, to read or write."""
-        return open_array(self.path / str(level), "r+")
+        direct = self.reduce == "mean"
+        return open_array(self.path / str(level), "r+", direct=direct)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def handed_over(self, level: int) -> zarr.Array:

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -32,11 +33,15 @@ OUT = click.argument("out", type=click.Path())
 OUT_FOLDER = click.argument("out", type=_Local(path_type=Path))
 
 
-def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _cluster_options(command: Callable[..., Any], *, out: str = "OUT") -> Callable[..., Any]:
+    """Who does the work, and whether it replaces what is there."""
     overwrite = click.option(
-        "--overwrite", is_flag=True, help="Replace what zarrmask left in OUT before."
+        "--overwrite", is_flag=True, help=f"Replace what zarrmask left in {out} before."
     )
     return _crew_options(overwrite(command))
+
+
+_into_folder = partial(_cluster_options, out="DIR")
 
 
 def _crew_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +79,7 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--dtype",
                 type=click.Choice(["uint8", "uint16"]),
-                help="What volume and masked volume are written as, by a --window.",
+                help="What grey values are written as, by a --window.",
             ),
             click.option(
                 "--window",
@@ -156,6 +161,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
+STOPPED = "stopped; what is done is kept: the same command goes on"
 CLASSES = click.option(
     "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
 )
@@ -174,7 +180,11 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     """Cut the scroll out of a micro-CT stack: slices in, masked OME-Zarr pyramids out."""
 
 
-@cli.command("run", cls=_NumbersCommand)
+@cli.command(
+    "run",
+    short_help="Mask a stack: volume, mask and masked volume, and a report.",
+    cls=_NumbersCommand,
+)
 @STACK
 @OUT
 @click.option(
@@ -260,7 +270,9 @@ def run_command(stack: str, out: str, **options: Any) -> None:
     _summarise(out, run(stack, out, command=_command(), **options))
 
 
-@cli.command("apply", cls=_NumbersCommand)
+@cli.command(
+    "apply", short_help="Mask a stack with masks that are given, and no model.", cls=_NumbersCommand
+)
 @STACK
 @click.argument("masks", type=click.Path())
 @OUT
@@ -291,7 +303,7 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
     _summarise(out, apply(stack, masks, out, **options, command=_command()))
 
 
-@cli.command("redo")
+@cli.command("redo", short_help="Correct the masks of some slices of a run.")
 @OUT
 @click.option("--z", metavar="A:B", required=True, help="Slice numbers to correct, B excluded.")
 @click.option("--from", "hold", type=int, metavar="Z", help="Give them all the mask of slice Z.")
@@ -338,6 +350,7 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
 
 @cli.command(
     "plan",
+    short_help="Say what a run will take, before it is begun.",
     cls=_NumbersCommand,
     params=[option for option in run_command.params if option.name != "overwrite"],
 )
@@ -379,7 +392,7 @@ def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None
     click.echo(f"agreement with the true mask before dilation: IoU {agreement:.3f}")
 
 
-@cli.command("phantom")
+@cli.command("phantom", short_help="Write a simulated scroll with its true mask.")
 @OUT_FOLDER
 @click.option("--shape", type=int, nargs=3, required=True, metavar="Z Y X")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -391,7 +404,7 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     click.echo(f"wrote {shape[0]} slices to {out}, their true masks to {out / 'truth'}")
 
 
-@cli.command("train")
+@cli.command("train", short_help="Train a detector, or go on with a training.")
 @click.option("--phantom", is_flag=True, help="Learn from simulated slices.")
 @click.option("--coco", type=_Local(path_type=Path), help="COCO instance annotations (JSON).")
 @click.option("--images", type=_Local(path_type=Path), help="Folder of the annotated images.")
@@ -465,7 +478,9 @@ def train_command(
         click.echo(f"wrote {weights}")
 
 
-@cli.command("evaluate", cls=_NumbersCommand)
+@cli.command(
+    "evaluate", short_help="Compare a checkpoint with annotated images.", cls=_NumbersCommand
+)
 @click.option(
     "--coco",
     "annotations",
@@ -479,7 +494,13 @@ def train_command(
 @click.option(
     "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
 )
-@click.option("--model", type=_Local(path_type=Path), help="detectron2 config of the weights.")
+@click.option(
+    "--model",
+    "--config",
+    "model",
+    type=_Local(path_type=Path),
+    help="Their detectron2 config.",
+)
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
 )
@@ -509,7 +530,7 @@ def evaluate_command(annotations: Path, images: Path, as_json: bool, **options: 
     click.echo(json.dumps(record, indent=2) if as_json else as_table(record))
 
 
-@cli.command("annotate")
+@cli.command("annotate", short_help="Write a run's worst keyframes as images and COCO JSON.")
 @OUT
 @click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
 @click.option("--every-keyframe", is_flag=True, help="Write all keyframes.")
@@ -564,7 +585,7 @@ def annotate_command(
     "--level", type=click.IntRange(0), default=0, show_default=True, help="Of the pyramid."
 )
 @click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
-@_cluster_options
+@_into_folder
 def export_command(out: str, folder: Path, **options: Any) -> None:
     """Write slices of the run in OUT as numbered images into DIR."""
     from zarrmask.images.export import export
@@ -597,7 +618,7 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
 )
 @click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
 @click.option("--allow-missing", is_flag=True, default=None, help="Pass over missing slices.")
-@_cluster_options
+@_into_folder
 def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     """Write small JPEGs of STACK's slices into DIR."""
     from zarrmask.images.proxy import proxy
@@ -611,15 +632,17 @@ def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     )
 
 
-@cli.group("checkpoint")
+@cli.group("checkpoint", short_help="Look into a detector's weights, or convert them.")
 def checkpoint_group() -> None:
     """Look into a detector's weights, or write them as another kind of file."""
 
 
-@checkpoint_group.command("inspect")
+@checkpoint_group.command("inspect", short_help="Say what a checkpoint is, and whether it fits.")
 @click.argument("file", type=_Local(path_type=Path))
 @click.option(
     "--model",
+    "--config",
+    "model",
     type=_Local(path_type=Path),
     help="Its detectron2 config.  [default: the .yaml beside it, or what its shapes tell]",
 )
@@ -633,7 +656,7 @@ def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(found.record(), indent=2) if as_json else in_columns(found.lines()))
 
 
-@checkpoint_group.command("convert")
+@checkpoint_group.command("convert", short_help="Write weights as .pth, .pkl or .safetensors.")
 @click.argument("source", metavar="IN", type=_Local(path_type=Path))
 @click.argument("target", metavar="OUT", type=_Local(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
@@ -652,7 +675,8 @@ def info_command(path: str) -> None:
     from zarrmask.info import describe
 
     for name, value in describe(path).items():
-        click.echo(f"{name:<12} {value}")
+        for n, line in enumerate(value.splitlines()):
+            click.echo(f"{'' if n else name:<12} {line}")
 
 
 def _command() -> list[str]:
@@ -679,6 +703,14 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+class _Terminated(SystemExit):
+    """Somebody ended this process: clusters are closed first."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated(143)
+
+
 def _fail(text: str, code: int = 1) -> NoReturn:
     """Say what went wrong, without the secrets that libraries put into their messages."""
     from zarrmask.place import redacted
@@ -691,7 +723,7 @@ def main() -> None:
     """Run the command line; a failure is one message, and an exit code that is not 0."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters are closed
+    signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
     try:
         cli(arguments, standalone_mode=False)
@@ -700,8 +732,11 @@ def main() -> None:
         error.show(told)
         _fail(told.getvalue(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; what is done is kept: the same command goes on", err=True)
+        click.echo(STOPPED, err=True)
         sys.exit(130)
+    except _Terminated:
+        click.echo(STOPPED, err=True)
+        sys.exit(143)
     except Exception as error:
         if debug:
             _fail(traceback.format_exc())

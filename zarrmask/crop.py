@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zarrmask.errors import SettingsError
 
-UNITS = {"z": "slices", "y": "rows", "x": "columns"}
+UNITS = {"z": "slices", "from": "slices", "y": "rows", "x": "columns"}
 
 
 def crop(
@@ -15,6 +15,7 @@ def crop(
     Parameters
     ----------
     axis : "z", "y" or "x"
+        As its option is called; "from" is a slice, too.
     wanted, there : (first, stop)
         Numbers of slices, rows or columns, `stop` excluded.
     of : str

@@ -44,7 +44,7 @@ def _run(record: dict) -> dict[str, str]:
     if record["state"] == CORRECTING:
         return {"run": f"being corrected; to go on: {record['pending']['command']}"}
     if record["state"] != "finished":
-        return {"run": f"{record['state']}; to go on, run its command again"}
+        return {"run": f"{record['state']}; to go on, give the command that began it again"}
     voxels, keyframes = record["voxels"], record["keyframes"]
     empty = len(keyframes["without_detection"])
     return {
@@ -56,7 +56,7 @@ def _run(record: dict) -> dict[str, str]:
         "keyframes": f"{keyframes['count']}, {empty} without detection",
         "bad slices": _bad(record.get(ENTRIES, [])),
         "corrections": str(len(record.get("corrections", []))),
-        "warnings": str(len(record["warnings"])),
+        "warnings": "\n".join(record["warnings"]) or "none",
     }
 
 

@@ -26,7 +26,15 @@ PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "to
 def warnings_of(record: Mapping[str, Any]) -> list[str]:
     """What a person should look at, from what `zarrmask.looking.record_of` gives."""
     warnings = []
-    if empty := record["without_detection"]:
+    empty = record["without_detection"]
+    if empty and len(empty) == record["used"]:
+        warnings.append(
+            f"nothing was found on any of {record['used']} keyframes: the mask is empty. Where "
+            "there is an object, look closer (--every 4), at other grey values (--detect-window "
+            "auto), count what is less sure (--score 0.03), or detect with weights of your own "
+            "(--checkpoint)"
+        )
+    elif empty:
         warnings.append(
             f"nothing was found on {len(empty)} of {record['used']} keyframes; look at these, "
             f"unless the object ends there: {listed(empty)}"

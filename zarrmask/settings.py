@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -22,6 +23,9 @@ from pydantic import (
 
 from zarrmask.errors import SettingsError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]  # the workers' folder is another
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel = 2
@@ -29,7 +33,8 @@ _BRIEF.maxlevel = 2
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
 Window = Literal["auto"] | tuple[Finite, Finite]
-Percent = Annotated[float, Field(ge=0, le=100)]
+MOST_DILATED = 100
+Percent = Annotated[float, Field(ge=0, le=MOST_DILATED)]
 Micrometres = Annotated[str, Field(pattern="^[0-9.e+-]+um$")]
 Range = tuple[int | None, int | None]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -82,17 +87,17 @@ def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 def _dilation(value: object) -> object:
     """Read "3", percent, or "150um"."""
-    if not isinstance(value, str):
-        return value
-    if not (number := value.strip().removesuffix("%")).endswith("um"):
-        return number
+    number = str(value).strip().replace("µ", "u").replace("μ", "u")
+    micrometres = number.endswith("um")
     try:
-        length = float(number.removesuffix("um"))
+        length = float(number.removesuffix("um" if micrometres else "%"))
     except ValueError:
         length = -1.0
-    if not 0 <= length < inf:
-        raise ValueError("write a dilation in percent of the longer side, 3, or as 150um")
-    return f"{length:g}um"
+    if not (0 <= length < inf if micrometres else 0 <= length <= MOST_DILATED):
+        raise ValueError(
+            f"write percent of the longer side, 0 to {MOST_DILATED}, or micrometres, as 150um"
+        )
+    return f"{length:g}um" if micrometres else length
 
 
 def _compressor(value: object) -> object:
@@ -284,12 +289,19 @@ def read_settings(config: Path | None = None, **options: Any) -> Settings:
         return Settings(**{**(_read_config(config) if config else {}), **given})
     except ValidationError as error:
         problems = "\n".join(
-            f"  {_name(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+            f"  {_name(problem['loc'])}: {_reason(problem)}"
             + (f" (got {_BRIEF.repr(problem['input'])})" if problem["loc"] else "")
             for problem in error.errors()
         )
         source = f" in {config} or the options" if config else ""
         raise SettingsError(f"these settings{source} cannot be used:\n{problems}") from None
+
+
+def _reason(problem: ErrorDetails) -> str:
+    if problem["type"] != "extra_forbidden":
+        return problem["msg"].removeprefix("Value error, ")
+    alike = get_close_matches(_name(problem["loc"]), Settings.model_fields, 1)
+    return "there is no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
 
 
 def _name(location: tuple[int | str, ...]) -> str:

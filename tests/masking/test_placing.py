@@ -128,16 +128,24 @@ def test_neighbours_agree_at_the_end_or_stand_next_to_each_other(places, step, t
     assert sorted(np.concatenate(most)) == list(range(len(places)))
 
 
-@given(st.lists(st.integers(0, 150), min_size=2, max_size=60), st.randoms())
+@given(st.lists(st.one_of(st.none(), st.integers(0, 150)), min_size=2, max_size=60), st.randoms())
 def test_the_order_of_answers_changes_nothing(places, random):
     """A run that was stopped, or whose workers are slow, ends with the same keyframes."""
+    sketches = [NOTHING if place is None else box(place) for place in places]
     placing = Placing(np.arange(len(places)), 8, 15.0)
-    whole, _ = looked(placing, lambda position: box(places[position]))
+    whole, _ = looked(placing, sketches.__getitem__)
     seen = {}
     while wanted := placing.wanted(seen):
         position = random.choice(wanted)
-        seen[position] = box(places[position])
+        seen[position] = sketches[position]
     assert set(seen) == set(whole)
+
+
+def test_where_nothing_is_found_at_first_all_is_looked_at():
+    """An object that is shorter than the first interval, with air before and behind it."""
+    sketches = [NOTHING] * 3 + [box(40)] * 4 + [NOTHING] * 2
+    seen, _ = looked(Placing(np.arange(9), 8, 15.0), sketches.__getitem__)
+    assert set(seen) == set(range(9))
 
 
 def test_what_does_not_change_is_seen_seldom_and_an_end_closely():

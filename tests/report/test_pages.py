@@ -183,7 +183,8 @@ def test_of_many_suspicious_ranges_the_worst_have_pictures_and_all_a_command(tmp
     count = SUSPECTS + 3
     record = fake_run(tmp_path, (32 * count, 40, 56), missed=range(16, 32 * count, 32))
     page = read(report(tmp_path, record))
-    assert page.text.count("--from") == count
+    assert page.text.count(f"zarrmask redo {tmp_path} --z ") == count
+    assert page.text.count("--detect-every 2") == 2  # at both ends
     assert f"There are pictures of the {SUSPECTS} worst." in page.text
 
 

@@ -91,15 +91,15 @@ class FinishedRun:
         shared = volume is not None and volume.links and is_local(self.place)
         return {name: one for name, one in self.pyramids.items() if name != "volume" or shared}
 
-    def span(self, z: str | tuple[int | None, int | None]) -> tuple[int, int]:
-        """Read a range of its slice numbers.
+    def span(self, z: str | tuple[int | None, int | None], option: str = "z") -> tuple[int, int]:
+        """Read a range of its slice numbers, which an option names.
 
         Raises
         ------
         SettingsError
             Where it is not in the run.
         """
-        return crop("z", read_settings(z=z).z, (self.plan.first, self.plan.stop), "run")
+        return crop(option, read_settings(z=z).z, (self.plan.first, self.plan.stop), "run")
 
     def kernel(self, dilation: float | str) -> int:
         """Side of the square kernel of a dilation, pixels."""

@@ -113,8 +113,10 @@ def redo(
     if any(value is not None for value in detect.values()):
         how["detect"] = {name: value for name, value in detect.items() if value is not None}
     if len(how) != 1 or (config is not None and checkpoint is None):
+        given_at_once = f"{len(how)} things are asked for at once ({', '.join(how)}); "
         raise SettingsError(
-            "say what to do: one of --from, --dilate, --erode and --masks, or some of --score, "
+            (given_at_once if len(how) > 1 else "")
+            + "say what to do: one of --from, --dilate, --erode and --masks, or some of --score, "
             "--checkpoint (with its --config) and --detect-every"
         )
     with reached(place):
@@ -130,7 +132,7 @@ def redo(
         given = open_given(masks, there.source, first, begins, there.crop).needed(*span)
         how["masks"] = {**given.record(), "first": first, "fingerprint": given.fingerprint()}
     elif hold is not None:
-        there.span((hold, hold + 1))
+        there.span((hold, hold + 1), "from")
         reaches = min(span[0], hold), max(span[1], hold + 1)
     elif "detect" in how:
         looks = look(there, span, how["detect"], None if config is None else Path(config))

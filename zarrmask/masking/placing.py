@@ -1,7 +1,8 @@
 """Which slices the detector looks at, where what it has seen decides that. Arithmetic only.
 
 A few slices are looked at first. Between two neighbours whose masks disagree, the one half-way is
-looked at next, and so on, until neighbours agree or lie as close as they may.
+looked at next, and so on, until neighbours agree or lie as close as they may. Where nothing at all
+was found at first, no neighbours agree: an object may lie between them.
 """
 
 from __future__ import annotations
@@ -125,17 +126,20 @@ class Placing:
         first = [position for position in self.first.tolist() if begin <= position <= end]
         if missing := [position for position in first if position not in seen]:
             return missing
-        return [place for pair in pairwise(first) for place in self._between(*pair, seen)]
+        found = any(seen[position].area for position in first)
+        return [place for pair in pairwise(first) for place in self._between(*pair, seen, found)]
 
-    def _between(self, left: int, right: int, seen: Mapping[int, Sketch]) -> Iterator[int]:
-        """What to look at between two that were seen."""
+    def _between(
+        self, left: int, right: int, seen: Mapping[int, Sketch], found: bool
+    ) -> Iterator[int]:
+        """What to look at between two that were seen; `found`: whether neighbours may agree."""
         middle = (left + right) // 2
         if middle in (left, right):
             return
         if middle in seen:
-            yield from self._between(left, middle, seen)
-            yield from self._between(middle, right, seen)
-        elif not self._agree(seen[left], seen[right]):
+            yield from self._between(left, middle, seen, found)
+            yield from self._between(middle, right, seen, found)
+        elif not (found and self._agree(seen[left], seen[right])):
             yield middle
 
     def _agree(self, one: Sketch, other: Sketch) -> bool:

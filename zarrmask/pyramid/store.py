@@ -36,9 +36,7 @@ def open_group(place: Place, mode: Mode, *, zarr_format: Literal[2, 3] = 2) -> z
     return zarr.open_group(zarr_store(place), mode=mode, zarr_format=made, use_consolidated=False)
 
 
-def open_array(
-    place: Place, mode: Mode, *, fast: bool = True, direct: bool = True
-) -> zarr.Array:
+def open_array(place: Place, mode: Mode, *, fast: bool = True, direct: bool = True) -> zarr.Array:
     """Open an array so that its empty chunks are left out.
 
     Parameters

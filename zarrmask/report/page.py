@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ class Range:
     slices: str
     why: Sequence[str]
     weight: int  # of 100
-    correct: str  # a command that holds a good neighbour over it
+    means: str  # of correcting it
+    correct: str  # the command
     pictures: Sequence[tuple[Picture, bool]]  # and whether it is the worst
 
 
@@ -215,25 +217,28 @@ def _ranges(views: Views, out: Place, record: Mapping[str, Any]) -> list[Range]:
         worst = z[one.worst] - views.first_z
         pictures = [(picture(views, plane, SUSPECT), plane.index == worst) for plane in planes]
         slices = f"z {first}" if first == last else f"z {first} to {last}"
-        command = _correcting(views, out, one, held=held)
-        ranges.append(Range(slices, why, round(100 * min(1, one.weight)), command, pictures))
+        correcting = _correcting(views, out, one, held=held)
+        ranges.append(Range(slices, why, round(100 * min(1, one.weight)), *correcting, pictures))
     return ranges
 
 
-def _correcting(views: Views, out: Place, one: Suspect, *, held: bool) -> str:
-    """Write the command that holds the mask of a good neighbour over a range; empty without one.
+def _correcting(views: Views, out: Place, one: Suspect, *, held: bool) -> tuple[str, str]:
+    """Say how a range may be corrected, and write the command.
 
-    Where masks are held, a keyframe's reaches to the next; else it shapes those on both sides.
+    The mask of a good neighbour is held over it; at an end of the stack, where the object ends, it
+    is looked at more closely. Where masks are held, a keyframe's reaches to the next; else it
+    shapes those on both sides.
     """
     z = views.keyframes.z.tolist()
     before = z[one.first - 1] if one.first else None
     behind = z[one.last + 1] if one.last + 1 < len(z) else None
-    good = before if before is not None else behind
-    if good is None:
-        return ""
     start = z[one.first] if held else views.first_z if before is None else before + 1
     stop = views.stop_z if behind is None else behind
-    return f"zarrmask redo {shlex.quote(str(out.absolute()))} --z {start}:{stop} --from {good}"
+    command = f"zarrmask redo {shlex.quote(str(out.absolute()))} --z {start}:{stop}"
+    if before is not None and behind is not None:
+        return "hold a good neighbour’s mask over it", f"{command} --from {before}"
+    apart = min((b - a for a, b in pairwise(z[max(one.first - 1, 0) : one.last + 2])), default=2)
+    return "look at it more closely", f"{command} --detect-every {max(1, apart // 2)}"
 
 
 def _corrections(record: Mapping[str, Any]) -> list[tuple[str, str]]:

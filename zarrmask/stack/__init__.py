@@ -41,6 +41,9 @@ __all__ = [
     "too_many",
 ]
 
+OF_A_RUN = ("run.json", "mask.zarr")
+"""What lies in the folder of a run, beside a picture that is no slice."""
+
 
 def open_stack(
     path: str | os.PathLike[str] | UPath, *, allow_missing: bool = False, chunks: Any = None
@@ -114,6 +117,11 @@ def open_source(
     if os.path.isdir(place):  # noqa: PTH112
         if is_zarr(place):
             return open_zarr(place, labels=labels)
+        if all((Path(place) / name).exists() for name in OF_A_RUN):
+            raise StackError(
+                f"{printable(place)} is what a run of zarrmask left; name what is in it: "
+                f"{printable(place)}/volume.zarr"
+            )
         formats = LABELS if labels else FORMATS
         return open_folder(
             place, allow_missing, progress, formats, allow_unreadable=allow_unreadable

@@ -329,8 +329,23 @@ def test_slices_without_the_object_are_warned_of(cluster, tmp_path):
         tifffile.imwrite(folder / f"{n}.tif", np.full((90, 100), 9000, np.uint16))
     record = zarrmask.run(folder, tmp_path / "out", every=2, scheduler=cluster)
     assert record["keyframes"]["without_detection"] == [0, 2]
-    assert any("nothing was found on 2 of 2" in warning for warning in record["warnings"])
+    assert any("nothing was found on any of 2" in warning for warning in record["warnings"])
     assert record["voxels"]["kept"] == 0
+
+
+def test_an_object_that_is_shorter_than_the_first_interval_is_found(cluster, tmp_path):
+    folder = tmp_path / "short"
+    folder.mkdir()
+    phantom = Phantom((80, 120, 140), seed=3)
+    image = phantom.slice(40)[0]
+    empty = np.full_like(image, np.percentile(image, 1))
+    for n in range(50):
+        tifffile.imwrite(folder / f"{n}.tif", image if 12 <= n < 44 else empty)
+    record = zarrmask.run(folder, tmp_path / "out", scheduler=cluster)
+    assert record["keyframes"]["count"] > 2
+    inside = level(tmp_path / "out", "mask").any(axis=(1, 2))
+    assert inside[12:44].all()
+    assert not inside[[0, 49]].any()
 
 
 def test_a_checkpoint_that_is_none_leaves_nothing_behind(stack, cluster, tmp_path):

@@ -445,11 +445,11 @@ def test_given_masks_count_as_memory(out, cluster, tmp_path):
 def test_what_cannot_be_corrected(out, tmp_path):
     with pytest.raises(SettingsError, match="one of --from"):
         redo(out, z="120:130")
-    with pytest.raises(SettingsError, match="one of --from"):
+    with pytest.raises(SettingsError, match=r"2 things .*\(from, dilate\); .*one of --from"):
         redo(out, z="120:130", hold=100, dilate=3)
     with pytest.raises(SettingsError, match="100 to 169"):
         redo(out, z="90:130", hold=100)
-    with pytest.raises(SettingsError, match="100 to 169"):
+    with pytest.raises(SettingsError, match=r"--from 170:171 .*100 to 169"):
         redo(out, z="120:130", hold=170)
     late = painted(tmp_path / "late", {130: ellipse(130)})
     with pytest.raises(StackError, match=r"slice 130, .*slices 120 to 129 have none"):

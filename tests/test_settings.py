@@ -112,7 +112,11 @@ def test_a_detectron2_config_is_the_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n- b\n", "expected settings"), ("a: [1\n", "not valid YAML"), ("evry: 3\n", "evry")],
+    [
+        ("- a\n- b\n", "expected settings"),
+        ("a: [1\n", "not valid YAML"),
+        ("evry: 3\n", "evry: there is no such setting; did you mean every"),
+    ],
 )
 def test_a_config_that_is_none_is_refused(tmp_path, content, message):
     config = tmp_path / "run.yaml"
@@ -132,10 +136,21 @@ def test_a_value_of_any_size_makes_a_short_message(tmp_path):
     config = tmp_path / "bomb.yaml"
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    config.write_text("\n".join(lines) + "\nevery: *a9\n")
-    with pytest.raises(SettingsError) as error:
-        read_settings(config)
-    assert len(str(error.value)) < 5000
+    for name in ("every", "dilate", "score"):
+        config.write_text("\n".join(lines) + f"\n{name}: *a9\n")
+        with pytest.raises(SettingsError) as error:
+            read_settings(config)
+        assert len(str(error.value)) < 5000
+
+
+def test_a_dilation_is_percent_or_micrometres():
+    for written, read in {"3": 3, "3%": 3, 4.5: 4.5, "150um": "150um", "150 µm": "150um"}.items():
+        assert read_settings(dilate=written).dilate == read
+    for wrong in ("three", "150", 101, -3, "-1um", "150mm", "um", [3], "nan"):
+        with pytest.raises(SettingsError) as error:
+            read_settings(dilate=wrong)
+        assert str(error.value).count("\n") == 1
+        assert "write percent of the longer side, 0 to 100, or micrometres" in str(error.value)
 
 
 def test_a_config_that_is_not_there(tmp_path):

@@ -62,9 +62,15 @@ def demo(
     reporter = options.setdefault("reporter", Reporter())
     journal = Journal.of_run(out)
     with journal.lock():
-        if journal.read() is None:
+        record = journal.read()
+        if record is None:
             journal.check({}, overwrite=overwrite)
             journal.start(None)
+        elif record["identity"] and not (overwrite or (stack / LABEL).is_file()):
+            raise OutputError(
+                f"{out} holds a run of another stack; name another output, or replace it with "
+                "--overwrite"
+            )
         _simulate(stack, shape, overwrite, reporter)
     record = run(stack, out, overwrite=overwrite, **options)
     return record, _agreement(KeyframeStore(out / "keyframes.zarr"), stack / "truth")

@@ -87,11 +87,12 @@ def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 def _dilation(value: object) -> object:
     """Read "3", percent, or "150um"."""
-    number = str(value).strip().replace("µ", "u").replace("μ", "u")
-    micrometres = number.endswith("um")
+    text = value.strip().replace("µ", "u").replace("μ", "u") if isinstance(value, str) else ""
+    micrometres = text.endswith("um")
     try:
-        length = float(number.removesuffix("um" if micrometres else "%"))
-    except ValueError:
+        number: Any = text.removesuffix("um" if micrometres else "%") or value
+        length = float(number)
+    except (TypeError, ValueError):
         length = -1.0
     if not (0 <= length < inf if micrometres else 0 <= length <= MOST_DILATED):
         raise ValueError(

@@ -1,6 +1,7 @@
 """The command line as a person meets it: messages, exit codes, nothing written in vain."""
 
 import pickle
+import shutil
 import zlib
 
 import cv2
@@ -237,6 +238,13 @@ def test_demo_masks_a_scroll_of_its_own(zarrmask, cluster, tmp_path):
     code, printed = zarrmask("demo", "demo-out", "--shape", 31, 96, 96, "--scheduler", cluster)
     assert code == 1
     assert "--overwrite" in printed
+    code, printed = zarrmask("run", "demo-out", "again")
+    assert code == 1
+    assert "demo-out/volume.zarr" in printed
+    shutil.rmtree(tmp_path / "demo-out/stack")  # as if the run were of a stack elsewhere
+    code, printed = zarrmask("demo", "demo-out", "--shape", 30, 96, 96)
+    assert (code, "holds a run of another stack" in printed) == (1, True)
+    assert not (tmp_path / "demo-out/stack").exists()
 
 
 def test_help_names_every_option(zarrmask):

@@ -61,14 +61,15 @@ def test_masks_are_those_of_the_finest_level(runs):
     reach = np.ones((8 * pixel + 1, 8 * pixel + 1), np.uint8)  # four pixels of the network's
     for one, other in zip(fine, coarse, strict=True):
         assert one.any()
-        assert not (one & ~cv2.dilate(other, reach)).any()
-        assert not (other & ~cv2.dilate(one, reach)).any()
+        least = one.sum() / 10_000  # a detector may see a notch on one and not on the other
+        assert (one & ~cv2.dilate(other, reach)).sum() <= least
+        assert (other & ~cv2.dilate(one, reach)).sum() <= least
         assert (one & other).sum() / (one | other).sum() > 0.99
 
 
 def test_boxes_are_in_full_pixels(runs):
     fine, coarse = (keyframes(runs / f"of-{n}", "boxes")[:, 0] for n in ("slices", "stack.zarr"))
-    assert np.abs(fine - coarse).max() < 5
+    assert np.abs(fine - coarse).max() < SHAPE[2] / 100
     assert coarse[:, 2:].max() > SHAPE[1] / 2
 
 

@@ -160,6 +160,7 @@ def tiny_checkpoint(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint):
     stack = detect.make_stack(tmp_path / "stack", 2, 100)
     them = (detect.NETWORK[0], detect.WHOLE[0])
@@ -174,6 +175,7 @@ def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint):
     assert float(whole.measured) > 0
 
 
+@pytest.mark.slow
 def test_fast_is_compared_with_full():
     if not has_bfloat16(torch.device("cpu")):
         pytest.skip("this processor does not compute in bfloat16")

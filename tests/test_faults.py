@@ -498,6 +498,7 @@ def watched(tmp_path):
     return options, lambda: {int(path.name): path.read_text().split() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_detectors_come_and_go_with_workers(tall, whole, start_cluster, watched, tmp_path):
     """One that joins gets a detector and is asked; one that dies takes no other's along."""
     options, noted = watched

@@ -139,6 +139,7 @@ def test_bricks_are_written_before_all_is_detected(
         assert record["keyframes"]["redone"]
 
 
+@pytest.mark.slow
 def test_detecting_does_not_wait_for_bricks(deep_stack, in_turn, slow_cluster, noting, tmp_path):
     there = slow_cluster("zarrmask.tasks", "reads_by_tile", 1)
     out = tmp_path / "out"

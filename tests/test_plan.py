@@ -434,7 +434,7 @@ def test_a_run_takes_what_was_predicted(stack, tmp_path):
     assert record["plan"]["tasks"].items() <= items.items()
 
 
-@pytest.mark.parametrize("block", [1, 300])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 300])
 def test_a_conversion_takes_what_was_predicted(tmp_path, block):
     noise = np.random.default_rng(0).integers(0, 2**16, (300, 1500), np.uint16)
     compression = {"compression": "lzw", "rowsperstrip": block} if block > 1 else {}

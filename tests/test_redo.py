@@ -409,6 +409,7 @@ def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
     np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
 
 
+@pytest.mark.slow
 def test_interpolated_masks_are_detected_on_anew_painted_and_shrunk(stack, cluster, tmp_path):
     """The default way: what a correction gives a range is as a run by that would have it."""
     out, finer = tmp_path / "out", tmp_path / "finer"

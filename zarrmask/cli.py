@@ -161,7 +161,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
-STOPPED = "stopped; what is done is kept: the same command goes on"
+CHECKPOINT = click.option(
+    "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
+)
+MODEL = click.option(
+    "--model",
+    "--config",
+    "model",
+    type=_Local(path_type=Path),
+    help="The weights' detectron2 config.  [default: the .yaml beside them, or what their shapes "
+    "tell]",
+)
 CLASSES = click.option(
     "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
 )
@@ -187,9 +197,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 )
 @STACK
 @OUT
-@click.option(
-    "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
-)
+@CHECKPOINT
 @click.option(
     "--config", type=_Local(path_type=Path), help="YAML of settings, or a detectron2 config."
 )
@@ -491,16 +499,8 @@ def train_command(
 @click.option(
     "--images", type=_Local(path_type=Path), required=True, help="Folder of their images."
 )
-@click.option(
-    "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
-)
-@click.option(
-    "--model",
-    "--config",
-    "model",
-    type=_Local(path_type=Path),
-    help="Their detectron2 config.",
-)
+@CHECKPOINT
+@MODEL
 @click.option(
     "--score", type=float, metavar="S", help="Detections count above this.  [default: 0.1]"
 )
@@ -639,13 +639,7 @@ def checkpoint_group() -> None:
 
 @checkpoint_group.command("inspect", short_help="Say what a checkpoint is, and whether it fits.")
 @click.argument("file", type=_Local(path_type=Path))
-@click.option(
-    "--model",
-    "--config",
-    "model",
-    type=_Local(path_type=Path),
-    help="Its detectron2 config.  [default: the .yaml beside it, or what its shapes tell]",
-)
+@MODEL
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
     """Say what FILE is, and whether its weights fit the network that its config describes."""
@@ -731,12 +725,9 @@ def main() -> None:
         told = io.StringIO()
         error.show(told)
         _fail(told.getvalue(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(STOPPED, err=True)
-        sys.exit(130)
-    except _Terminated:
-        click.echo(STOPPED, err=True)
-        sys.exit(143)
+    except (click.Abort, KeyboardInterrupt, _Terminated) as stop:
+        click.echo("stopped; what is done is kept: the same command goes on", err=True)
+        sys.exit(143 if isinstance(stop, _Terminated) else 130)
     except Exception as error:
         if debug:
             _fail(traceback.format_exc())

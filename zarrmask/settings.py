@@ -34,8 +34,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
 Window = Literal["auto"] | tuple[Finite, Finite]
 MOST_DILATED = 100
-Percent = Annotated[float, Field(ge=0, le=MOST_DILATED)]
-Micrometres = Annotated[str, Field(pattern="^[0-9.e+-]+um$")]
+"""Percent of a slice's longer side."""
 Range = tuple[int | None, int | None]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -227,7 +226,7 @@ class Settings(BaseModel):
     score: float = Field(0.1, ge=0, le=1)
     classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None
     propagate: Literal["field", "hold"] = "field"
-    dilate: Annotated[Percent | Micrometres, BeforeValidator(_dilation)] = 3.0
+    dilate: Annotated[float | str, BeforeValidator(_dilation)] = 3.0
     detect_window: Annotated[DetectWindow, BeforeValidator(_window)] = "seed"
     dtype: Literal["uint8", "uint16"] | None = None
     window: Annotated[Window | None, BeforeValidator(_window)] = None

@@ -113,9 +113,9 @@ def redo(
     if any(value is not None for value in detect.values()):
         how["detect"] = {name: value for name, value in detect.items() if value is not None}
     if len(how) != 1 or (config is not None and checkpoint is None):
-        given_at_once = f"{len(how)} things are asked for at once ({', '.join(how)}); "
+        several = f"{len(how)} things are asked for at once ({', '.join(how)}); "
         raise SettingsError(
-            (given_at_once if len(how) > 1 else "")
+            (several if len(how) > 1 else "")
             + "say what to do: one of --from, --dilate, --erode and --masks, or some of --score, "
             "--checkpoint (with its --config) and --detect-every"
         )

@@ -156,7 +156,7 @@ def test_a_stopped_work_goes_on(stack, cluster, tmp_path):
     arguments = stack, tmp_path / "masks", tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         apply(*arguments, scheduler=cluster, reporter=Stopping())
-    with pytest.raises(OutputError, match=r"settings.dilate"):
+    with pytest.raises(OutputError, match="--dilate"):
         apply(*arguments, dilate=3, scheduler=cluster)
     record = apply(*arguments, scheduler=cluster)
     assert record["resumed"]

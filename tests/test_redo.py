@@ -294,7 +294,7 @@ def test_what_fails_before_it_writes_leaves_the_run_as_it_was(out, cluster, tmp_
         redo(out, z="130:140", checkpoint=tmp_path / "bad.pth", scheduler=cluster)
     assert describe(out)["run"].startswith("finished")
     (out / "run.json").write_text(json.dumps({**before, "voxel_size_um": None}))
-    with pytest.raises(SettingsError, match="--voxel-size"):
+    with pytest.raises(SettingsError, match="without a voxel size"):
         redo(out, z="130:140", dilate="80um", scheduler=cluster)
     assert "pending" not in json.loads((out / "run.json").read_text())
 
@@ -313,6 +313,47 @@ def test_while_it_writes_a_correction_keeps_the_masks_that_it_began_with(out, cl
     np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.4))
     assert len(redo(out, **arguments)["corrections"]) == 2
     np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.6))
+
+
+def test_while_it_writes_a_correction_does_without_what_it_took(deep, out, cluster, tmp_path):
+    """It is all there: the command that finishes it finishes it, wherever the masks are now."""
+    masks = painted(tmp_path / "masks", {130: ellipse(130, share=0.4)})
+    arguments = {"z": "130:140", "masks": masks, "scheduler": cluster}
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, reporter=Stopping("writing from level 2"))
+    shutil.rmtree(masks)
+    with pytest.raises(StackError, match=str(tmp_path / "others")):
+        redo(out, **{**arguments, "masks": tmp_path / "others"})
+    said = Reporter()
+    (correction,) = redo(out, **arguments, reporter=said)["corrections"]
+    assert correction["how"]["masks"]["count"] == 1
+    assert any("what was there when it began" in warning for warning in said.warnings)
+    np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.4))
+
+
+def test_corrections_are_undone_one_by_one(deep, masks, out, cluster, tmp_path):
+    names = ("volume", "mask", "masked")
+    begun = json.loads((out / "run.json").read_text()), contents(out, *names)
+    masks = painted(tmp_path / "painted", {n: ellipse(n, share=0.5) for n in range(120, 130)})
+    redo(out, z="120:150", masks=masks, scheduler=cluster)
+    middle = contents(out, *names)
+    redo(out, z="125:160", erode=2, scheduler=cluster)
+    assert contents(out, *names) != middle
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, undo=True, scheduler=cluster, reporter=Stopping("writing from level 2"))
+    with pytest.raises(OutputError, match=r"zarrmask redo \S+ --undo"):
+        redo(out, z="100:110", hold=120, scheduler=cluster)
+    record = redo(out, undo=True, scheduler=cluster)
+    assert contents(out, *names) == middle
+    assert [one["z"] for one in record["corrections"]] == [[120, 150]]
+    record = redo(out, undo=True, scheduler=cluster)
+    assert contents(out, *names) == begun[1]
+    for name in ("voxels", "settings", "state", "z"):
+        assert record[name] == begun[0][name]
+    assert "corrections" not in record
+    assert not list((out / "corrections").glob("*"))
+    with pytest.raises(OutputError, match="nothing to undo"):
+        redo(out, undo=True, scheduler=cluster)
 
 
 def test_a_correction_that_another_came_before_is_refused(out, cluster, monkeypatch):
@@ -448,6 +489,10 @@ def test_what_cannot_be_corrected(out, tmp_path):
         redo(out, z="120:130")
     with pytest.raises(SettingsError, match=r"2 things .*\(from, dilate\); .*one of --from"):
         redo(out, z="120:130", hold=100, dilate=3)
+    with pytest.raises(SettingsError, match="--z A:B"):
+        redo(out, hold=100)
+    with pytest.raises(SettingsError, match="leave --z out"):
+        redo(out, z="120:130", undo=True)
     with pytest.raises(SettingsError, match="100 to 169"):
         redo(out, z="90:130", hold=100)
     with pytest.raises(SettingsError, match=r"--from 170:171 .*100 to 169"):
@@ -472,6 +517,8 @@ def test_the_command(out, cluster, zarrmask, tmp_path):
     code, printed, _ = zarrmask("redo", out, *options)
     assert (code, "slices 120 to 129" in printed) == (0, True)
     np.testing.assert_array_equal(level(out, "mask")[20:30] > 0, labels > 0)
+    code, printed, _ = zarrmask("redo", out, "--undo", "--scheduler", cluster)
+    assert (code, "0 of them are left" in printed) == (0, True)
     code, _, told = zarrmask("redo", out, "--z", "120:130")
     assert (code, "--from" in told) == (1, True)
 

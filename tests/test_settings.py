@@ -89,6 +89,13 @@ def test_the_shipped_config_holds_the_defaults():
     assert read_settings(CONFIGS / "default.yaml") == Settings()
 
 
+def test_numbers_may_have_their_units():
+    settings = read_settings(tolerance="20 %", voxel_size="7.91 µm", dilate="4%")
+    assert (settings.tolerance, settings.voxel_size, settings.dilate) == (20, 7.91, 4)
+    with pytest.raises(SettingsError, match="voxel_size: .*'7.91mm'"):
+        read_settings(voxel_size="7.91mm")
+
+
 def test_a_config_names_files_beside_itself(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("checkpoint: model.pth\ndetect-window: 100 5000\nz: 5:9\n")

@@ -89,7 +89,7 @@ def test_a_conversion_leaves_the_same_bytes(s3, noise, converted, cluster):
     assert in_bucket(s3, "same") == {
         f"v.zarr/{name}": content for name, content in in_folder(converted).items()
     }
-    with pytest.raises(OutputError, match=r"voxel_size: 3\.24 then, None now"):
+    with pytest.raises(OutputError, match=r"voxel-size: 3\.24 then, not given now"):
         zarrmask.convert(noise, place)
     before = s3.files.find("bucket/same", detail=True)
     assert zarrmask.convert(noise, place, voxel_size=SIZE) == output_place(place)
@@ -159,7 +159,7 @@ def test_a_killed_conversion_goes_on(s3, noise, converted, cluster, lapsing):
     assert code == 1
     assert "in use by another zarrmask (process" in printed
     assert "its lock lapses in" in printed
-    with pytest.raises(OutputError, match=r"voxel_size: 3\.24 then, None now"):
+    with pytest.raises(OutputError, match=r"voxel-size: 3\.24 then, not given now"):
         zarrmask.convert(noise, s3.place(name))
     assert s3.files.find(entries, detail=True) == finished
 

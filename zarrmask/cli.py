@@ -99,9 +99,7 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="NAME[:LEVEL]",
                 help="none, blosc-lz4, blosc-zstd.  [default: blosc-lz4:5]",
             ),
-            click.option(
-                "--voxel-size", type=float, metavar="UM", help="Side of a voxel, micrometres."
-            ),
+            click.option("--voxel-size", metavar="UM", help="Side of a voxel, micrometres."),
             click.option(
                 "--allow-missing",
                 is_flag=True,
@@ -140,6 +138,40 @@ def _volume_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_SECTIONS = {
+    "What is planned": ("conversion", "measure", "as_json"),
+    "Detector": (
+        "checkpoint", "config", "backend", "precision", "device", "threads", "batch", "score",
+        "classes", "detect_window",
+    ),
+    "Masks": (
+        "every", "every_max", "every_min", "tolerance", "mend", "propagate", "first", "dilate",
+        "erode",
+    ),
+    "What is read": ("z", "y", "x", "voxel_size", "allow_missing", "on_bad_slice"),
+    "What is written": (
+        "volume", "links", "dtype", "window", "ngff", "chunk", "levels", "compressor", "overwrite",
+    ),
+    "Who does it": ("workers", "gpus", "scheduler", "memory", "patience", "overlap"),
+}  # fmt: skip
+"""Options by what they are about, in the order of a help that has many."""
+
+
+class _SectionedCommand(click.Command):
+    """Shows its many options in sections; what is in none comes last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        told = {option.name: option.get_help_record(ctx) for option in options}
+        for title, names in _SECTIONS.items():
+            records = [record for name in names if (record := told.pop(name, None))]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in told.values() if record])
+
+
 class _NumbersCommand(click.Command):
     """Takes `--window LO HI` beside `--window auto`, `--detect-window` and `--classes` likewise."""
 
@@ -151,6 +183,10 @@ class _NumbersCommand(click.Command):
             if len(numbers) > 1:
                 args[place + 1 : place + 1 + len(numbers)] = [" ".join(numbers)]
         return super().parse_args(ctx, args)
+
+
+class _StackCommand(_SectionedCommand, _NumbersCommand):
+    """Reads a stack and writes pyramids."""
 
 
 def _is_number(text: str) -> bool:
@@ -193,7 +229,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @cli.command(
     "run",
     short_help="Mask a stack: volume, mask and masked volume, and a report.",
-    cls=_NumbersCommand,
+    cls=_StackCommand,
 )
 @STACK
 @OUT
@@ -237,7 +273,6 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option("--every-min", type=int, metavar="N", help="Closest that they stand.  [default: 8]")
 @click.option(
     "--tolerance",
-    type=float,
     metavar="P",
     help="How much the masks of neighbours may differ, percent of both.  [default: 15]",
 )
@@ -279,7 +314,7 @@ def run_command(stack: str, out: str, **options: Any) -> None:
 
 
 @cli.command(
-    "apply", short_help="Mask a stack with masks that are given, and no model.", cls=_NumbersCommand
+    "apply", short_help="Mask a stack with masks that are given, and no model.", cls=_StackCommand
 )
 @STACK
 @click.argument("masks", type=click.Path())
@@ -313,7 +348,7 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 
 @cli.command("redo", short_help="Correct the masks of some slices of a run.")
 @OUT
-@click.option("--z", metavar="A:B", required=True, help="Slice numbers to correct, B excluded.")
+@click.option("--z", metavar="A:B", help="Slice numbers to correct, B excluded.")
 @click.option("--from", "hold", type=int, metavar="Z", help="Give them all the mask of slice Z.")
 @click.option(
     "--dilate", metavar="P|Lum", help="Dilate by this instead: percent, or micrometres as 150um."
@@ -325,13 +360,19 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @click.option("--checkpoint", type=_Local(path_type=Path), help="Detect anew with these weights.")
 @click.option("--config", type=_Local(path_type=Path), help="Their detectron2 config.")
 @click.option("--detect-every", metavar="auto|N", help="Detect anew on every N-th slice.")
+@click.option("--undo", is_flag=True, help="Take the last correction back.")
 @_crew_options
 def redo_command(out: str, **options: Any) -> None:
     """Correct the masks of some slices of the run in OUT; only what changes is written."""
     from zarrmask.correcting.redo import redo
     from zarrmask.outlook import in_columns
 
-    correction = redo(out, **options)["corrections"][-1]
+    record = redo(out, **options)
+    if options["undo"]:
+        left = len(record.get("corrections", []))
+        click.echo(f"the last correction of {out} is undone; {left} of them are left")
+        return
+    correction = record["corrections"][-1]
     first, stop = correction["z"]
     click.echo(
         in_columns(
@@ -344,7 +385,7 @@ def redo_command(out: str, **options: Any) -> None:
     )
 
 
-@cli.command("convert", cls=_NumbersCommand)
+@cli.command("convert", cls=_StackCommand)
 @STACK
 @click.argument("out", metavar="OUT.zarr", type=click.Path())
 @_output_options
@@ -359,7 +400,7 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
 @cli.command(
     "plan",
     short_help="Say what a run will take, before it is begun.",
-    cls=_NumbersCommand,
+    cls=_StackCommand,
     params=[option for option in run_command.params if option.name != "overwrite"],
 )
 @click.option("--convert", "conversion", is_flag=True, help="Plan a conversion to OUT, not a run.")

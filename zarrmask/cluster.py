@@ -234,6 +234,7 @@ def connect(
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": encoders,  # of zarrs
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
+        "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
     }
     with (
         dask.config.set(settings),

@@ -8,7 +8,8 @@ what one pass leaves to the next; a finished run leaves none.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,15 @@ from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
 from zarrmask.ledger import Ledger
 from zarrmask.lock import hold
-from zarrmask.place import Place, is_local, make_folder, names_in, printable, remove
+from zarrmask.place import (
+    Place,
+    is_local,
+    make_folder,
+    names_in,
+    printable,
+    remove,
+    written_command,
+)
 from zarrmask.pyramid import remove_pyramid
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -165,7 +174,8 @@ class Journal:
                 + (
                     f"a correction was stopped; first finish it: {record['pending']['command']}"
                     if record["state"] == CORRECTING
-                    else "name another output, or remove it yourself"
+                    else f"{written_command(['zarrmask', 'redo', str(self.out), '--undo'])} takes "
+                    "back the last of them; or name another output, or remove it yourself"
                 )
             )
         if overwrite and (differences or record["state"] == "finished"):
@@ -296,12 +306,62 @@ def _make_folders(out: Place, work: Place) -> list[Path]:
     return made
 
 
+_HASH = re.compile("[0-9a-f]{64}")
+_HASHED = {
+    "fingerprint": "names, sizes or times of its files have changed since",
+    "sha256": "its content has changed since",
+}
+"""What to say of hashes, by the last part of their name."""
+
+
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:
-    """Lines that name what differs between two identities."""
+    """Lines that name what differs between two identities.
+
+    Examples
+    --------
+    >>> _differences({"settings": {"z": [None, 9]}}, {"settings": {"z": [None, None]}})
+    ['--z: :9 then, : now']
+    >>> _differences({"settings": {"window": None}}, {"settings": {"window": "auto"}})
+    ['--window: not given then, auto now']
+    """
     if isinstance(then, dict) and isinstance(now, dict):
         return [
             line
             for key in dict.fromkeys([*then, *now])
             for line in _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+    if then == now:
+        return []
+    last = name.rpartition(".")[2]
+    if last in _HASHED and all(_HASH.fullmatch(str(value)) for value in (then, now)):
+        return [f"{name.removesuffix('.' + last)}: {_HASHED[last]}"]
+    if name.startswith("settings."):
+        name = "--" + name.removeprefix("settings.").replace("_", "-")
+    if name in ("--z", "--y", "--x"):
+        then, now = _range(then), _range(now)
+    return [f"{name}: {_told(then)} then, {_told(now)} now"]
+
+
+def _range(ends: Sequence[int | None] | None) -> str:
+    """Write a range as it is given, "A:B".
+
+    Examples
+    --------
+    >>> _range([None, 9]), _range(None)
+    (':9', ':')
+    """
+    return ":".join("" if end is None else str(end) for end in ends or (None, None))
+
+
+def _told(value: Any) -> str:
+    """A value of an identity as one would give it."""
+    match value:
+        case None:
+            return "not given"
+        case True | False:
+            return "on" if value else "off"
+        case [*several]:
+            return " ".join(map(_told, several))
+        case dict():
+            return ", ".join(f"{key} {_told(one)}" for key, one in value.items())
+    return str(value)

@@ -84,9 +84,21 @@ def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if numbers is None else tuple(sorted(set(numbers)))
 
 
+def _in(unit: str) -> BeforeValidator:
+    """Read a number that may have this unit behind it."""
+    return BeforeValidator(
+        lambda value: _ascii(value).removesuffix(unit) if isinstance(value, str) else value
+    )
+
+
+def _ascii(text: str) -> str:
+    """The text with a u where micro stands, be it the sign or the Greek letter."""
+    return text.strip().replace("µ", "u").replace("μ", "u")
+
+
 def _dilation(value: object) -> object:
     """Read "3", percent, or "150um"."""
-    text = value.strip().replace("µ", "u").replace("μ", "u") if isinstance(value, str) else ""
+    text = _ascii(value) if isinstance(value, str) else ""
     micrometres = text.endswith("um")
     try:
         number: Any = text.removesuffix("um" if micrometres else "%") or value
@@ -221,7 +233,7 @@ class Settings(BaseModel):
     every: Annotated[Literal["auto"] | int, BeforeValidator(_interval)] = "auto"
     every_max: int = Field(64, ge=1)
     every_min: int = Field(8, ge=1)
-    tolerance: float = Field(15.0, ge=0, le=100)
+    tolerance: Annotated[float, _in("%")] = Field(15.0, ge=0, le=100)
     mend: bool = True
     score: float = Field(0.1, ge=0, le=1)
     classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None
@@ -234,7 +246,7 @@ class Settings(BaseModel):
     chunk: int = Field(128, ge=16, le=512)
     levels: int = Field(6, ge=1, le=20)
     compressor: Annotated[tuple[str, int], BeforeValidator(_compressor)] = ("blosc-lz4", 5)
-    voxel_size: float | None = Field(None, gt=0, allow_inf_nan=False)
+    voxel_size: Annotated[float | None, _in("um")] = Field(None, gt=0, allow_inf_nan=False)
     volume: bool | None = None
     links: bool = True
     allow_missing: bool = False

@@ -95,7 +95,7 @@ def test_what_is_there_is_kept(run, cluster, tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.tif")}
     assert {name for name in after if after[name] != before[name]} == {"00104.tif"}
     assert not (tmp_path / "a" / ".zarrmask").exists()
-    with pytest.raises(OutputError, match=r"format: 'tif' then, 'png' now"):
+    with pytest.raises(OutputError, match=r"format: tif then, png now"):
         export(out, tmp_path / "a", z=":110", format="png", scheduler=cluster)
     export(out, tmp_path / "a", z=":104", format="png", scheduler=cluster, overwrite=True)
     assert list(images(tmp_path / "a")) == [100, 101, 102, 103]

@@ -26,7 +26,7 @@ class Correction:
         Slice numbers, the second excluded.
     how : mapping
         What was asked for (JSON): "from", "dilate", "erode", "masks" or "detect", and its
-        value.
+        value; "undo" takes back the one before, and is not kept.
     grown : int
         Side of the square kernel by which the masks that it keeps had been dilated, pixels.
     bricks : int
@@ -66,6 +66,8 @@ class Correction:
     def arguments(self) -> list[str]:
         """What asks for it on a command line, behind the run's folder."""
         how = dict(self.how)
+        if "undo" in how:
+            return ["--undo"]
         asked = {"z": f"{self.z[0]}:{self.z[1]}", **how.pop("detect", {}), **how}
         asked |= {"first": how["masks"].get("first")} if "masks" in how else {}
         return [

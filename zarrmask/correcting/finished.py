@@ -14,7 +14,7 @@ from zarrmask.correcting.corrections import Correction, kept, redilated, store_o
 from zarrmask.correcting.rewriting import in_steps
 from zarrmask.crop import crop
 from zarrmask.damage import reopened
-from zarrmask.errors import OutputError, StackError
+from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.grey import Rescaling
 from zarrmask.journal import CORRECTING, Journal, finished_record
 from zarrmask.masking import FieldStore, KeyframeStore, Masks, kernel_side
@@ -85,6 +85,18 @@ class FinishedRun:
         return [Correction.from_json(entry) for entry in self.record.get("corrections", [])]
 
     @property
+    def stopped(self) -> Correction | None:
+        """The correction that was stopped while it wrote, if one was."""
+        if self.record["state"] != CORRECTING:
+            return None
+        return Correction.from_json(self.record["pending"])
+
+    def without_last(self) -> FinishedRun:
+        """The same without its last correction."""
+        entries = self.record["corrections"][:-1]
+        return replace(self, record={**self.record, "corrections": entries})
+
+    @property
     def outputs(self) -> dict[str, Pyramid]:
         """What is written where masks change, and the volume where files are shared with it."""
         volume = self.pyramids.get("volume")
@@ -102,7 +114,18 @@ class FinishedRun:
         return crop(option, read_settings(z=z).z, (self.plan.first, self.plan.stop), "run")
 
     def kernel(self, dilation: float | str) -> int:
-        """Side of the square kernel of a dilation, pixels."""
+        """Side of the square kernel of a dilation, pixels.
+
+        Raises
+        ------
+        SettingsError
+            Where it is in micrometres, and the run knows of no voxel size.
+        """
+        if isinstance(dilation, str) and self.plan.voxel_size is None:
+            raise SettingsError(
+                f"{printable(self.place)} was made without a voxel size, so nobody knows how many "
+                f"pixels {dilation} are; give percent of the longer side, such as 3"
+            )
         return kernel_side(*self.shape, dilation, self.plan.voxel_size)
 
     def masks(self, client: Client, span: tuple[int, int], reporter: Reporter) -> LayeredMasks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from zarrmask.correcting.finished import FinishedRun, open_run
 from zarrmask.correcting.rewriting import find_changes, recall
 from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
-from zarrmask.errors import OutputError, SettingsError
+from zarrmask.errors import OutputError, SettingsError, ZarrmaskError
 from zarrmask.finish import finish_run
 from zarrmask.flush import flush_all
 from zarrmask.given.filling import fill_keyframes, sighting_of
-from zarrmask.given.masks import open_given
+from zarrmask.given.masks import GivenMasks, open_given
 from zarrmask.journal import CORRECTING
 from zarrmask.looking import detect_keyframes, record_of
 from zarrmask.masking import SettledMasks
@@ -30,7 +30,14 @@ from zarrmask.masking.layers import LayeredMasks
 from zarrmask.memory import PeakMemory
 from zarrmask.model import detectors_of, find_checkpoint
 from zarrmask.opening import refuse_worker, to_be_seen
-from zarrmask.place import Place, output_place, reached, remove, written_command
+from zarrmask.place import (
+    Place,
+    output_place,
+    place_of,
+    reached,
+    remove,
+    written_command,
+)
 from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
@@ -48,7 +55,7 @@ ENTERED = ("identity", "state", "corrections", "pending")
 def redo(
     run: str | Place,
     *,
-    z: str | tuple[int | None, int | None],
+    z: str | tuple[int | None, int | None] | None = None,
     hold: int | None = None,
     dilate: float | str | None = None,
     erode: float | str | None = None,
@@ -58,6 +65,7 @@ def redo(
     checkpoint: str | Path | None = None,
     config: str | Path | None = None,
     detect_every: str | int | None = None,
+    undo: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
@@ -66,14 +74,14 @@ def redo(
 ) -> dict[str, Any]:
     """Correct the masks of some slices of a finished run, and all that follows from them.
 
-    One thing is asked for: `hold`, `dilate`, `erode`, `masks`, or to detect anew.
+    One thing is asked for: `hold`, `dilate`, `erode`, `masks`, to detect anew, or `undo`.
 
     Parameters
     ----------
     run : path, URL or UPath
         The run's folder.
     z : "A:B" or (int or None, int or None)
-        Slice numbers, B excluded.
+        Slice numbers, B excluded; needed but to undo.
     hold : int
         Number of a slice whose mask, as it is, they all get (`--from`).
     dilate : float or str
@@ -91,6 +99,8 @@ def redo(
         `checkpoint` and `every` of `zarrmask.run`.
     config : path, optional
         detectron2 config of that checkpoint.
+    undo : bool
+        Take the last correction back: all is as it was before.
     scheduler, workers, memory, patience, reporter
         As for `zarrmask.run`.
 
@@ -107,70 +117,158 @@ def redo(
     refuse_worker()
     place = output_place(run)
     reporter = reporter or Reporter()
-    asked = {"from": hold, "dilate": dilate, "erode": erode, "masks": masks}
-    how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    detect = {"score": score, "checkpoint": checkpoint, "detect-every": detect_every}
-    if any(value is not None for value in detect.values()):
-        how["detect"] = {name: value for name, value in detect.items() if value is not None}
-    if len(how) != 1 or (config is not None and checkpoint is None):
-        several = f"{len(how)} things are asked for at once ({', '.join(how)}); "
-        raise SettingsError(
-            (several if len(how) > 1 else "")
-            + "say what to do: one of --from, --dilate, --erode and --masks, or some of --score, "
-            "--checkpoint (with its --config) and --detect-every"
-        )
+    weights = {"checkpoint": checkpoint, "config": config}
+    detect = _given({"score": score, **weights, "detect-every": detect_every})
+    asked = _given({"from": hold, "dilate": dilate, "erode": erode, "undo": undo or None})
+    if masks is not None:
+        asked["masks"] = {"path": str(place_of(masks)), "first": first}
+    if detect:
+        asked["detect"] = detect
+    _require_one(asked, z)
     with reached(place):
         there = open_run(place)
-    for name in {"dilate", "erode"} & how.keys():
-        how[name] = read_settings(dilate=how[name]).dilate
-        there.kernel(how[name])  # refuses micrometres of a stack that states no voxel size
-    journal, span = there.journal, there.span(z)
-    reaches = span
-    given = looks = None
-    if masks is not None:
-        begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
-        given = open_given(masks, there.source, first, begins, there.crop).needed(*span)
-        how["masks"] = {**given.record(), "first": first, "fingerprint": given.fingerprint()}
-    elif hold is not None:
-        there.span((hold, hold + 1), "from")
-        reaches = min(span[0], hold), max(span[1], hold + 1)
-    elif "detect" in how:
-        looks = look(there, span, how["detect"], None if config is None else Path(config))
-        how["detect"] |= looks.weights if checkpoint is not None else {}
-    correction = Correction(span, json.loads(json.dumps(how)))
+    span = _undone(there).z if undo else there.span(z or (None, None))
+    taken = _taken(there, span, asked, masks, reporter)
     crew = find_crew(scheduler, workers, memory, patience, reporter)
-    given_for = np.empty(0, np.int64) if given is None else given.numbers
-    crew = _fitted(crew, there, looks, held_at_once(there, span, given_for))
-    seen = to_be_seen(journal, there.source, *(given.local if given else []))
-    with reached(place), journal.lock():
-        correction, writing = _begin(there, correction, reporter)
+    crew = _fitted(crew, there, taken.looks, held_at_once(there, span, taken.numbers))
+    given, looks = taken.given, taken.looks
+    seen = to_be_seen(there.journal, there.source, *(given.local if given else []))
+    with reached(place), there.journal.lock():
+        correction, writing = _begin(there, taken.correction, reporter)
         with (
             PeakMemory() as measured,
             at_work(crew, scheduler, place, seen, reporter, measured) as (client, _),
         ):
             reporter.say(f"dashboard: {client.dashboard_link}")
+            reaches = span if hold is None else (min(span[0], hold), max(span[1], hold + 1))
             before = there.masks(client, reaches, reporter)
             number = len(there.corrections)
             if not writing:
                 if hold is not None:
                     correction = _keep_held(there, correction, before, hold)
                 elif given is not None:
-                    store, filling = store_of(place, number), journal.ledger.stage("filling")
+                    store, filling = store_of(place, number), there.journal.ledger.stage("filling")
                     fill_keyframes(client, given, there.shape, store, filling, reporter)
                 elif looks is not None:
                     detected = _detect(client, there, looks, crew.patience, reporter)
                     correction = replace(correction, detected=detected)
-            after = before.covered(*there.layers(client, before, number, correction, reporter))
+            if undo:
+                after = there.without_last().masks(client, span, reporter)
+            else:
+                after = before.covered(*there.layers(client, before, number, correction, reporter))
             start, stop = (end - there.first - there.plan.origin[0] for end in span)
-            comparing = journal.ledger.stage("comparing")
+            comparing = there.journal.ledger.stage("comparing")
             changed, voxels = find_changes(
                 client, there.plan, slice(start, stop), before, after, comparing, reporter
             )
             _enter(there, correction, CORRECTING)
             _write(client, there, changed, after, scheduler, reporter)
         record = _corrected(there, replace(correction, bricks=len(changed), voxels=voxels))
-        finish_run(place, journal, record, there.pyramids, there.plan, reporter)
+        finish_run(place, there.journal, record, there.pyramids, there.plan, reporter)
+        if undo:
+            remove(store_of(place, number - 1).path)
     return record
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _require_one(asked: Mapping[str, Any], z: str | tuple[int | None, int | None] | None) -> None:
+    """Refuse what says nothing to do, or several things, or not where."""
+    detect = asked.get("detect", {})
+    if len(asked) != 1 or ("config" in detect and "checkpoint" not in detect):
+        several = f"{len(asked)} things are asked for at once ({', '.join(asked)}); "
+        raise SettingsError(
+            (several if len(asked) > 1 else "")
+            + "say what to do: one of --from, --dilate, --erode, --masks and --undo, or some of "
+            "--score, --checkpoint (with its --config) and --detect-every"
+        )
+    if "undo" in asked and z is not None:
+        raise SettingsError("--undo takes back the last correction, whatever it was; leave --z out")
+    if "undo" not in asked and z is None:
+        raise SettingsError("say on which slices: --z A:B (--z : is all of them)")
+
+
+def _undone(there: FinishedRun) -> Correction:
+    """The correction that is taken back."""
+    if not there.corrections:
+        raise OutputError(f"{there.place} has no corrections: there is nothing to undo")
+    return there.corrections[-1]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A correction that is asked for, and what it takes.
+
+    Attributes
+    ----------
+    correction : Correction
+    given : GivenMasks, optional
+    looks : Looks, optional
+    numbers : (k,) int64
+        Slice numbers of the masks that are given.
+    """
+
+    correction: Correction
+    given: GivenMasks | None = None
+    looks: Looks | None = None
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def _taken(
+    there: FinishedRun,
+    span: tuple[int, int],
+    asked: Mapping[str, Any],
+    masks: str | Place | None,
+    reporter: Reporter,
+) -> Taken:
+    """Open what a correction takes.
+
+    One that was stopped while it wrote has all of it in the run's folder: it is finished even if
+    that is gone where it was.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where that cannot be.
+    """
+    try:
+        return _opened(there, span, asked, masks)
+    except (ZarrmaskError, OSError) as error:
+        stopped = there.stopped
+        if stopped is None or stopped.arguments != Correction(span, asked).arguments:
+            raise
+        reporter.warn(f"{error}\nit is finished with what was there when it began")
+        numbers = store_of(there.place, len(there.corrections)).numbers()
+        return Taken(stopped, numbers=np.array(numbers, np.int64))
+
+
+def _opened(
+    there: FinishedRun,
+    span: tuple[int, int],
+    asked: Mapping[str, Any],
+    masks: str | Place | None,
+) -> Taken:
+    how = dict(asked)
+    given = looks = None
+    for name in {"dilate", "erode"} & how.keys():
+        how[name] = read_settings(dilate=how[name]).dilate
+        there.kernel(how[name])  # refuses micrometres of a stack that states no voxel size
+    if masks is not None:
+        first = how["masks"]["first"]
+        begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
+        given = open_given(masks, there.source, first, begins, there.crop).needed(*span)
+        how["masks"] = {**given.record(), "first": first, "fingerprint": given.fingerprint()}
+    elif "from" in how:
+        there.span((how["from"], how["from"] + 1), "from")
+    elif "detect" in how:
+        looks = look(there, span, how["detect"])
+        how["detect"] = {**how["detect"], **looks.weights(how["detect"])}
+    correction = Correction(span, json.loads(json.dumps(how)))
+    if given is None:
+        return Taken(correction, looks=looks)
+    return Taken(correction, given, looks, given.numbers)
 
 
 @dataclass(frozen=True)
@@ -190,20 +288,17 @@ class Looks:
     checkpoint: Path
     plan: Plan
 
-    @property
-    def weights(self) -> dict[str, Any]:
-        """What the record keeps of the checkpoint, and of the config that was given with it."""
+    def weights(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the record keeps of the checkpoint, and of its config, where they were asked for."""
         files = {"checkpoint": self.checkpoint, "config": self.settings.model}
         return {
             name: {"path": str(file), "sha256": sha256(file)}
             for name, file in files.items()
-            if file is not None
+            if name in asked and file is not None
         }
 
 
-def look(
-    there: FinishedRun, span: tuple[int, int], asked: Mapping[str, Any], config: Path | None
-) -> Looks:
+def look(there: FinishedRun, span: tuple[int, int], asked: Mapping[str, Any]) -> Looks:
     """Work out how slices of a run are detected on anew; see `redo`.
 
     Raises
@@ -217,7 +312,9 @@ def look(
     if "detect-every" in asked:
         changes["every"] = asked["detect-every"]
     if "checkpoint" in asked:
-        changes |= {"checkpoint": Path(asked["checkpoint"]), "model": config}
+        config = asked.get("config")
+        changes["checkpoint"] = Path(asked["checkpoint"])
+        changes["model"] = None if config is None else Path(config)
     same = there.settings.model_dump(exclude=set(changes))
     settings = read_settings(**{**same, **changes})
     if there.record["window"] is not None and there.rescaling is None:
@@ -404,10 +501,11 @@ def _corrected(there: FinishedRun, correction: Correction) -> dict[str, Any]:
     record = {name: value for name, value in there.record.items() if name != "pending"}
     voxels: Mapping[str, int] = record["voxels"]
     kept = voxels["kept"] + correction.voxels
-    entries = [one.to_json() for one in (*there.corrections, correction)]
-    return {
-        **record,
+    record |= {
         "state": "finished",
         "voxels": {"total": voxels["total"], "kept": kept, "removed": voxels["total"] - kept},
-        "corrections": entries,
     }
+    if "undo" in correction.how:
+        left = record.pop("corrections")[:-1]
+        return {**record, "corrections": left} if left else record
+    return {**record, "corrections": [one.to_json() for one in (*there.corrections, correction)]}

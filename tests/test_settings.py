@@ -92,7 +92,7 @@ def test_the_shipped_config_holds_the_defaults():
 def test_numbers_may_have_their_units():
     settings = read_settings(tolerance="20 %", voxel_size="7.91 µm", dilate="4%")
     assert (settings.tolerance, settings.voxel_size, settings.dilate) == (20, 7.91, 4)
-    with pytest.raises(SettingsError, match="voxel_size: .*'7.91mm'"):
+    with pytest.raises(SettingsError, match=r"voxel_size: .*'7.91mm'"):
         read_settings(voxel_size="7.91mm")
 
 

@@ -199,6 +199,8 @@ def test_the_command(stack, cluster, zarrmask, tmp_path):
     grown = cv2.dilate(ellipse((150, 170), 100), np.ones((3, 3), np.uint8))
     np.testing.assert_array_equal(level(tmp_path / "out", "mask")[3], grown)
     assert zarrmask("info", "out")[0] == 0
+    code, printed, _ = zarrmask("info", "out/keyframes.zarr")
+    assert (code, f"zarrmask info {tmp_path / 'out'}" in printed) == (0, True)
 
 
 @given_by(

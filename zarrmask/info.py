@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError
-from zarrmask.journal import CORRECTING, Journal
-from zarrmask.place import Place, place_of, reached
+from zarrmask.journal import CORRECTING, Journal, RecordFile
+from zarrmask.place import Place, place_of, reached, written_command
 from zarrmask.pyramid import open_pyramid, read_metadata
 from zarrmask.stack import open_source
 
 LISTED = 20  # bad slices named
+WEIGHTS = (".pth", ".pkl", ".safetensors")
+IMAGES = {"export.json": "slices that were exported from a run", "proxy.json": "proxies of a stack"}
+"""What a folder of images is that has this record."""
 
 
 def describe(path: str | Place) -> dict[str, str]:
-    """Say what a stack, a run's folder or an OME-Zarr is.
+    """Say what a stack, a run's folder or an OME-Zarr is, or what else zarrmask writes.
 
     Parameters
     ----------
@@ -34,10 +37,16 @@ def describe(path: str | Place) -> dict[str, str]:
         record = Journal.of_run(place).read()
         if record is not None:
             return _run(record)
+        if place.suffix in WEIGHTS and place.is_file():
+            command = written_command(["zarrmask", "checkpoint", "inspect", str(place)])
+            return {"weights": f"of a detector, it seems; to look into them: {command}"}
+        if place.name == "keyframes.zarr" and Journal.of_run(place.parent).read() is not None:
+            command = written_command(["zarrmask", "info", str(place.parent)])
+            return {"keyframes": f"what a run found on them; to see what it made: {command}"}
         try:
             return _pyramid(place)
         except ZarrmaskError:
-            return _stack(place)
+            return _images(place) | _stack(place)
 
 
 def _run(record: dict) -> dict[str, str]:
@@ -79,6 +88,15 @@ def _pyramid(path: Place) -> dict[str, str]:
     if (record := Journal.of_conversion(path).read()) is not None:
         lines["bad slices"] = _bad(record.get(ENTRIES, []))
     return lines
+
+
+def _images(path: Place) -> dict[str, str]:
+    """Whose images a folder holds, where zarrmask wrote them."""
+    for name, what in IMAGES.items():
+        if (record := RecordFile(name).read(path)) is not None:
+            finished = "" if record["state"] == "finished" else "; not finished"
+            return {"images": f"{what}, zarrmask {record['zarrmask']}{finished}"}
+    return {}
 
 
 def _stack(path: Place) -> dict[str, str]:

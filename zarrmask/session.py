@@ -103,7 +103,9 @@ class Session:
             state = journal.check(self.identity, overwrite=overwrite)
             if state == "finished":
                 require_outputs(out, self.pyramids.values(), journal.others)
-                self.reporter.say(f"{out} is finished already; --overwrite would make it anew")
+                corrected = (journal.read() or {}).get("corrections")
+                more = ", with corrections" if corrected else "; --overwrite would make it anew"
+                self.reporter.say(f"{out} is finished already{more}")
                 yield False
                 return
             self.resumed = state == "unfinished"

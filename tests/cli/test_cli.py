@@ -217,6 +217,16 @@ def test_info_says_that_something_is_nothing(zarrmask, tmp_path):
     assert "text.txt" in printed
 
 
+def test_info_knows_weights_and_proxies(zarrmask, cluster, tmp_path):
+    (tmp_path / "my model.pth").touch()
+    code, printed = zarrmask("info", "my model.pth")
+    assert (code, f"inspect '{tmp_path}/my model.pth'" in printed) == (0, True)
+    slices(tmp_path / "stack", {5: grey(), 6: grey()})
+    assert zarrmask("proxy", "stack", "small", "--scheduler", cluster)[0] == 0
+    code, printed = zarrmask("info", "small")
+    assert (code, "proxies of a stack" in printed, "2 x 60 x 70" in printed) == (0, True, True)
+
+
 def test_convert_and_info(zarrmask, cluster, tmp_path):
     slices(tmp_path / "stack", {5: grey(), 6: grey()})
     code, printed = zarrmask(

@@ -51,7 +51,7 @@ def partial_name(path: Path) -> Path:
 
 
 def refuse_full(out: Path) -> None:
-    """Refuse a folder to be made that is there already, and not empty.
+    """Refuse a folder to be made that is there already, and not empty, or cannot be replaced.
 
     Raises
     ------
@@ -59,6 +59,8 @@ def refuse_full(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is not an empty folder; name another one")
+    if out.exists() and (out.samefile(Path.cwd()) or out.is_mount()):
+        raise OutputError(f"{out} is made whole, elsewhere first: name a folder in it")
 
 
 @contextmanager
@@ -71,7 +73,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
         See `refuse_full`.
     """
     refuse_full(out)
-    half = out.absolute().with_name(f".{out.absolute().name}.unfinished")
+    out = out.resolve()  # what a link leads to
+    half = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     try:

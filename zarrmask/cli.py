@@ -480,10 +480,16 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 @click.option(
     "--validate-images", type=_Local(path_type=Path), help="Their images, if not in --images."
 )
-@click.option("--iterations", type=click.IntRange(1), help="Instead of the config's.")
-@click.option("--seed", type=click.IntRange(0), help="Instead of the config's.")
-@click.option("--threads", type=click.IntRange(1), help="Of the network.")
-@click.option("--workers", type=click.IntRange(0), help="Processes that make batches.")
+@click.option(
+    "--iterations", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Instead of the config's."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Instead of the config's."
+)
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the network.")
+@click.option(
+    "--workers", type=click.IntRange(0, 1024), metavar="N", help="Processes that make batches."
+)
 @click.option(
     "--device", default="auto", show_default=True, help="As torch names it, such as cuda or cpu."
 )
@@ -517,6 +523,8 @@ def train_command(
 
         lesson = simulated_lesson(**options)
     else:
+        if options["validate_images"] is not None and options["validate_coco"] is None:
+            raise click.UsageError("--validate-images goes with --validate-coco")
         from zarrmask.training.fine_tuning import annotated_lesson
 
         lesson = annotated_lesson(coco, images, **options)
@@ -524,7 +532,7 @@ def train_command(
         lesson, out, threads=threads, workers=workers, device=device, progress=click.echo
     )
     if is_first_process():
-        click.echo(f"wrote {weights}")
+        click.echo(f"the weights are in {weights}")
 
 
 @cli.command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from distributed import Client
 
 from zarrmask.detection.actors import Recipe
-from zarrmask.detection.config import ModelConfig, config_file, interpret, read_fields
+from zarrmask.detection.config import ModelConfig, config_file, guessed, interpret, read_fields
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
@@ -74,6 +74,8 @@ def detectors_of(
     kind: Kind | None = None,
 ) -> Detectors:
     """The detectors of a run, none of which is loaded yet; see `Detectors`."""
+    if warning := guessed(checkpoint, settings.model):
+        reporter.warn(warning)
     recipe = Recipe(
         checkpoint,
         settings.model,

@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 from pycocotools import mask as codec
 
 from zarrmask.coco import Region, read_coco
@@ -254,6 +256,22 @@ def same_category(files):
     files.content["categories"].append({"id": 1, "name": "again"})
 
 
+def same_file(files):
+    files.content["images"][1]["file_name"] = "./a.png"
+
+
+def several_pages(files):
+    image(files, file_name="f.tif")
+    files.images.mkdir()
+    tifffile.imwrite(files.images / "f.tif", np.zeros((2, 40, 50), np.uint8))
+
+
+def zero_is_white(files):
+    image(files, file_name="f.tif")
+    files.images.mkdir()
+    tifffile.imwrite(files.images / "f.tif", np.zeros((40, 50), np.uint8), photometric="miniswhite")
+
+
 def no_annotations(files):
     files.content["annotations"] = []
 
@@ -297,6 +315,9 @@ BAD_FILES = {
     torn_run_lengths: "its counts break off",
     empty_run_lengths: "it covers no pixel",
     counts_of_nothing: "its counts are no run lengths",
+    same_file: "a.png is listed 2 times",
+    several_pages: "f.tif: cannot be read: 2 images in a file",
+    zero_is_white: "f.tif: cannot be read: zero is white",
     unknown_image: "annotation 2 is of image 9, which there is not",
     unknown_category: "annotation 2 is of category 9, which there is not",
     same_annotation: "annotation id 1 occurs 2 times",
@@ -343,6 +364,26 @@ def test_without_pycocotools_the_extra_is_named(files, zarrmask, monkeypatch):
     assert code == 1
     assert told.startswith("error: ")
     assert "pip install 'zarrmask[train]'" in told
+
+
+def test_annotations_of_an_image_that_is_refused_are_not_blamed(files):
+    no_size(files)
+    with pytest.raises(AnnotationError, match="1 problem\n"):
+        read_coco(*files.write())
+
+
+def test_what_a_camera_notes_of_its_turn_counts(files):
+    """As to detectron2: annotations are made on what a viewer shows."""
+    turned = np.zeros((50, 40), np.uint8)
+    turned[:10] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    annotations, images = files.write()
+    Image.fromarray(turned).save(images / "a.png", exif=exif)
+    grey = read_coco(annotations, images).images[0].grey()
+    assert grey.shape == (40, 50)
+    assert (grey[:, -10:] == 200).all()
+    assert not grey[:, :-10].any()
 
 
 def test_all_problems_are_told_at_once(files):

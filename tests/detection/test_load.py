@@ -5,7 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config import guessed
 from zarrmask.detection.detections import union_mask
+from zarrmask.detection.inspection import inspect_checkpoint
 from zarrmask.detection.load import MaskRCNNDetector, load_detector
 from zarrmask.detection.network import build_model
 from zarrmask.detection.weights import model_weights
@@ -37,6 +40,28 @@ def test_the_config_beside_the_checkpoint_is_taken(checkpoint, tiny):
     assert detector.config == replace(tiny, score_threshold=0.05)
     assert (detector.network_input.min_size, detector.network_input.max_size) == (64, 96)
     assert load_detector(checkpoint, score_threshold=0.4).config.score_threshold == 0.4
+
+
+@pytest.mark.parametrize("name", ["model_0000119.pth", "model_best.pth", "model_final.pth"])
+@pytest.mark.parametrize("config", ["model.yaml", "config.yaml"])
+def test_checkpoints_of_a_training_share_its_config(checkpoint, tiny, name, config):
+    mine = checkpoint.rename(checkpoint.with_name(name))
+    assert guessed(mine)
+    checkpoint.with_suffix(".yaml").rename(checkpoint.with_name(config))
+    assert load_detector(mine).config == replace(tiny, score_threshold=0.05)
+    assert guessed(mine) is None
+    assert guessed(mine.rename(mine.with_name("another.pth")))
+
+
+def test_weights_that_are_no_numbers_are_refused(checkpoint):
+    content = {n: one.clone() for n, one in read_checkpoint(checkpoint).tensors.items()}
+    content["roi_heads.mask_head.predictor.bias"].fill_(float("nan"))
+    torch.save(content, checkpoint)
+    with pytest.raises(CheckpointError, match=r"1 of its \d+ tensors .*mask_head\.predictor\.bias"):
+        load_detector(checkpoint)
+    found = inspect_checkpoint(checkpoint)
+    assert found.record()["fits"] is False
+    assert "predictor.bias" in found.lines()["damaged"]
 
 
 def test_a_given_config_goes_first(checkpoint, tiny, tmp_path, as_yaml):

@@ -1,8 +1,11 @@
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,7 +55,8 @@ def test_simulated_training_leaves_a_checkpoint_that_detects_and_goes_on(config,
         train(longer, out, workers=0, threads=1, resume=False)
     train(longer, out, workers=0, threads=1, progress=steps.append)
     train(longer, out, workers=0, threads=1, progress=steps.append)  # is done
-    assert [step.iteration for step in steps] == [2, 3]
+    assert [step.iteration for step in steps[:2]] == [2, 3]
+    assert "finished already" in steps[2]
     assert checkpoint.read_bytes() != first
     assert not list(out.glob(".*.partial"))
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -124,6 +128,74 @@ class Stopping:
 
 def stopped(lesson, at):
     return replace(lesson, batches=lambda rank, size: Stopping(lesson.batches(rank, size), at))
+
+
+class Signalling(Stopping):
+    """Batches during which this process is asked to end."""
+
+    def __getitem__(self, iteration):
+        if iteration == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.batches[iteration]
+
+
+def test_who_is_asked_to_stop_saves_first(config, annotated, tmp_path):
+    """After the iteration, wherever the next checkpoint would be; and ends with the same bits."""
+    lesson = annotated_lesson(*annotated, config=config, iterations=6)
+    asked = replace(lesson, batches=lambda *who: Signalling(lesson.batches(*who), 3))
+    handler, told = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, tmp_path / "parts", workers=0, threads=1, progress=told.append)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert told[-1] == "stopped after iteration 4 of 6, and saved"
+    train(lesson, tmp_path / "parts", workers=0, threads=1)
+    train(lesson, tmp_path / "whole", workers=0, threads=1)
+    whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_folder_of_others_is_left_as_it_is(plain, annotated, tmp_path):
+    """Such as that of a training of detectron2's."""
+    names = ("model_0000001.pth", "metrics.json", "model_final.pth")
+    for name in names:
+        (tmp_path / "d2" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "d2" / name).write_text(name)
+    lesson = annotated_lesson(*annotated, config=plain, iterations=2)
+    with pytest.raises(OutputError, match=r"metrics\.json, model_0000001\.pth, .*name another"):
+        train(lesson, tmp_path / "d2", workers=0, threads=1)
+    assert {path.name: path.read_text() for path in (tmp_path / "d2").iterdir()} == {
+        name: name for name in names
+    }
+
+
+@pytest.mark.parametrize("what", ["init", "new_heads", "validate_coco"])
+def test_another_beginning_is_another_training(plain, annotated, tmp_path, what):
+    coco, images = annotated
+    first, second = tmp_path / "first", tmp_path / "second"
+    lesson = partial(annotated_lesson, coco, images, config=plain, iterations=2)
+    train(lesson(), first, workers=0, threads=1)
+    init = first / "model.safetensors"
+    others = tmp_path / "others.json"
+    content = json.loads(coco.read_text())
+    others.write_text(json.dumps({**content, "info": "others"}))
+    before, after = {
+        "init": ({}, {"init": init}),
+        "new_heads": ({"init": init}, {"init": init, "new_heads": True}),
+        "validate_coco": ({"validate_coco": coco}, {"validate_coco": others}),
+    }[what]
+    train(lesson(**before), second, workers=0, threads=1)
+    with pytest.raises(OutputError, match=r"begun from|learned from"):
+        train(lesson(**after), second, workers=0, threads=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanishes_is_told_of(plain, annotated, tmp_path, workers):
+    coco, images = annotated
+    moved = shutil.copytree(images, tmp_path / "moved")
+    lesson = annotated_lesson(coco, moved, config=plain, iterations=9, validate=0)
+    shutil.rmtree(moved)
+    with pytest.raises(FileNotFoundError, match=f"directory: '{moved}"):
+        train(lesson, tmp_path / "out", workers=workers, threads=1)
 
 
 def test_batches_made_by_other_processes_are_the_same(plain, annotated, tmp_path):
@@ -279,10 +351,10 @@ def test_the_newest_checkpoints_and_the_best_are_kept(plain, annotated, tmp_path
     lesson = replace(lesson, recipe=replace(lesson.recipe, period=2, keep=keep))
     for iterations in (3, 5):  # stopped and gone on with
         part = replace(lesson, recipe=replace(lesson.recipe, iterations=iterations))
-        train(part, tmp_path, workers=0, threads=1)
-    numbers = {path.stem[-1] for path in tmp_path.glob("model_0*.pth")}
-    assert numbers == {0: {"1", "2", "3", "4"}, 1: {"2", "4"}, 2: {"2", "3", "4"}}[keep]
-    assert (tmp_path / "model_best.pth").exists()
+        train(part, tmp_path / "out", workers=0, threads=1)
+    numbers = {path.stem[-1] for path in (tmp_path / "out").glob("model_0*.pth")}
+    assert numbers == {0: {"1", "2", "3", "4"}, 1: {"4"}, 2: {"3", "4"}}[keep]
+    assert (tmp_path / "out/model_best.pth").exists()
 
 
 @pytest.mark.detectron2
@@ -328,8 +400,9 @@ def test_detectron2_loads_what_was_trained(annotated, tmp_path):
 def test_frozen_stages_stay_as_they_are(plain, annotated, tmp_path):
     plain.write_text(plain.read_text().replace("FREEZE_AT: 0", "FREEZE_AT: 2"))
     lesson = annotated_lesson(*annotated, config=plain, iterations=2)
-    train(replace(lesson, recipe=replace(lesson.recipe, period=1)), tmp_path, workers=0, threads=1)
-    first, last = (read_checkpoint(tmp_path / f"model_000000{n}.pth").tensors for n in (0, 1))
+    out = tmp_path / "out"
+    train(replace(lesson, recipe=replace(lesson.recipe, period=1)), out, workers=0, threads=1)
+    first, last = (read_checkpoint(out / f"model_000000{n}.pth").tensors for n in (0, 1))
     same = {name.split(".")[2] for name in first if torch.equal(first[name], last[name])}
     differing = {name.split(".")[2] for name in first if not torch.equal(first[name], last[name])}
     assert {"stem", "res2"} <= same
@@ -368,7 +441,7 @@ def test_two_processes_train_as_one(plain, annotated, tmp_path):
     coco, images = annotated
     arguments = ["--out", out, "--coco", coco, "--images", images, "--config", plain]
     arguments += ["--iterations", 40, "--workers", 0, "--device", "cpu"]
-    assert launch("-m", "zarrmask", "train", *arguments).count("wrote ") == 1
+    assert launch("-m", "zarrmask", "train", *arguments).count("the weights are in ") == 1
     losses = [line["total_loss"] for line in figures(out) if "total_loss" in line]
     assert len(losses) == 2
     assert losses[1] < losses[0]

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zarrmask.coco.region import Region
 from zarrmask.detection.inputs import Window, to_8bit
+
+MOST_PIXELS = 2**32
+if Image.MAX_IMAGE_PIXELS is not None:  # Pillow takes 14,000 x 13,000 pixels for an attack
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MOST_PIXELS)
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,25 @@ class CocoDataset:
 def read_grey(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Read an image as grey values of 8 or 16 bits, (y, x); colours become grey.
 
+    What a camera notes of its turn counts, as to detectron2.
+
     Raises
     ------
     OSError, ValueError, SyntaxError
         If it is missing, damaged, of more bits or no image; others are possible.
     """
     with Image.open(path) as image:
-        if image.mode.startswith("I;16"):
-            return np.asarray(image).astype(np.uint16)
-        if image.mode in ("I", "F"):
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"{count} images in a file; expected one")
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+            raise ValueError("zero is white (MINISWHITE); expected zero to be black: invert it")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            return np.asarray(upright).astype(np.uint16)
+        if upright.mode in ("I", "F"):
             raise ValueError("32 bits a pixel; expected 8 or 16")
-        return np.asarray(image if image.mode == "L" else image.convert("L"))
+        return np.asarray(upright if upright.mode == "L" else upright.convert("L"))
+
+
+_PHOTOMETRIC = 262
+"""Number of the TIFF tag that says whether zero is black."""

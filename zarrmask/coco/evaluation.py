@@ -19,7 +19,7 @@ from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
-from zarrmask.detection.config import ModelConfig
+from zarrmask.detection.config import ModelConfig, guessed
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
@@ -120,6 +120,8 @@ def evaluate(
     dataset = read_coco(annotations, images)
     reporter.say(str(dataset))
     weights = settings.checkpoint or DEFAULT_CHECKPOINT
+    if warning := guessed(weights, settings.model):
+        reporter.warn(warning)
     lowest = min(settings.score, LOWEST_SCORE)
     detector = load_detector(weights, settings.model, score_threshold=lowest)
     chosen = settings.classes

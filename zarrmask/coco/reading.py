@@ -80,9 +80,14 @@ def read_coco(annotations: Path, images: Path) -> CocoDataset:
         "annotation": [mark.id for mark in marked if mark.id is not None],
     }.items():
         problems += [f"{name} id {id_} occurs {n} times" for id_, n in _repeated(ids)]
+    problems += [
+        f"{printable(str(name))} is listed {n} times, as {n} images"
+        for name, n in _repeated([os.path.normpath(image.file_name) for image in listed])
+    ]
     found, missing = _images(listed, images)
     order = {id_: index for index, id_ in enumerate(sorted({c.id for c in categories}))}
-    instances, crowds, bad = _instances(marked, {i.id: i for i in listed}, order)
+    refused = len(listed) < len(document["images"]), len(categories) < len(document["categories"])
+    instances, crowds, bad = _instances(marked, {i.id: i for i in listed}, order, *refused)
     problems += missing + bad
     if not problems and not instances:
         problems = ["no annotation at all" if not crowds else _ONLY_CROWDS.format(len(marked))]
@@ -172,18 +177,25 @@ def _wrong_file(image: CocoImage) -> str | None:
 
 
 def _instances(
-    marked: Sequence[_Annotation], images: Mapping[int, _Image], order: Mapping[int, int]
+    marked: Sequence[_Annotation],
+    images: Mapping[int, _Image],
+    order: Mapping[int, int],
+    images_refused: bool,
+    categories_refused: bool,
 ) -> tuple[dict[int, list[Instance]], dict[int, list[Instance]], list[str]]:
-    """Turn annotations into instances and crowds, by image; say what is wrong with the others."""
+    """Turn annotations into instances and crowds, by image; say what is wrong with the others.
+
+    Where images, or categories, were refused, an annotation may be of one of these.
+    """
     instances: dict[int, list[Instance]] = defaultdict(list)
     crowds: dict[int, list[Instance]] = defaultdict(list)
     problems = []
     for position, mark in enumerate(marked):
         label = f"annotations[{position}]" if mark.id is None else f"annotation {mark.id}"
         image = images.get(mark.image_id)
-        if image is None:
+        if image is None and not images_refused:
             problems.append(f"{label} is of image {mark.image_id}, which there is not")
-        if mark.category_id not in order:
+        if mark.category_id not in order and not categories_refused:
             problems.append(f"{label} is of category {mark.category_id}, which there is not")
         if image is None or mark.category_id not in order:
             continue

@@ -3,6 +3,7 @@
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -70,23 +71,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
     if zipfile.is_zipfile(path):
-        return _from_content(_load_torch(path, mmap=True), path, "torch")
+        return _from_content(load_torch(path, mmap=True), path, "torch")
     if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
         return _load_safetensors(path)
     if start[:1] == b"\x80" or path.suffix == ".pkl":
         if path.suffix == ".pkl":
             return _from_content(_load_pickle(path), path, "pickle of arrays")
-        return _from_content(_load_torch(path, mmap=False), path, "torch, as before 1.6")
+        return _from_content(load_torch(path, mmap=False), path, "torch, as before 1.6")
+    found = "it is empty" if not start else f"it starts with {start!r}"
+    if start.startswith(b"PK"):  # a zip's directory stands at its end
+        found = "its end is missing: it was not written, copied or downloaded whole"
     raise CheckpointError(
-        f"{path} is no checkpoint: it starts with {start!r}. Expected a detectron2 .pth or .pkl, "
-        "or a .safetensors file."
+        f"{path} is no checkpoint: {found}. Expected a detectron2 .pth or .pkl, or a .safetensors "
+        "file."
     )
 
 
-def _load_torch(path: Path, *, mmap: bool) -> Any:
-    """Load torch's own format; memory-mapped, so that an optimizer in the file costs nothing."""
+def load_torch(path: Path, *, mmap: bool = False) -> Any:
+    """Load torch's own format as data; memory-mapped, what is not looked at costs nothing.
+
+    Raises
+    ------
+    CheckpointError
+        See `read_checkpoint`.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what torch meets in a foreign file
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)|(?:function|class|type) (\S+\.\S+)", str(error))
         if wanted is None:
@@ -123,15 +135,16 @@ class _ForbiddenImportError(Exception):
 class _ArrayUnpickler(pickle.Unpickler):
     """Makes arrays and plain containers, and can import nothing else.
 
-    Where pickled arrays name a function of NumPy's, an own one that does only the needful stands
-    in: a pickle can call what it is given with whatever it likes.
+    Where pickled arrays name a class or a function of NumPy's, an own one that does only the
+    needful stands in: a pickle can call what it is given with whatever it likes, and set its state.
+    NumPy's own dtypes would let it make arrays of addresses.
     """
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")
         allowed: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
+            ("numpy", "ndarray"): _ndarray,
+            ("numpy", "dtype"): _Dtype,
             ("numpy.core.multiarray", "_reconstruct"): _empty_array,
             ("numpy.core.multiarray", "scalar"): _scalar,
             ("numpy.core.numeric", "_frombuffer"): _array,
@@ -143,19 +156,56 @@ class _ArrayUnpickler(pickle.Unpickler):
         return allowed[module, name]
 
 
-def _empty_array(_kind: Any, _shape: Any, _code: Any) -> Any:
-    return np.ndarray(0, np.int8)  # the pickle sets shape, dtype and values afterwards
+class _Dtype:
+    """Stands for the type of a pickled array; `plain` is None where it is not one of numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        known = re.fullmatch(r"[<>=|]?([fiu][1248]|b1)", str(code))
+        self.plain = None if known is None else np.dtype(str(code))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if self.plain is not None:
+            self.plain = self.plain.newbyteorder(">" if state[1] == ">" else "<")
 
 
-def _scalar(dtype: np.dtype, raw: bytes) -> Any:
-    return np.frombuffer(raw, dtype, 1)[0]
+class _Array:
+    """Stands for a pickled array; `values` is None where it is not one of numbers."""
+
+    def __init__(self) -> None:
+        self.values: NDArray[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_columns, raw = state
+        raw = _latin1(raw) if isinstance(raw, str) else raw  # of Python 2
+        self.fill(raw, dtype, shape, "F" if by_columns else "C")
+
+    def fill(self, raw: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> None:
+        plain = dtype.plain if isinstance(dtype, _Dtype) else None
+        values = None if plain is None else np.frombuffer(raw, plain)
+        self.values = None if values is None else values.reshape(shape, order=order)
 
 
-def _array(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> Any:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+def _ndarray(shape: tuple[int, ...], dtype: Any, buffer: Any) -> _Array:
+    return _array(buffer, _Dtype(dtype) if isinstance(dtype, str) else dtype, shape, "C")
 
 
-def _latin1(text: str, _encoding: str) -> bytes:
+def _empty_array(*_: Any) -> _Array:
+    return _Array()  # the pickle sets shape, dtype and values afterwards
+
+
+def _scalar(dtype: Any, raw: Any) -> Any:
+    array = _Array()
+    array.fill(_latin1(raw) if isinstance(raw, str) else raw, dtype, (1,), "C")
+    return None if array.values is None else array.values[0].item()
+
+
+def _array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.fill(buffer, dtype, shape, order)
+    return array
+
+
+def _latin1(text: str, _encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
@@ -166,17 +216,20 @@ def _from_content(content: Any, path: Path, kind: str) -> Checkpoint:
     model = content.get("model", content)
     if not isinstance(model, Mapping):
         raise _no_weights(path, f"its 'model' is a {type(model).__name__}")
+    plain: dict[Any, Any] = {
+        name: value.values if isinstance(value, _Array) else value for name, value in model.items()
+    }
     tensors = {
         str(name): value if isinstance(value, Tensor) else _tensor(value)
-        for name, value in model.items()
+        for name, value in plain.items()
         if isinstance(value, Tensor) or is_numeric(value)
     }
     if not tensors:
         raise _no_weights(path, f"it holds {', '.join(map(repr, list(model)[:5])) or 'nothing'}")
     if all(name.startswith("module.") for name in tensors):  # as saved from several GPUs
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    plain = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
-    return Checkpoint(tensors, plain, kind)
+    others = {name: one for name, one in content.items() if isinstance(one, str | int | float)}
+    return Checkpoint(tensors, others, kind)
 
 
 def is_numeric(value: Any) -> bool:

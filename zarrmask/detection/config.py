@@ -5,6 +5,7 @@ supported is refused by name, and so is one that detectron2 does not have; keys 
 training or data are passed over.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -39,6 +40,8 @@ def _number_lists(value: Any) -> tuple[tuple[float, ...], ...]:
         rows == ((),)
     ):
         raise ValueError("a list of lists of numbers")
+    if min(map(min, rows)) <= 0:
+        raise ValueError("a list of lists of numbers above 0")
     return tuple(tuple(float(number) for number in row) for row in rows)
 
 
@@ -122,7 +125,9 @@ class ModelConfig:
     max_size: int = key("INPUT.MAX_SIZE_TEST", 1333, whole(1))
     channel_order: str = key("INPUT.FORMAT", "BGR", choice("BGR", "RGB"))
     pixel_mean: tuple[float, ...] = key("MODEL.PIXEL_MEAN", (103.53, 116.28, 123.675), numbers(3))
-    pixel_std: tuple[float, ...] = key("MODEL.PIXEL_STD", (1.0, 1.0, 1.0), numbers(3))
+    pixel_std: tuple[float, ...] = key(
+        "MODEL.PIXEL_STD", (1.0, 1.0, 1.0), numbers(3, positive=True)
+    )
 
     @property
     def is_bottleneck(self) -> bool:
@@ -223,10 +228,33 @@ _HARMLESS = {
 }
 
 
+_OF_A_TRAINING = re.compile("model_([0-9]{7}|best|final)")
+"""Checkpoints of a training, which share one config: zarrmask's model.yaml, detectron2's own."""
+
+
 def config_file(checkpoint: Path, given: Path | None = None) -> Path | None:
-    """Where the config of a checkpoint is: as given, else beside it; None where there is none."""
-    beside = checkpoint.with_suffix(".yaml")
-    return given or (beside if beside.is_file() else None)
+    """Where the config of a checkpoint is: as given, else beside it; None where there is none.
+
+    Beside it is a `.yaml` of its name; or, of one that a training wrote, the training's.
+    """
+    if given is not None:
+        return given
+    beside = [checkpoint.with_suffix(".yaml")]
+    if _OF_A_TRAINING.fullmatch(checkpoint.stem):
+        beside += [checkpoint.with_name(name) for name in ("model.yaml", "config.yaml")]
+    return next((file for file in beside if file.is_file()), None)
+
+
+def guessed(checkpoint: Path, given: Path | None = None) -> str | None:
+    """What to warn of where a checkpoint has no config (see `config_file`); None where it has."""
+    if config_file(checkpoint, given):
+        return None
+    return (
+        f"{checkpoint} stands alone, without its config: what the shapes of its weights do not "
+        "show (the size and grey values of what it sees, its anchors' sizes) is taken as in "
+        "detectron2's mask_rcnn_R_*_FPN configs. If it was trained otherwise, what it finds is "
+        "wrong: give its config (--config)"
+    )
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -1,6 +1,7 @@
 """detectron2 config files, read as data: no tag in them is ever executed."""
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -58,6 +59,10 @@ class _DataLoader(yaml.SafeLoader):
 _DataLoader.add_constructor("tag:yaml.org,2002:seq", _DataLoader.construct_tuple)
 _DataLoader.add_constructor("tag:yaml.org,2002:python/tuple", _DataLoader.construct_tuple)
 _DataLoader.add_constructor("tag:yaml.org,2002:str", _DataLoader.construct_string)
+# A number to detectron2, a text to YAML 1.1: 1e-3, without a point.
+_DataLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 _DataLoader.add_multi_constructor(_CFG_NODE, _DataLoader.construct_cfg_node)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from math import isfinite
 from reprlib import repr as short
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -59,12 +60,14 @@ def key(path: str, default: Any, check: Check) -> Any:
     return field(default=default, metadata={"path": path, "check": check})
 
 
-def whole(least: int) -> Check:
-    """Whole numbers of at least `least`."""
+def whole(least: int, most: int = 2**31 - 1) -> Check:
+    """Whole numbers from `least` to `most`."""
 
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"a whole number of at least {least}")
+        if value > most:
+            raise ValueError(f"a whole number of at most {most:,}")
         return value
 
     return check
@@ -89,8 +92,8 @@ def flag(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, which True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a finite number, which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def fraction(value: Any) -> float:
@@ -100,12 +103,13 @@ def fraction(value: Any) -> float:
     return float(value)
 
 
-def numbers(count: int) -> Check:
-    """So many numbers."""
+def numbers(count: int, *, positive: bool = False) -> Check:
+    """So many finite numbers."""
 
     def check(value: Any) -> tuple[float, ...]:
-        if not isinstance(value, tuple) or len(value) != count or not all(map(is_number, value)):
-            raise ValueError(f"{count} numbers")
+        right = isinstance(value, tuple) and len(value) == count and all(map(is_number, value))
+        if not right or (positive and min(value) <= 0):
+            raise ValueError(f"{count} numbers" + (" above 0" if positive else ""))
         return tuple(float(number) for number in value)
 
     return check

@@ -12,7 +12,7 @@ from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig, config_file
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import config_of
-from zarrmask.detection.weights import Misfit, is_weight, weight_shapes
+from zarrmask.detection.weights import Misfit, is_weight, not_finite, weight_shapes
 from zarrmask.digest import sha256
 
 
@@ -44,6 +44,8 @@ class Inspection:
         Tensors that are no weights: what the config says as well, and counters of batch norms.
     misfit : Misfit
         Between the weights and the network of `model`.
+    not_finite : tuple of str
+        Weights that hold infinities, or what is no number: nothing can be detected with them.
     """
 
     file: Path
@@ -60,12 +62,13 @@ class Inspection:
     dtypes: dict[str, int]
     passed_over: tuple[str, ...]
     misfit: Misfit
+    not_finite: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Give all of it as JSON holds it."""
         config = None if self.config is None else str(self.config)
         paths = {"file": str(self.file), "config": config}
-        return {**asdict(self), **paths, "fits": not self.misfit}
+        return {**asdict(self), **paths, "fits": not (self.misfit or self.not_finite)}
 
     def lines(self) -> dict[str, str]:
         """Say it to a person: names, and what to print behind them."""
@@ -91,6 +94,10 @@ class Inspection:
             "passed over": ", ".join(self.passed_over),
             "fits": "no:" if self.misfit else "yes: every weight has its place",
             "": "\n".join(self.misfit.lines()),
+            "damaged": f"{len(self.not_finite)} weights hold infinities or what is no number, as "
+            f"{self.not_finite[0]}"
+            if self.not_finite
+            else None,
         }
         return {name: text for name, text in known.items() if text}
 
@@ -114,7 +121,8 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:
     model = config_of(path, found.shapes, config)
     with torch.device("meta"):  # shapes alone: no number is made
         expected = weight_shapes(build_model(model))
-    weights = [tensor for name, tensor in found.tensors.items() if is_weight(name)]
+    named = {name: tensor for name, tensor in found.tensors.items() if is_weight(name)}
+    weights = list(named.values())
     author = found.metadata.get("__author__")
     return Inspection(
         file=path,
@@ -131,6 +139,7 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights)),
         passed_over=tuple(name for name in found.tensors if not is_weight(name)),
         misfit=Misfit.of(found.shapes, expected),
+        not_finite=tuple(not_finite(named)),
     )
 
 

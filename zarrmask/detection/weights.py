@@ -136,13 +136,25 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     Raises
     ------
     CheckpointError
-        Naming the tensors that are missing, unexpected or of another shape.
+        Naming the tensors that are missing, unexpected or of another shape, or that hold what is
+        no number.
     """
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     Misfit.of(given, weight_shapes(model)).refuse(source)
+    own = model_weights(model)
+    if bad := not_finite({name: tensors[name] for name in own}):
+        raise CheckpointError(
+            f"{source} cannot be used: {len(bad)} of its {len(own)} tensors hold infinities or "
+            f"what is no number, as {bad[0]}: its training went astray; take an earlier checkpoint"
+        )
     with torch.no_grad():
-        for name, tensor in model_weights(model).items():
+        for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold infinities, or what is no number."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def _detectron2_name(name: str) -> str:

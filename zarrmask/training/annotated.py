@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.coco import CocoImage
+from zarrmask.errors import SettingsError
 from zarrmask.training.augment import draw_change
 from zarrmask.training.batches import Batch, Target, example
 from zarrmask.training.recipe import Recipe
@@ -77,12 +78,19 @@ def held_out(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[It
         Of them to hold out: one at least if it is not 0, and never all.
     seed : int
 
+    Raises
+    ------
+    SettingsError
+        If there is no such share.
+
     Examples
     --------
     >>> kept, out = held_out(range(7), 0.1, seed=0)
     >>> len(kept), len(out), sorted(kept + out)
     (6, 1, [0, 1, 2, 3, 4, 5, 6])
     """
+    if not 0 <= fraction < 1:
+        raise SettingsError(f"{fraction:g} of the images cannot be held out; give 0 to below 1")
     count = min(max(round(len(items) * fraction), 1), len(items) - 1) if fraction else 0
     chosen = set(np.random.default_rng([seed, 4]).permutation(len(items))[:count].tolist())
     return (

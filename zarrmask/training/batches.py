@@ -6,8 +6,10 @@ else: whatever process makes it, and wherever a training was stopped, iteration 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -15,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from zarrmask.errors import TrainingError, ZarrmaskError
 
 Target: TypeAlias = dict[str, Tensor]
 Batch: TypeAlias = tuple[list[Tensor], list[Target]]
@@ -62,18 +66,54 @@ def boxes_of(masks: NDArray[np.uint8]) -> Tensor:
 
 
 def stream(source: Dataset[Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """Give the batches of some iterations in order, made by so many processes (0: in between)."""
-    return iter(
-        DataLoader(
-            source,
-            batch_size=None,
-            sampler=range(start, stop),
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=_settle,
-        )
+    """Give the batches of some iterations in order, made by so many processes (0: in between).
+
+    Raises
+    ------
+    TrainingError
+        If such a process dies. Whatever else hinders it is raised here as it was there.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Telling(source),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_settle,
+        collate_fn=_as_it_is,
     )
+    try:
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            "a process that makes batches died, most likely for want of memory; take fewer "
+            "(--workers) or smaller images, then the same command goes on from the last checkpoint"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Telling(Dataset[Batch | Exception]):
+    """Gives what went wrong instead of raising it, which would add the traceback to its text."""
+
+    source: Dataset[Batch]
+
+    def __getitem__(self, iteration: int) -> Batch | Exception:
+        try:
+            return self.source[iteration]
+        except (ZarrmaskError, OSError, ValueError) as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _settle(_worker: int) -> None:
     cv2.setNumThreads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # who trains ends what makes batches
+        signal.signal(number, signal.SIG_IGN)

@@ -19,7 +19,7 @@ from zarrmask.digest import sha256
 from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training.annotated import AnnotatedBatches, held_out
-from zarrmask.training.lesson import Lesson, with_wishes
+from zarrmask.training.lesson import Lesson, weights_called, with_wishes
 from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.validation import mean_union_iou
 
@@ -91,19 +91,22 @@ def annotated_lesson(
     network = _for_classes(network, dataset, said if states_classes else None)
     if weights is not None and not new_heads:
         _check_classes(weights, dataset, str(init))
+    by = ""
     if validate_coco is None:
         learned, judges = held_out(dataset.images, validate, seed)
     else:
         learned = list(dataset.images)
         judges = list(read_coco(validate_coco, validate_images or images).images)
+        by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}"
     return Lesson(
         network,
         recipe,
         seed,
-        f"{coco.name} {sha256(coco)[:16]}, {len(judges)} images held out",
+        f"{coco.name} {sha256(coco)[:16]}, {len(judges)} images held out{by}",
         partial(AnnotatedBatches, _with_instances(learned, recipe, coco), recipe, seed),
         weights,
         str(init),
+        weights_called(init),
         new_heads,
         partial(mean_union_iou, network, judges) if judges else None,
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from zarrmask.detection.config import STRIDES, ModelConfig
 from zarrmask.detection.weights import load_weights, model_weights, norm_counters
 from zarrmask.errors import OutputError, SettingsError, TrainingError
 from zarrmask.lock import hold
+from zarrmask.place import names_in
 from zarrmask.training.batches import Batch, stream
 from zarrmask.training.curves import RATE, TOTAL, UNION_IOU, Curves
 from zarrmask.training.lesson import Lesson
@@ -27,10 +31,12 @@ from zarrmask.training.pupil import Pupil
 from zarrmask.training.state import (
     BEST,
     LAST,
+    LOCK,
     STATE,
     numbered,
     outdated,
     read_state,
+    refuse_others,
     save_config,
     save_detectron2,
     save_last,
@@ -77,7 +83,7 @@ def train(
     workers: int | None = None,
     device: str = "auto",
     resume: bool = True,
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[Step | str], None] | None = None,
 ) -> Path:
     """Learn a lesson; under torchrun together with the other processes that it started.
 
@@ -101,7 +107,8 @@ def train(
     resume : bool
         Whether to go on with a training in `out`; else it is refused.
     progress : callable, optional
-        Called with a `Step` now and then, in the first process.
+        Called with a `Step` now and then, in the first process; with a text where there is nothing
+        to do, or where it is stopped.
 
     Returns
     -------
@@ -113,9 +120,11 @@ def train(
     CheckpointError
         If the weights do not fit the network.
     OutputError
-        If `out` holds another training.
+        If `out` holds another training, or files that are no training's.
     TrainingError
         If a loss is no number any more; what was written before is kept.
+    KeyboardInterrupt
+        If it was stopped by SIGINT or SIGTERM, at the end of an iteration, from which it goes on.
     """
     cores = len(os.sched_getaffinity(0))
     workers = min(lesson.recipe.workers, cores) if workers is None else workers
@@ -126,11 +135,49 @@ def train(
             raise OutputError(f"{out} holds a training already: resume it or name another folder.")
         if threads is not None or world.size == 1:  # torchrun sets its processes' threads
             torch.set_num_threads(threads or max(cores - workers, 1))
+        if state is None:
+            refuse_others(out)
         training = Training(lesson, world, state)
         out.mkdir(parents=True, exist_ok=True)
-        with hold(out / ".lock", out) if world.is_first else nullcontext():
-            training.go(out, workers, progress or (lambda _step: None))
+        with hold(out / LOCK, out) if world.is_first else nullcontext(), Stop() as stop:
+            training.go(out, workers, progress or (lambda _step: None), stop)
     return out / LAST
+
+
+class Stop:
+    """Waits for SIGINT and SIGTERM, so that an iteration is not torn; a second one stops at once.
+
+    Attributes
+    ----------
+    asked : bool
+        Whether one has come.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._number: int = signal.SIGINT
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked, self._number = True, number
+        self.__exit__()
+
+    def now(self) -> None:
+        """Do what the signal would have done at once."""
+        handler = self._before.get(self._number)
+        if callable(handler):
+            handler(self._number, None)
+        raise KeyboardInterrupt
 
 
 def check_share(batch: int, world: World) -> None:
@@ -171,15 +218,21 @@ class Training:
         """The weights that are written: a running mean, or those of the moment."""
         return self.mean if self.recipe.average else self._weights()
 
-    def go(self, out: Path, workers: int, progress: Callable[[Step], None]) -> None:
+    def go(
+        self, out: Path, workers: int, progress: Callable[[Step | str], None], stop: Stop
+    ) -> None:
         """Do the iterations that are left."""
         total = self.recipe.iterations
         if self.done >= total:
+            if self.world.is_first:
+                progress(f"{out} is finished already, after {self.done} iterations")
+                if not (out / LAST).exists():
+                    self._save_last(out)
             return
         curves = Curves(out, self.done) if self.world.is_first else None
         source = self.lesson.batches(self.world.rank, self.world.size)
         for batch in stream(source, self.done, total, workers):
-            self._learn(batch, out)
+            stopped = self._learn(batch, out, stopping=stop.asked) and self.done < total
             is_saved = self._is_due(self.recipe.period)
             is_judged = self._is_due(self.recipe.validation_period or self.recipe.period)
             if is_saved or is_judged:
@@ -187,6 +240,8 @@ class Training:
             figures = self._figures() if self._is_due(REPORT) else {}
             is_best = is_judged and self.lesson.judge is not None and self._judge(figures)
             if curves is None:
+                if stopped:
+                    stop.now()
                 continue
             if figures:
                 curves.add(self.done - 1, figures)
@@ -194,16 +249,22 @@ class Training:
             if is_best:
                 self._save_best(out)
             if is_saved:
+                self._save_detectron2(out / numbered(self.done))
+            if is_saved or stopped:
                 self._save(out)
                 curves.draw()
+            if stopped:
+                progress(f"stopped after iteration {self.done} of {total}, and saved")
+                curves.close()
+                stop.now()
         if curves is not None:
             curves.close()
 
     def _is_due(self, period: int) -> bool:
         return self.done == self.recipe.iterations or self.done % period == 0
 
-    def _learn(self, batch: Batch, out: Path) -> None:
-        """Do one iteration."""
+    def _learn(self, batch: Batch, out: Path, *, stopping: bool) -> bool:
+        """Do one iteration, and tell whether any of the processes is to stop after it."""
         begun = time.monotonic()
         device, share = self.world.device, self.course(self.done)
         chance = np.random.SeedSequence([self.lesson.seed, 5, self.world.rank, self.done])
@@ -216,7 +277,9 @@ class Training:
         with torch.autocast(device.type, half, enabled=self.recipe.mixed):
             losses = self.learner(images, targets)
             loss = torch.stack([one.float() for one in losses.values()]).sum()
-        figures = self.world.mean({name: float(one.detach()) for name, one in losses.items()})
+        told = {name: float(one.detach()) for name, one in losses.items()}
+        figures = self.world.mean({**told, "stopping": float(stopping)})
+        stops = figures.pop("stopping") > 0
         self._check({name: torch.tensor(value) for name, value in figures.items()}, out)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -232,6 +295,7 @@ class Training:
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
+        return stops
 
     def _weights(self) -> dict[str, Tensor]:
         return model_weights(self.pupil.model)
@@ -280,11 +344,13 @@ class Training:
     def _save_detectron2(self, path: Path) -> None:
         save_detectron2({**self.kept, **norm_counters(self.pupil.model)}, path, self.done)
 
-    def _save(self, out: Path) -> None:
-        """Write the weights, and then what it takes to go on."""
-        self._save_detectron2(out / numbered(self.done))
+    def _save_last(self, out: Path) -> None:
         save_config(self.lesson.config, self.recipe, (out / LAST).with_suffix(".yaml"))
         save_last(self.kept, out / LAST, self.done)
+
+    def _save(self, out: Path) -> None:
+        """Write the last weights, and then what it takes to go on."""
+        self._save_last(out)
         momentum = {
             name: self.optimizer.state[parameter]
             for name, parameter in self.pupil.named_parameters()
@@ -299,8 +365,8 @@ class Training:
             "noted": (self.done, self.best, self.sums, self.count),
         }
         save_state(state, out / STATE)
-        for iterations in outdated(self.done, self.recipe.period, self.recipe.keep):
-            (out / numbered(iterations)).unlink(missing_ok=True)
+        for name in outdated(names_in(out), self.done, self.recipe.keep):
+            (out / name).unlink(missing_ok=True)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `_save` has written; rates and decays are the recipe's of today."""

@@ -109,7 +109,7 @@ class Recipe:
     )
     crop_size: tuple[float, float] = key("INPUT.CROP.SIZE", (0.9, 0.9), _pair)
 
-    frozen_stages: int = key("MODEL.BACKBONE.FREEZE_AT", 2, whole(0))
+    frozen_stages: int = key("MODEL.BACKBONE.FREEZE_AT", 2, whole(0, 5))
     """1: the stem; 2: res2 too; and so on."""
     anchors: int = key("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256, whole(1))
     anchor_share: float = key("MODEL.RPN.POSITIVE_FRACTION", 0.5, fraction)
@@ -122,7 +122,7 @@ class Recipe:
 
     seed: int = key("SEED", -1, whole(-1))
     """-1: any; zarrmask takes 0."""
-    workers: int = key("DATALOADER.NUM_WORKERS", 4, whole(0))
+    workers: int = key("DATALOADER.NUM_WORKERS", 4, whole(0, 1024))
     drops_empty: bool = key("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, flag)
 
     keep: int = key("ZARRMASK.KEEP", 3, whole(0))

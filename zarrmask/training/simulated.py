@@ -14,7 +14,7 @@ from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS
 from zarrmask.training.batches import Batch, Target, example
-from zarrmask.training.lesson import Lesson, with_wishes
+from zarrmask.training.lesson import Lesson, weights_called, with_wishes
 from zarrmask.training.recipe import Recipe, read_training
 
 PHANTOM = CONFIGS / "phantom_r18.yaml"
@@ -53,6 +53,7 @@ def simulated_lesson(
         partial(SimulatedBatches, recipe, seed),
         None if init is None else read_checkpoint(init).tensors,
         str(init),
+        weights_called(init),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from zarrmask.atomic import replace_file, replacing
+from zarrmask.detection.checkpoint import load_torch
 from zarrmask.detection.config import ModelConfig, stated_keys
 from zarrmask.detection.config_keys import as_document
-from zarrmask.errors import CheckpointError, OutputError
+from zarrmask.errors import CheckpointError, OutputError, some_of
+from zarrmask.place import names_in
 from zarrmask.training.recipe import Recipe, recipe_keys
 
 STATE, LAST, BEST = "training.pt", "model.safetensors", "model_best.pth"
+LOCK = ".lock"
+_NUMBERED = re.compile(r"model_[0-9]{7}\.pth")
 
 
 def save_last(weights: Mapping[str, Tensor], path: Path, iterations: int) -> None:
@@ -51,25 +56,41 @@ def numbered(iterations: int) -> str:
     return f"model_{iterations - 1:07d}.pth"
 
 
-def outdated(done: int, period: int, keep: int) -> list[int]:
-    """Give after how many iterations those checkpoints were written that need not be kept.
+def outdated(names: Iterable[str], done: int, keep: int) -> list[str]:
+    """Give those of some files that are numbered checkpoints and need not be kept.
 
     Parameters
     ----------
+    names : iterable of str
     done : int
-        Iterations after which the newest was written.
-    period : int
-        Iterations from one to the next.
+        Iterations that have been done; what is numbered higher is of another training.
     keep : int
-        How many stay; 0 is all.
+        How many stay, the newest; 0 is all.
 
     Examples
     --------
-    >>> outdated(1000, 300, 2)
-    [300, 600]
+    >>> outdated(["model_0000299.pth", "model_0000599.pth", "model_best.pth"], 600, 1)
+    ['model_0000299.pth']
     """
-    written = [*range(period, done, period), done]
-    return written[:-keep] if keep else []
+    mine = sorted(name for name in names if _NUMBERED.fullmatch(name) and name <= numbered(done))
+    return mine[:-keep] if keep else []
+
+
+def refuse_others(out: Path) -> None:
+    """Refuse a folder with files in it in which no training of zarrmask has begun.
+
+    Raises
+    ------
+    OutputError
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; name a folder to train in")
+    there = names_in(out)
+    if there and not there & {STATE, LOCK}:
+        raise OutputError(
+            f"{out} holds {some_of(sorted(there))} and no training of zarrmask's to go on with; "
+            "name another folder: files of these names would be replaced"
+        )
 
 
 def save_config(config: ModelConfig, recipe: Recipe, path: Path) -> None:
@@ -98,7 +119,7 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_torch(path)
         before = state["identity"]
         differing = [
             f"{name} was {before.get(name)!r}, is {value!r}"
@@ -106,9 +127,10 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
             if before.get(name) != value
         ]
     except Exception as problem:  # a damaged file may raise anything
+        why = f"{problem}\n" if isinstance(problem, CheckpointError) else ""
         raise CheckpointError(
-            f"{path} is no training to go on with ({str(problem).splitlines()[0][:200]}). "
-            "Name another folder, or remove the file to begin anew."
+            f"{why}{path} is no training to go on with. Name another folder, or remove the file to "
+            "begin anew."
         ) from None
     if differing:
         raise OutputError(

@@ -92,4 +92,8 @@ def _device(name: str, place: int) -> torch.device:
             f"there is no device {name} to train on ({str(problem).splitlines()[0]}); "
             "name another with --device, such as cpu"
         ) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SettingsError(
+            f"nothing is trained on a {name}; name another with --device: cpu, cuda"
+        )
     return device

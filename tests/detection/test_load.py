@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import guessed
@@ -56,7 +57,7 @@ def test_checkpoints_of_a_training_share_its_config(checkpoint, tiny, name, conf
 def test_weights_that_are_no_numbers_are_refused(checkpoint):
     content = {n: one.clone() for n, one in read_checkpoint(checkpoint).tensors.items()}
     content["roi_heads.mask_head.predictor.bias"].fill_(float("nan"))
-    torch.save(content, checkpoint)
+    save_file(content, checkpoint)
     with pytest.raises(CheckpointError, match=r"1 of its \d+ tensors .*mask_head\.predictor\.bias"):
         load_detector(checkpoint)
     found = inspect_checkpoint(checkpoint)

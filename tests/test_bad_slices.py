@@ -128,6 +128,10 @@ class Weary(Reporter):
             raise KeyboardInterrupt
 
 
+def stop():
+    raise KeyboardInterrupt
+
+
 def contents(folder):
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name != ".zattrs"}
@@ -236,6 +240,22 @@ def test_a_run_that_stopped_goes_on_by_interpolating(spoil, volume, expected, cl
         tifffile.imwrite(stack / f"{z}.tif", volume[z])  # what is interpolated once stays so
     zarrmask.convert(stack, out, scheduler=cluster)
     assert contents(out) == expected
+
+
+@pytest.mark.usefixtures("small_bricks")
+def test_overwriting_reads_what_was_interpolated(volume, cluster, tmp_path):
+    """Also where the output is unfinished: else one would go on with what is interpolated."""
+    stack, out = tmp_path / "stack", tmp_path / "out.zarr"
+    tiffs(stack, volume)
+    truncate(stack, 7)
+    options = {"scheduler": cluster, "on_bad_slice": "interpolate"}
+    with pytest.raises(KeyboardInterrupt):
+        zarrmask.convert(stack, out, **options, reporter=Vandal("writing from level 2", stop))
+    assert record_of(out)["state"] == "unfinished"
+    tifffile.imwrite(stack / "7.tif", volume[7])
+    zarrmask.convert(stack, out, **options, overwrite=True)
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], volume)
+    assert record_of(out)["bad_slices"] == []
 
 
 @pytest.mark.parametrize("stage", ["sampling contrast", "writing"])

@@ -1,6 +1,7 @@
 """What outputs can be stored as, by way of real conversions and runs."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -11,7 +12,9 @@ from ome_zarr_models.v05 import Image
 from zarr.errors import ZarrUserWarning
 
 import zarrmask
-from zarrmask.errors import SettingsError
+from zarrmask.errors import SettingsError, StackError, ZarrmaskError
+from zarrmask.info import describe
+from zarrmask.progress import Reporter
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +218,77 @@ def test_a_pyramid_that_is_not_the_volume_is_written_anew(stack, cluster, tmp_pa
     record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, **options)
     assert record["volume"] is None
     assert (tmp_path / "out/volume.zarr/0/.zarray").exists()
+
+
+def where(path):
+    """Position and sides of an image's first voxel."""
+    image = zarrmask.open_pyramid(path)["0/image"]
+    return [(float(image[axis][0]), image[axis].attrs.get("units")) for axis in "zyx"]
+
+
+def test_masks_lie_over_a_volume_that_was_cut_out(stack, cluster, tmp_path):
+    options = {"scheduler": cluster, "voxel_size": 7.91, "chunk": 16}
+    volume = zarrmask.convert(stack, tmp_path / "v.zarr", z="103:", y="10:150", **options)
+    assert where(volume)[0] == (pytest.approx(103 * 7.91), "micrometer")
+    record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, z="3:9")
+    assert record["volume"] is None
+    z, *in_plane = where(tmp_path / "out/masked.zarr")
+    assert (z[0], in_plane) == (pytest.approx(106 * 7.91), where(volume)[1:])
+    record = zarrmask.run(volume, tmp_path / "whole", scheduler=cluster, every=7)
+    assert record["volume"] == str(volume)
+    assert where(tmp_path / "whole/masked.zarr") == where(volume)
+
+
+def test_a_volume_of_oblong_voxels_does_not_serve(stack, cluster, tmp_path):
+    volume = zarrmask.convert(stack, tmp_path / "v.zarr", scheduler=cluster, chunk=16)
+    attributes = json.loads((volume / ".zattrs").read_text())
+    scales = [{"type": "scale", "scale": [20.0, 7.91, 7.91]}]
+    attributes["multiscales"][0]["coordinateTransformations"] = scales
+    (volume / ".zattrs").write_text(json.dumps(attributes))
+    said = Reporter()
+    record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, reporter=said)
+    assert record["volume"] is None
+    assert any("20 x 7.91 x 7.91, no cubes" in warning for warning in said.warnings)
+
+
+def test_a_level_that_is_missing(stack, cluster, tmp_path):
+    volume = zarrmask.convert(stack, tmp_path / "v.zarr", scheduler=cluster, chunk=16)
+    shutil.rmtree(volume / "1")
+    with pytest.raises(ZarrmaskError, match="lacks a level"):
+        zarrmask.open_pyramid(volume)
+    assert describe(volume)["stack"] == "OME-Zarr"
+    record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7)
+    assert record["volume"] is None
+
+
+def test_images_of_ngff_0_2(stack, cluster, tmp_path):
+    """Which names no axes, and no scales."""
+    volume = zarrmask.convert(stack, tmp_path / "v.zarr", scheduler=cluster, chunk=16)
+    attributes = json.loads((volume / ".zattrs").read_text())
+    paths = [{"path": entry["path"]} for entry in attributes["multiscales"][0]["datasets"]]
+    attributes["multiscales"] = [{"version": "0.2", "datasets": paths}]
+    (volume / ".zattrs").write_text(json.dumps(attributes))
+    with pytest.raises(ZarrmaskError, match=r"NGFF 0\.2.*expected 0\.4 or 0\.5"):
+        zarrmask.open_pyramid(volume)
+    assert zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7)["volume"] is None
+
+
+def test_what_is_unfinished_is_no_stack(stack, cluster, tmp_path):
+    class Stopping(Reporter):
+        def stage(self, name, *arguments, **options):
+            if name == "writing":
+                raise KeyboardInterrupt
+            return super().stage(name, *arguments, **options)
+
+    for ngff in ("0.4", "0.5"):
+        out = tmp_path / f"{ngff}.zarr"
+        options = {"scheduler": cluster, "ngff": ngff, "chunk": 16}
+        with pytest.raises(KeyboardInterrupt):
+            zarrmask.convert(stack, out, **options, reporter=Stopping())
+        with pytest.raises(StackError, match="has not finished writing it"):
+            zarrmask.open_stack(out)
+        zarrmask.convert(stack, out, **options)
+        assert zarrmask.open_pyramid(out).attrs["ngff"] == ngff
 
 
 @pytest.mark.parametrize(("halved", "serves"), [("down", True), ("y and x", False)])

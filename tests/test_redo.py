@@ -331,6 +331,20 @@ def test_while_it_writes_a_correction_does_without_what_it_took(deep, out, clust
     np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.4))
 
 
+def test_a_stopped_correction_by_a_run_that_is_gone_is_finished(deep, out, cluster, tmp_path):
+    other = shutil.copytree(out, tmp_path / "other", symlinks=True)
+    redo(other, z="100:170", hold=160, scheduler=cluster)
+    expected = level(other, "mask")
+    arguments = {"z": "130:140", "masks": other, "scheduler": cluster}
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, reporter=Stopping("writing from level 2"))
+    with pytest.raises(OutputError, match=r"another correction .*--z 130:140 --masks"):
+        redo(out, undo=True, scheduler=cluster)
+    shutil.rmtree(other)
+    redo(out, **arguments)
+    np.testing.assert_array_equal(level(out, "mask")[30:40], expected[30:40])
+
+
 def test_corrections_are_undone_one_by_one(deep, masks, out, cluster, tmp_path):
     names = ("volume", "mask", "masked")
     begun = json.loads((out / "run.json").read_text()), contents(out, *names)
@@ -491,6 +505,8 @@ def test_what_cannot_be_corrected(out, tmp_path):
         redo(out, z="120:130", hold=100, dilate=3)
     with pytest.raises(SettingsError, match="--z A:B"):
         redo(out, hold=100)
+    with pytest.raises(SettingsError, match="--first is of"):
+        redo(out, z="120:130", hold=100, first=100)
     with pytest.raises(SettingsError, match="leave --z out"):
         redo(out, z="120:130", undo=True)
     with pytest.raises(SettingsError, match="100 to 169"):

@@ -94,9 +94,14 @@ class Damage:
         except StackError:  # more files are gone, which nobody has asked for yet
             return None
 
-    def recognised(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give an identity, its input's fingerprint as it was before bad slices were repaired."""
+    def recognised(self, identity: Mapping[str, Any], *, overwrite: bool) -> Mapping[str, Any]:
+        """Give an identity, its input's fingerprint as it was before bad slices were repaired.
+
+        Not where slices that were interpolated are to be read after all, for which one overwrites.
+        """
         record = self.journal.read() or {}
+        if overwrite and interpolated(record.get(ENTRIES, [])):
+            return identity
         if not record.get("identity") or not is_repaired(self.source, record):
             return identity
         then = record["identity"]["input"]["fingerprint"]

@@ -15,14 +15,15 @@ from zarrmask.pyramid import Pyramid, link_label, write_metadata
 
 def describe_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
     """Give the pyramids their metadata: from here on viewers open them."""
-    origin = (plan.first, *plan.origin[1:])
+    begin = (plan.first, *plan.origin[1:])
+    z, y, x = (place + start for place, start in zip(plan.offset, begin, strict=True))
     for name, pyramid in pyramids.items():
         write_metadata(
             pyramid.path,
             name,
             len(pyramid.levels),
             voxel_size=plan.voxel_size,
-            origin=origin,
+            origin=(z, y, x),
             ngff=pyramid.format.ngff,
         )
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zarrmask.errors import OutputError, ZarrmaskError
+from zarrmask.errors import OutputError, StackError, ZarrmaskError
 from zarrmask.journal import Journal
-from zarrmask.place import Place
+from zarrmask.place import Place, place_of
 from zarrmask.progress import Reporter, listed
 from zarrmask.settings import Settings
 from zarrmask.stack import Source, open_source
@@ -27,6 +27,11 @@ def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> So
             told = time.monotonic()
             reporter.say(f"checking headers: {done} of {total}")
 
+    if not isinstance(place := place_of(stack), Path) and place.protocol == "memory":
+        raise StackError(
+            f"the stack {place} is in this process's own memory, which the workers, processes too, "
+            "do not see"
+        )
     source = open_source(
         stack,
         allow_missing=settings.allow_missing,
@@ -35,6 +40,11 @@ def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> So
     )
     z, y, x = source.shape
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
+    if source.oblong and settings.voxel_size is None:
+        reporter.warn(
+            f"its voxels are {source.oblong}, no cubes: outputs state no voxel size, and do not "
+            "lie over it in viewers that go by that"
+        )
     if source.missing:
         reporter.warn(
             f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from zarrmask.contrast import output_dtype
-from zarrmask.errors import OutputError
+from zarrmask.errors import OutputError, ZarrmaskError
 from zarrmask.journal import Journal
 from zarrmask.place import Place, place_of
 from zarrmask.plan import Plan, mask_format, output_format
@@ -64,7 +64,12 @@ def referenced_volume(stack: object, source: Source, plan: Plan, settings: Setti
         return None
     if str(stack).rstrip("/") != source.path and "://" in source.path:
         return None  # what is recorded, without secrets, would not open it again
-    multiscale = read_metadata(source.path)
+    try:
+        multiscale = read_metadata(source.path)
+    except ZarrmaskError:  # it lacks a level
+        return None
+    if "axes" not in multiscale or source.oblong:
+        return None
     paths = [dataset["path"] for dataset in multiscale["datasets"]]
     if len(multiscale["axes"]) != 3 or len(paths) == 1:
         return None

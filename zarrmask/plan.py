@@ -39,6 +39,8 @@ class Plan:
         Side of the dilation's square kernel, pixels; a mask grows by half of it each way.
     voxel_size : float or None
         Micrometres.
+    offset : (z, y, x) of float
+        What the stack itself is shifted by: see `Source`.
     """
 
     origin: Shape
@@ -51,6 +53,7 @@ class Plan:
     propagate: str
     side: int
     voxel_size: float | None
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def keyframes(self) -> NDArray[np.int64]:
@@ -103,6 +106,7 @@ def make_plan(source: Source, settings: Settings) -> Plan:
         propagate=settings.propagate,
         side=kernel_side(height, width, settings.dilate, voxel_size),
         voxel_size=voxel_size,
+        offset=source.offset,
     )
 
 

@@ -99,7 +99,9 @@ class Session:
         out, journal = self.journal.out, self.journal
         with reached(out), journal.lock():
             then = (journal.read() or {}).get("identity")
-            self.identity = as_settled(self.damage.recognised(self.identity), then)
+            self.identity = as_settled(
+                self.damage.recognised(self.identity, overwrite=overwrite), then
+            )
             state = journal.check(self.identity, overwrite=overwrite)
             if state == "finished":
                 require_outputs(out, self.pyramids.values(), journal.others)

@@ -76,6 +76,8 @@ def test_a_level_and_a_range(run, cluster, tmp_path):
     there = images(tmp_path / "a")
     assert list(there) == list(range(106, 123, 2))
     np.testing.assert_array_equal(np.array(list(there.values())), level(out, "masked", 1)[3:])
+    export(out, tmp_path / "b", level=1, z="107:108", scheduler=cluster)
+    assert list(images(tmp_path / "b")) == [106]  # it stands for 107, too
 
 
 def test_an_export_is_a_stack_again(run, cluster, tmp_path):

@@ -204,6 +204,19 @@ def test_a_server_that_falters_otherwise(
     assert next(turn) > 6
 
 
+@pytest.mark.usefixtures("quick")
+def test_shards_want_a_server_that_gives_parts(web: Server, volume: np.ndarray) -> None:
+    """A shard would be taken for the part of it that was asked for."""
+    array(web.folder / "zarr", volume, chunks=(2, 16, 16), shards=(4, 32, 32), zarr_format=3)
+    np.testing.assert_array_equal(open_source(f"{web.url}/zarr")[:], volume)
+    source = open_source(f"{web.url}/zarr")
+    web.fault = lambda method, path: "whole"
+    with pytest.raises(StackError, match="whole files only"):
+        open_source(f"{web.url}/zarr")
+    with pytest.raises(StackError, match="whole files only"):
+        source[1]
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

@@ -124,7 +124,7 @@ def redo(
         asked["masks"] = {"path": str(place_of(masks)), "first": first}
     if detect:
         asked["detect"] = detect
-    _require_one(asked, z)
+    _require_one(asked, z, first)
     with reached(place):
         there = open_run(place)
     span = _undone(there).z if undo else there.span(z or (None, None))
@@ -174,7 +174,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _require_one(asked: Mapping[str, Any], z: str | tuple[int | None, int | None] | None) -> None:
+def _require_one(
+    asked: Mapping[str, Any], z: str | tuple[int | None, int | None] | None, first: int | None
+) -> None:
     """Refuse what says nothing to do, or several things, or not where."""
     detect = asked.get("detect", {})
     if len(asked) != 1 or ("config" in detect and "checkpoint" not in detect):
@@ -184,6 +186,8 @@ def _require_one(asked: Mapping[str, Any], z: str | tuple[int | None, int | None
             + "say what to do: one of --from, --dilate, --erode, --masks and --undo, or some of "
             "--score, --checkpoint (with its --config) and --detect-every"
         )
+    if first is not None and "masks" not in asked:
+        raise SettingsError("--first is of a volume of --masks; leave it out")
     if "undo" in asked and z is not None:
         raise SettingsError("--undo takes back the last correction, whatever it was; leave --z out")
     if "undo" not in asked and z is None:
@@ -192,6 +196,8 @@ def _require_one(asked: Mapping[str, Any], z: str | tuple[int | None, int | None
 
 def _undone(there: FinishedRun) -> Correction:
     """The correction that is taken back."""
+    if there.stopped is not None and "undo" not in there.stopped.how:
+        raise _unfinished(there)
     if not there.corrections:
         raise OutputError(f"{there.place} has no corrections: there is nothing to undo")
     return there.corrections[-1]
@@ -237,11 +243,21 @@ def _taken(
         return _opened(there, span, asked, masks)
     except (ZarrmaskError, OSError) as error:
         stopped = there.stopped
-        if stopped is None or stopped.arguments != Correction(span, asked).arguments:
+        if stopped is None or not _is_asked_for(stopped, Correction(span, asked)):
             raise
         reporter.warn(f"{error}\nit is finished with what was there when it began")
         numbers = store_of(there.place, len(there.corrections)).numbers()
         return Taken(stopped, numbers=np.array(numbers, np.int64))
+
+
+def _is_asked_for(stopped: Correction, asked: Correction) -> bool:
+    """Whether a correction that was stopped is the one that is asked for, by what was typed."""
+    if "masks" in stopped.how.keys() & asked.how.keys():  # of a run's folder its masks were taken
+        masks = asked.how["masks"]
+        if masks["path"] == stopped.how["masks"].get("asked"):
+            path = stopped.how["masks"]["path"]
+            asked = replace(asked, how={"masks": {**masks, "path": path}})
+    return stopped.arguments == asked.arguments
 
 
 def _opened(
@@ -256,10 +272,15 @@ def _opened(
         how[name] = read_settings(dilate=how[name]).dilate
         there.kernel(how[name])  # refuses micrometres of a stack that states no voxel size
     if masks is not None:
-        first = how["masks"]["first"]
+        first, typed = how["masks"]["first"], how["masks"]["path"]
         begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
         given = open_given(masks, there.source, first, begins, there.crop).needed(*span)
-        how["masks"] = {**given.record(), "first": first, "fingerprint": given.fingerprint()}
+        how["masks"] = {
+            **given.record(),
+            "first": first,
+            "asked": typed,
+            "fingerprint": given.fingerprint(),
+        }
     elif "from" in how:
         there.span((how["from"], how["from"] + 1), "from")
     elif "detect" in how:
@@ -419,10 +440,7 @@ def _begin(
     stopped = Correction.from_json(record["pending"]) if "pending" in record else None
     if stopped is not None and record["state"] == CORRECTING:
         if stopped.arguments != correction.arguments:
-            raise OutputError(
-                f"another correction of {place} was stopped, which has to be finished first: "
-                + record["pending"]["command"]
-            )
+            raise _unfinished(there)
         reporter.say(going_on)
         if not stopped.same_as(correction):
             reporter.warn(
@@ -437,6 +455,13 @@ def _begin(
             remove(left)
         _enter(there, correction, record["state"])
     return correction, False
+
+
+def _unfinished(there: FinishedRun) -> OutputError:
+    return OutputError(
+        f"another correction of {there.place} was stopped, which has to be finished first: "
+        + there.record["pending"]["command"]
+    )
 
 
 def _enter(there: FinishedRun, correction: Correction, state: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zarrmask.cluster import find_crew
-from zarrmask.errors import SettingsError
+from zarrmask.errors import SettingsError, StackError
 from zarrmask.finish import finish_run
 from zarrmask.given.filling import fill_keyframes
 from zarrmask.given.masks import open_given
@@ -125,7 +125,12 @@ def apply(
             contrast = session.contrast(sampled, detecting=False)
             store = KeyframeStore(place / "keyframes.zarr")
             filling = journal.ledger.stage("filling")
-            fill_keyframes(client, given, shape, store, filling, reporter)
+            try:
+                fill_keyframes(client, given, shape, store, filling, reporter)
+            except StackError as error:
+                raise StackError(
+                    f"{error}\nrepair these masks, then give the same command with --overwrite"
+                ) from None
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
             places = store.used()

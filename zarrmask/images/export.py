@@ -108,7 +108,7 @@ def export(
         raise SettingsError(
             f"window: {what} has 8 bits already, and a JPEG keeps them; leave --window out"
         )
-    chosen = volume.numbers[_within(volume.numbers, settings.z, record["z"])]
+    chosen = volume.numbers[_within(volume, settings.z, record["z"])]
     form = ImageFormat(format, lzw, quality)
     if format == "jpg" and what == "mask":
         reporter.warn("JPEG blurs the mask's edge; TIFF and PNG keep it")
@@ -223,15 +223,11 @@ def _opened(place: Place, record: Mapping[str, Any], what: str, level: int) -> V
     return Volume(open_source(path / datasets[level]["path"]), record["z"][0], 2**level)
 
 
-def _within(
-    numbers: NDArray[np.int64], wanted: tuple[int | None, int | None], there: list[int]
-) -> slice:
-    """Which slices are wanted, by their numbers."""
-    span = crop("z", wanted, (there[0], there[1]), "run")
-    begin, end = np.searchsorted(numbers, span).tolist()
-    if begin == end:
-        raise SettingsError(f"no image stands for --z {span[0]}:{span[1]} at this level")
-    return slice(begin, end)
+def _within(volume: Volume, wanted: tuple[int | None, int | None], there: list[int]) -> slice:
+    """Which of a level's slices are wanted: those that stand for any of these numbers."""
+    first, stop = crop("z", wanted, (there[0], there[1]), "run")
+    begin = np.searchsorted(volume.numbers + volume.step, first, "right")
+    return slice(int(begin), int(np.searchsorted(volume.numbers, stop)))
 
 
 def _window(record: Mapping[str, Any], given: Any) -> tuple[float, float]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from zarrmask.errors import ZarrmaskError
 from zarrmask.place import Place, place_of, printable, zarr_store
-from zarrmask.pyramid.layout import Shape
 from zarrmask.pyramid.store import open_group
 
 MASK_VALUE = 255
@@ -28,7 +27,7 @@ def write_metadata(
     levels: int,
     *,
     voxel_size: float | None,
-    origin: Shape,
+    origin: tuple[float, float, float],
     ngff: str = "0.4",
 ) -> None:
     """Make a group of arrays "0", "1", ... an OME-NGFF image.
@@ -43,7 +42,7 @@ def write_metadata(
         Number of levels.
     voxel_size : float or None
         Side of a voxel at level 0 in micrometres; None if unknown.
-    origin : (z, y, x)
+    origin : (z, y, x) of float
         Where the image begins in the stack it was cut from, voxels.
     ngff : str
         Version of OME-NGFF.
@@ -134,11 +133,16 @@ def read_metadata(path: str | Place) -> Mapping[str, Any]:
     place = place_of(path)
     version = FormatV05() if (place / "zarr.json").is_file() else FormatV04()
     location = parse_url(zarr_store(place), fmt=version)
-    nodes = list(Reader(location)()) if location is not None else []
+    try:
+        nodes = list(Reader(location)()) if location is not None else []
+    except FileNotFoundError:  # it opens all levels
+        raise ZarrmaskError(
+            f"{printable(place)} lacks a level that its metadata list; copy it whole"
+        ) from None
     if location is None or not nodes or "multiscales" not in location.root_attrs:
         raise ZarrmaskError(
             f"{printable(place)} is not an OME-Zarr image: expected a zarr group with "
             "`multiscales` in its attributes, as `zarrmask convert` and `zarrmask run` write"
         )
-    multiscale: Mapping[str, Any] = location.root_attrs["multiscales"][0]
-    return multiscale
+    # In NGFF 0.5 the version stands beside the multiscales.
+    return {"version": location.root_attrs.get("version"), **location.root_attrs["multiscales"][0]}

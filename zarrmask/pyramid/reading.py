@@ -49,6 +49,11 @@ def open_pyramid(path: str | Place) -> xr.DataTree:
 
 
 def _opened(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
+    if multiscale.get("version") in ("0.1", "0.2", "0.3"):
+        raise ZarrmaskError(
+            f"{printable(place)} is of NGFF {multiscale['version']}, which does not say how large "
+            "its levels' voxels are; expected 0.4 or 0.5: convert it (zarrmask convert)"
+        )
     try:
         return _tree(place, multiscale)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

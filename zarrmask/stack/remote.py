@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from upath import UPath
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
@@ -128,10 +128,7 @@ class Remote:
 
         content = self._ask(name, request)
         if stop is not None and len(content) > stop - start:
-            raise StackError(
-                f"{self.url(name)}: the server gives whole files only; expected one that answers "
-                "range requests, as nginx, Apache, Caddy and buckets do"
-            )
+            raise whole_files(self.url(name))
         return content
 
     def file(self, name: str) -> "RangeFile":
@@ -258,7 +255,8 @@ class PatientStore(WrapperStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a value or a part of it, None where there is none."""
-        return await self._ask(key, lambda: self._store.get(key, prototype, byte_range))
+        found = await self._ask(key, lambda: self._store.get(key, prototype, byte_range))
+        return _as_long(found, byte_range, key)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -266,9 +264,10 @@ class PatientStore(WrapperStore[Any]):
         """Read parts of several values."""
         ranges = list(key_ranges)
         first = ranges[0][0] if ranges else ""
-        return await self._ask(
+        found = await self._ask(
             first, lambda: self._store.get_partial_values(prototype=prototype, key_ranges=ranges)
         )
+        return [_as_long(one, part, key) for one, (key, part) in zip(found, ranges, strict=True)]
 
     async def _ask(self, key: str, request: Callable[[], Awaitable[Result]]) -> Result:
         tries = 1
@@ -278,6 +277,26 @@ class PatientStore(WrapperStore[Any]):
             except Exception as error:
                 await asyncio.sleep(pause_after(error, tries, key))
             tries += 1
+
+
+def _as_long(found: Buffer | None, asked: ByteRequest | None, key: str) -> Buffer | None:
+    """Give what was found, if it is no more than was asked for."""
+    most = None
+    if isinstance(asked, RangeByteRequest):
+        most = asked.end - asked.start
+    elif isinstance(asked, SuffixByteRequest):
+        most = asked.suffix
+    if found is not None and most is not None and len(found) > most:
+        raise whole_files(key)
+    return found
+
+
+def whole_files(name: str) -> StackError:
+    """What to say where a server gives more than is asked for."""
+    return StackError(
+        f"{name}: the server gives whole files only; expected one that answers range requests, as "
+        "nginx, Apache, Caddy and buckets do"
+    )
 
 
 def web_place(place: UPath) -> UPath:

@@ -48,6 +48,10 @@ class Source(Protocol):
         Micrometres, if the input says so and it is the same along all axes.
     block : tuple of int
         The smallest region that is cheap to read at once: whatever is read, whole blocks are.
+    offset : tuple of float
+        Where its first voxel lies, by what the input says, less its number: voxels along z, y, x.
+    oblong : str
+        Sides of a voxel, for people, where the input says that they differ; else nothing.
 
     Raises
     ------
@@ -63,6 +67,8 @@ class Source(Protocol):
     missing: tuple[int, ...]
     voxel_size: float | None
     block: tuple[int, int, int]
+    offset: tuple[float, float, float]
+    oblong: str
 
     @property
     def numbers(self) -> np.ndarray:
@@ -110,6 +116,8 @@ class RegionSource(ABC):
     missing: tuple[int, ...]
     voxel_size: float | None
     block: tuple[int, int, int]
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    oblong = ""
     first = 0
 
     def __repr__(self) -> str:

@@ -1,9 +1,11 @@
 """Zarr arrays and OME-Zarr images as stacks."""
 
 import hashlib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from copy import copy
 from itertools import product
 from math import ceil
@@ -93,6 +95,8 @@ class ZarrSource(RegionSource):
         """Give the same volume, its slices numbered from another number."""
         other = copy(self)
         other.first = first
+        z, y, x = self.offset
+        other.offset = z + self.first - first, y, x
         return other
 
     def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
@@ -246,13 +250,17 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         what = redacted(str(error))
         raise StackError(f"{path}: its zarr metadata cannot be read: {what}") from None
     if isinstance(node, zarr.Array):
+        if isinstance(place, Remote) and node.shards:
+            place.fetch("zarr.json", 0, 1)
         return checked(place, "zarr array", node, labels=labels)
     attributes: dict[str, Any] = dict(node.attrs)
     image = attributes.get("ome", attributes)  # NGFF 0.5 has its own namespace
     if not isinstance(image, dict) or not image.get("multiscales"):
-        raise StackError(no_image(path, node))
+        unfinished = is_unfinished(place, attributes)
+        raise StackError(f"{path}: {UNFINISHED}" if unfinished else no_image(path, node))
     try:
-        paths, names, scales, size = described(image["multiscales"][0])
+        paths, names, scales, size = described(multiscale := image["multiscales"][0])
+        offset, oblong = offset_of(multiscale), "" if size else sides_of(multiscale)
         with zarr.config.set(STOCK_PIPELINE):
             arrays = [node.get(level) for level in paths]
     except Exception as error:  # metadata may be anything at all
@@ -263,7 +271,11 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     if names and names[-3:] != ["z", "y", "x"]:
         raise StackError(f"{path}: axes {', '.join(names)}; expected z, y, x last")
     coarser = coarser_levels(array, others, scales)
-    return checked(place, "OME-Zarr", array, size, coarser, labels=labels)
+    if isinstance(place, Remote) and array.shards:
+        place.fetch(f"{array.path}/zarr.json".lstrip("/"), 0, 1)  # chunks are parts of files
+    source = checked(place, "OME-Zarr", array, size, coarser, labels=labels)
+    source.offset, source.oblong = offset, oblong
+    return source
 
 
 def described(
@@ -303,6 +315,48 @@ def scale_of(holder: dict[str, Any]) -> np.ndarray:
     transforms = holder.get("coordinateTransformations") or []
     scales = [t["scale"][-3:] for t in transforms if t["type"] == "scale"]
     return np.asarray(np.prod([np.ones(3), *scales], axis=0))
+
+
+def offset_of(multiscale: dict[str, Any]) -> tuple[float, float, float]:
+    """Say where an image's first voxel lies: voxels of the finest level along z, y, x."""
+    scale, start = np.ones(3), np.zeros(3)
+    for holder in (multiscale["datasets"][0], multiscale):
+        for transform in holder.get("coordinateTransformations") or []:
+            if transform["type"] == "scale":
+                factors = np.asarray(transform["scale"][-3:], float)
+                scale, start = scale * factors, start * factors
+            elif transform["type"] == "translation":
+                start = start + np.asarray(transform["translation"][-3:], float)
+    z, y, x = np.round(start / scale, 6).tolist()
+    return z, y, x
+
+
+def sides_of(multiscale: dict[str, Any]) -> str:
+    """Sides of an image's voxels where they differ, for people; else nothing."""
+    _, _, scales, _ = described(multiscale)
+    axes = multiscale.get("axes") or []
+    units = {axis.get("unit") for axis in axes[-3:] if isinstance(axis, dict)} - {None}
+    if np.ptp(scales[0]) <= 1e-6 * np.max(scales[0]):
+        return ""
+    return " x ".join(f"{side:g}" for side in scales[0]) + (f" {units.pop()}" if units else "")
+
+
+UNFINISHED = (
+    "zarrmask has not finished writing it; give the command that began it again, and take it then"
+)
+
+
+def is_unfinished(place: str | Remote, attributes: dict[str, Any]) -> bool:
+    """Whether a group is a pyramid of zarrmask's that is still being written, or was stopped.
+
+    A conversion has its record in the group itself, a run beside its groups.
+    """
+    record = attributes.get("zarrmask")
+    if record is None and isinstance(place, str):
+        with suppress(OSError, ValueError):
+            record = json.loads((Path(place).parent / "run.json").read_bytes())
+    state = record.get("state") if isinstance(record, dict) else None
+    return isinstance(state, str) and state != "finished"
 
 
 def coarser_levels(

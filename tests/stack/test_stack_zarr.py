@@ -9,7 +9,7 @@ import zarr
 
 from zarrmask.errors import StackError
 from zarrmask.stack import open_source, open_stack
-from zarrmask.stack.zarr_source import voxel_size
+from zarrmask.stack.zarr_source import offset_of, voxel_size
 
 
 def write_image(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5)) -> Path:
@@ -25,6 +25,31 @@ def scale(*factors: float) -> list[dict[str, Any]]:
 
 def axes(unit: str | None, names: str = "zyx") -> list[dict[str, Any]]:
     return [{"name": n, "type": "space"} | ({"unit": unit} if unit else {}) for n in names]
+
+
+@pytest.mark.parametrize(
+    ("level", "whole", "offset"),
+    [
+        ([], [], (0, 0, 0)),
+        ([("scale", [2.0] * 3), ("translation", [4.0, 6, 8])], [], (2, 3, 4)),
+        (
+            [("scale", [1.0] * 3)],
+            [("scale", [7.91] * 3), ("translation", [79.1, 0, 0])],
+            (10, 0, 0),
+        ),
+        ([("translation", [3.0, 0, 0])], [("scale", [20.0, 5, 5])], (3, 0, 0)),
+        ([("scale", [1.0, 1, 2, 2, 2]), ("translation", [9.0, 9, 2, 4, 0])], [], (1, 2, 0)),
+        ([("scale", [0.0, 1, 1]), ("translation", [1.0, 1, 1])], [], (0, 0, 0)),
+        ([("translation", [float("nan")] * 3)], [], (0, 0, 0)),
+    ],
+)
+def test_where_the_first_voxel_lies(level: Any, whole: Any, offset: Any) -> None:
+    """Scales and translations count one after the other, the image's after the level's."""
+    first, image = (
+        {"coordinateTransformations": [{"type": kind, kind: values} for kind, values in steps]}
+        for steps in (level, whole)
+    )
+    assert offset_of({"datasets": [first], **image}) == offset
 
 
 @pytest.mark.parametrize(

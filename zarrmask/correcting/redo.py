@@ -35,6 +35,7 @@ from zarrmask.place import (
     output_place,
     place_of,
     reached,
+    redacted,
     remove,
     written_command,
 )
@@ -121,7 +122,7 @@ def redo(
     detect = _given({"score": score, **weights, "detect-every": detect_every})
     asked = _given({"from": hold, "dilate": dilate, "erode": erode, "undo": undo or None})
     if masks is not None:
-        asked["masks"] = {"path": str(place_of(masks)), "first": first}
+        asked["masks"] = {"path": redacted(str(place_of(masks))), "first": first}
     if detect:
         asked["detect"] = detect
     _require_one(asked, z, first)

@@ -327,6 +327,8 @@ def offset_of(multiscale: dict[str, Any]) -> tuple[float, float, float]:
                 scale, start = scale * factors, start * factors
             elif transform["type"] == "translation":
                 start = start + np.asarray(transform["translation"][-3:], float)
+    if not (np.isfinite(start).all() and np.isfinite(scale).all() and (scale > 0).all()):
+        return 0.0, 0.0, 0.0
     z, y, x = np.round(start / scale, 6).tolist()
     return z, y, x
 

@@ -46,6 +46,8 @@ from zarrmask.training.world import World, joined
 
 REPORT = 20
 """Iterations between two lines of figures."""
+TWICE = 2.0
+"""Seconds within which a second signal says no more than the first."""
 NEW_HEADS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
 """The layers that know one class from another."""
 
@@ -145,7 +147,9 @@ def train(
 
 
 class Stop:
-    """Waits for SIGINT and SIGTERM, so that an iteration is not torn; a second one stops at once.
+    """Waits for SIGINT and SIGTERM, so that an iteration is not torn; a later one stops at once.
+
+    Ctrl-C comes twice to what torchrun started: from the terminal, and from torchrun.
 
     Attributes
     ----------
@@ -156,6 +160,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
         self._number: int = signal.SIGINT
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -169,8 +174,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked, self._number = True, number
-        self.__exit__()
+        now = time.monotonic()
+        if self.asked and now - self._since > TWICE:
+            self.now()
+        if not self.asked:
+            self.asked, self._number, self._since = True, number, now
 
     def now(self) -> None:
         """Do what the signal would have done at once."""
@@ -235,13 +243,13 @@ class Training:
             stopped = self._learn(batch, out, stopping=stop.asked) and self.done < total
             is_saved = self._is_due(self.recipe.period)
             is_judged = self._is_due(self.recipe.validation_period or self.recipe.period)
-            if is_saved or is_judged:
+            if is_saved or is_judged or stopped:
                 self._check(self.kept, out)
             figures = self._figures() if self._is_due(REPORT) else {}
             is_best = is_judged and self.lesson.judge is not None and self._judge(figures)
             if curves is None:
                 if stopped:
-                    stop.now()
+                    self._end(stop)
                 continue
             if figures:
                 curves.add(self.done - 1, figures)
@@ -256,9 +264,14 @@ class Training:
             if stopped:
                 progress(f"stopped after iteration {self.done} of {total}, and saved")
                 curves.close()
-                stop.now()
+                self._end(stop)
         if curves is not None:
             curves.close()
+
+    def _end(self, stop: Stop) -> None:
+        """Stop when all processes have come to this: torchrun ends them all when one ends."""
+        self.world.total({"stopped": 1.0})
+        stop.now()
 
     def _is_due(self, period: int) -> bool:
         return self.done == self.recipe.iterations or self.done % period == 0

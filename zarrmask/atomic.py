@@ -51,7 +51,7 @@ def partial_name(path: Path) -> Path:
 
 
 def refuse_full(out: Path) -> None:
-    """Refuse a folder to be made that is there already, and not empty, or cannot be replaced.
+    """Refuse a folder to be made that is there already, and not empty.
 
     Raises
     ------
@@ -59,6 +59,16 @@ def refuse_full(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is not an empty folder; name another one")
+
+
+def require_replaceable(out: Path) -> None:
+    """Refuse a folder that cannot become `whole_folder`'s.
+
+    Raises
+    ------
+    OutputError
+    """
+    refuse_full(out)
     if out.exists() and (out.samefile(Path.cwd()) or out.is_mount()):
         raise OutputError(f"{out} is made whole, elsewhere first: name a folder in it")
 
@@ -70,9 +80,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        See `refuse_full`.
+        See `require_replaceable`.
     """
-    refuse_full(out)
+    require_replaceable(out)
     out = out.resolve()  # what a link leads to
     half = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(half, ignore_errors=True)

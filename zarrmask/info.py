@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError
+from zarrmask.images.numbered import EXPORTED, PROXIES
 from zarrmask.journal import CORRECTING, Journal, RecordFile
 from zarrmask.place import Place, place_of, reached, written_command
 from zarrmask.pyramid import open_pyramid, read_metadata
@@ -11,7 +12,7 @@ from zarrmask.stack import open_source
 
 LISTED = 20  # bad slices named
 WEIGHTS = (".pth", ".pkl", ".safetensors")
-IMAGES = {"export.json": "slices that were exported from a run", "proxy.json": "proxies of a stack"}
+IMAGES = {EXPORTED: "slices that were exported from a run", PROXIES: "proxies of a stack"}
 """What a folder of images is that has this record."""
 
 

@@ -9,7 +9,7 @@ import zarr
 
 from zarrmask.errors import StackError
 from zarrmask.stack import open_source, open_stack
-from zarrmask.stack.zarr_source import offset_of, voxel_size
+from zarrmask.stack.zarr_source import described, voxel_size
 
 
 def write_image(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5)) -> Path:
@@ -49,7 +49,7 @@ def test_where_the_first_voxel_lies(level: Any, whole: Any, offset: Any) -> None
         {"coordinateTransformations": [{"type": kind, kind: values} for kind, values in steps]}
         for steps in (level, whole)
     )
-    assert offset_of({"datasets": [first], **image}) == offset
+    assert described({"datasets": [{"path": "0", **first}], **image}).offset == offset
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask import __version__, masking
-from zarrmask.atomic import refuse_full, whole_folder
+from zarrmask.atomic import require_replaceable, whole_folder
 from zarrmask.coco.dataset import CocoDataset, CocoImage, read_grey
 from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
@@ -116,7 +116,7 @@ def evaluate(
         detect_window=detect_window,
     )
     if out is not None:
-        refuse_full(out)
+        require_replaceable(out)
     dataset = read_coco(annotations, images)
     reporter.say(str(dataset))
     weights = settings.checkpoint or DEFAULT_CHECKPOINT

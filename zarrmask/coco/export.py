@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask import __version__
-from zarrmask.atomic import refuse_full, whole_folder
+from zarrmask.atomic import require_replaceable, whole_folder
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.coco.region import Region
 from zarrmask.coco.undilated import told, undilated_masks
@@ -72,7 +72,7 @@ def annotate(
     with reached(place, to_be="read"):
         record = finished_record(place)
         known, lost = undilated_masks(place, record)
-        refuse_full(folder)
+        require_replaceable(folder)
         if lost:
             reporter.warn(
                 "slices that were corrected, and of which no mask before dilation is known since, "

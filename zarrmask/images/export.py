@@ -21,6 +21,7 @@ from zarrmask.cluster import find_crew
 from zarrmask.crop import crop
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
+    EXPORTED,
     FORMATS,
     ImageFolder,
     ImageFormat,
@@ -99,7 +100,7 @@ def export(
     reporter = reporter or Reporter()
     settings = read_settings(z=z, window=window)
     _check_options(what, format, lzw, quality, settings.window)
-    target = ImageFolder(local_folder(folder), "export.json")
+    target = ImageFolder(local_folder(folder), EXPORTED)
     place = place_of(run)
     with reached(place, to_be="read"):
         record = finished_record(place)

@@ -24,6 +24,8 @@ from zarrmask.room import free_space
 
 ROWS_A_STRIP = 128
 FORMATS = ("tif", "jpg", "png")
+EXPORTED, PROXIES = "export.json", "proxy.json"
+"""Records of folders of images."""
 _NUMBERED = re.compile(r"[0-9]{5,}")
 
 

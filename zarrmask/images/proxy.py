@@ -19,6 +19,7 @@ from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import SettingsError
 from zarrmask.images.numbered import (
+    PROXIES,
     ImageFolder,
     ImageFormat,
     fitted,
@@ -87,7 +88,7 @@ def proxy(
         z=z,
         allow_missing=allow_missing,
     )
-    target = ImageFolder(local_folder(folder), "proxy.json", ("jpg",))
+    target = ImageFolder(local_folder(folder), PROXIES, ("jpg",))
     if side < 1 or not 1 <= quality <= 100:
         raise SettingsError(f"side {side}, quality {quality}; expected 1 or more, and 1 to 100")
     source = open_source(stack, allow_missing=settings.allow_missing)

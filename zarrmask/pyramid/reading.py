@@ -11,6 +11,7 @@ from zarrmask.errors import ZarrmaskError
 from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.pyramid.metadata import read_metadata
 from zarrmask.pyramid.store import open_array
+from zarrmask.transformations import combined
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,7 +73,7 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     levels = {}
     for dataset in multiscale["datasets"]:
         data = da.from_zarr(open_array(place / dataset["path"], "r", fast=False))
-        scale, start = _combined(dataset["coordinateTransformations"] + whole, len(axes))
+        scale, start = combined(dataset["coordinateTransformations"] + whole, len(axes))
         coords = {
             axis: (
                 axis,
@@ -81,18 +82,7 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
             )
             for n, axis in enumerate(axes)
         }
-        image = xr.DataArray(data, coords=coords, dims=axes, attrs={"scale": tuple(scale)})
+        image = xr.DataArray(data, coords=coords, dims=axes, attrs={"scale": tuple(scale.tolist())})
         levels[f"/{dataset['path']}"] = xr.Dataset({"image": image})
     root = xr.Dataset(attrs={"name": multiscale.get("name"), "ngff": multiscale.get("version")})
     return xr.DataTree.from_dict({"/": root, **levels}, name=str(multiscale.get("name")))
-
-
-def _combined(transformations: list[dict], ndim: int) -> tuple[list[float], list[float]]:
-    """Scale and translation that a list of them, applied in order, amounts to."""
-    scale, start = np.ones(ndim), np.zeros(ndim)
-    for transformation in transformations:
-        if transformation["type"] == "scale":
-            scale, start = scale * transformation["scale"], start * transformation["scale"]
-        elif transformation["type"] == "translation":
-            start = start + transformation["translation"]
-    return scale.tolist(), start.tolist()

@@ -18,6 +18,7 @@ import zarr
 from zarrmask.errors import StackError, first_of, some_of
 from zarrmask.files import by_place
 from zarrmask.place import redacted, zarr_store
+from zarrmask.transformations import combined
 
 from .header import printable, wrong_dtype
 from .remote import PatientStore, Remote
@@ -250,8 +251,6 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         what = redacted(str(error))
         raise StackError(f"{path}: its zarr metadata cannot be read: {what}") from None
     if isinstance(node, zarr.Array):
-        if isinstance(place, Remote) and node.shards:
-            place.fetch("zarr.json", 0, 1)
         return checked(place, "zarr array", node, labels=labels)
     attributes: dict[str, Any] = dict(node.attrs)
     image = attributes.get("ome", attributes)  # NGFF 0.5 has its own namespace
@@ -259,88 +258,86 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         unfinished = is_unfinished(place, attributes)
         raise StackError(f"{path}: {UNFINISHED}" if unfinished else no_image(path, node))
     try:
-        paths, names, scales, size = described(multiscale := image["multiscales"][0])
-        offset, oblong = offset_of(multiscale), "" if size else sides_of(multiscale)
+        said = described(image["multiscales"][0])
         with zarr.config.set(STOCK_PIPELINE):
-            arrays = [node.get(level) for level in paths]
+            arrays = [node.get(level) for level in said.paths]
     except Exception as error:  # metadata may be anything at all
         raise StackError(f"{path}: its OME metadata is damaged: {error!r}") from error
     array, *others = arrays
     if not isinstance(array, zarr.Array):
-        raise StackError(f"{path}: its level 0, {printable(paths[0])!r}, is no zarr array")
-    if names and names[-3:] != ["z", "y", "x"]:
-        raise StackError(f"{path}: axes {', '.join(names)}; expected z, y, x last")
-    coarser = coarser_levels(array, others, scales)
-    if isinstance(place, Remote) and array.shards:
-        place.fetch(f"{array.path}/zarr.json".lstrip("/"), 0, 1)  # chunks are parts of files
-    source = checked(place, "OME-Zarr", array, size, coarser, labels=labels)
-    source.offset, source.oblong = offset, oblong
+        raise StackError(f"{path}: its level 0, {printable(said.paths[0])!r}, is no zarr array")
+    if said.axes and said.axes[-3:] != ["z", "y", "x"]:
+        raise StackError(f"{path}: axes {', '.join(said.axes)}; expected z, y, x last")
+    coarser = coarser_levels(array, others, said.scales)
+    source = checked(place, "OME-Zarr", array, said.voxel_size, coarser, labels=labels)
+    source.offset, source.oblong = said.offset, said.oblong
     return source
 
 
-def described(
-    multiscale: dict[str, Any],
-) -> tuple[list[str], list[str], list[np.ndarray], float | None]:
-    """Read what an image's metadata says of its levels.
+class Description(NamedTuple):
+    """What an image's metadata says of its levels.
 
-    Parameters
+    Attributes
     ----------
-    multiscale : dict
-        One entry of `multiscales`, of any NGFF version.
-
-    Returns
-    -------
     paths : list of str
         Of the levels' arrays in the group, finest first.
-    names : list of str
-        The axes'; none where the version names no axes (they are t, c, z, y, x then).
+    axes : list of str
+        Their names; none where the version names no axes (they are t, c, z, y, x then).
     scales : list of numpy.ndarray, shape (3,)
         The levels', along z, y, x: ones where the version gives none.
     voxel_size : float or None
         Of the finest, micrometres.
+    offset, oblong
+        See `Source`.
     """
+
+    paths: list[str]
+    axes: list[str]
+    scales: list[np.ndarray]
+    voxel_size: float | None
+    offset: tuple[float, float, float]
+    oblong: str
+
+
+def described(multiscale: dict[str, Any]) -> Description:
+    """Read one entry of `multiscales`, of any NGFF version."""
     datasets = multiscale["datasets"]
     axes = [
         axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []
     ]
-    # Levels and image may both scale, and the scales multiply.
-    scales = [scale_of(dataset) * scale_of(multiscale) for dataset in datasets]
     units = [axis.get("unit") for axis in axes[-3:]] or [None] * 3
+    # Levels and image may both scale, and the scales multiply.
+    placed = [combined(_steps(dataset) + _steps(multiscale), 3) for dataset in datasets]
+    scales = [scale for scale, _ in placed]
     size = voxel_size(scales[0], units)
-    return [str(d["path"]) for d in datasets], [str(axis["name"]) for axis in axes], scales, size
+    return Description(
+        [str(dataset["path"]) for dataset in datasets],
+        [str(axis["name"]) for axis in axes],
+        scales,
+        size,
+        offset_of(*placed[0]),
+        "" if size else sides_of(scales[0], units),
+    )
 
 
-def scale_of(holder: dict[str, Any]) -> np.ndarray:
-    """Multiply the scales that a level or an image states: (3,) along z, y, x."""
-    transforms = holder.get("coordinateTransformations") or []
-    scales = [t["scale"][-3:] for t in transforms if t["type"] == "scale"]
-    return np.asarray(np.prod([np.ones(3), *scales], axis=0))
+def _steps(holder: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(holder.get("coordinateTransformations") or [])
 
 
-def offset_of(multiscale: dict[str, Any]) -> tuple[float, float, float]:
-    """Say where an image's first voxel lies: voxels of the finest level along z, y, x."""
-    scale, start = np.ones(3), np.zeros(3)
-    for holder in (multiscale["datasets"][0], multiscale):
-        for transform in holder.get("coordinateTransformations") or []:
-            if transform["type"] == "scale":
-                factors = np.asarray(transform["scale"][-3:], float)
-                scale, start = scale * factors, start * factors
-            elif transform["type"] == "translation":
-                start = start + np.asarray(transform["translation"][-3:], float)
+def offset_of(scale: np.ndarray, start: np.ndarray) -> tuple[float, float, float]:
+    """Say where an image's first voxel lies, in voxels; at 0 where that cannot be told."""
     if not (np.isfinite(start).all() and np.isfinite(scale).all() and (scale > 0).all()):
         return 0.0, 0.0, 0.0
     z, y, x = np.round(start / scale, 6).tolist()
     return z, y, x
 
 
-def sides_of(multiscale: dict[str, Any]) -> str:
-    """Sides of an image's voxels where they differ, for people; else nothing."""
-    _, _, scales, _ = described(multiscale)
-    axes = multiscale.get("axes") or []
-    units = {axis.get("unit") for axis in axes[-3:] if isinstance(axis, dict)} - {None}
-    if np.ptp(scales[0]) <= 1e-6 * np.max(scales[0]):
+def sides_of(scale: np.ndarray, units: Sequence[str | None]) -> str:
+    """Sides of a voxel along z, y, x where they differ, for people; else nothing."""
+    if np.ptp(scale) <= 1e-6 * scale.max():
         return ""
-    return " x ".join(f"{side:g}" for side in scales[0]) + (f" {units.pop()}" if units else "")
+    unit = next(filter(None, units), "")
+    return f"{' x '.join(f'{side:g}' for side in scale)} {unit}".rstrip()
 
 
 UNFINISHED = (
@@ -415,6 +412,8 @@ def checked(
     if problems:
         path = place.shown if isinstance(place, Remote) else printable(place)
         raise StackError(f"{path}: {'; '.join(problems)}")
+    if isinstance(place, Remote) and array.shards:
+        place.fetch(f"{array.path}/zarr.json".lstrip("/"), 0, 1)  # chunks are parts of files
     return ZarrSource(place, kind, array, voxel_size, coarser)
 
 

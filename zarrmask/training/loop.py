@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -42,12 +39,11 @@ from zarrmask.training.state import (
     save_last,
     save_state,
 )
+from zarrmask.training.stop import Stop
 from zarrmask.training.world import World, joined
 
 REPORT = 20
 """Iterations between two lines of figures."""
-TWICE = 2.0
-"""Seconds within which a second signal says no more than the first."""
 NEW_HEADS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
 """The layers that know one class from another."""
 
@@ -146,48 +142,6 @@ def train(
     return out / LAST
 
 
-class Stop:
-    """Waits for SIGINT and SIGTERM, so that an iteration is not torn; a later one stops at once.
-
-    Ctrl-C comes twice to what torchrun started: from the terminal, and from torchrun.
-
-    Attributes
-    ----------
-    asked : bool
-        Whether one has come.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._number: int = signal.SIGINT
-        self._since = 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.asked and now - self._since > TWICE:
-            self.now()
-        if not self.asked:
-            self.asked, self._number, self._since = True, number, now
-
-    def now(self) -> None:
-        """Do what the signal would have done at once."""
-        handler = self._before.get(self._number)
-        if callable(handler):
-            handler(self._number, None)
-        raise KeyboardInterrupt
-
-
 def check_share(batch: int, world: World) -> None:
     """Refuse a batch that processes cannot share evenly."""
     if batch % world.size:
@@ -247,31 +201,26 @@ class Training:
                 self._check(self.kept, out)
             figures = self._figures() if self._is_due(REPORT) else {}
             is_best = is_judged and self.lesson.judge is not None and self._judge(figures)
-            if curves is None:
-                if stopped:
-                    self._end(stop)
-                continue
-            if figures:
-                curves.add(self.done - 1, figures)
-                progress(_step(self.done, total, figures))
-            if is_best:
-                self._save_best(out)
-            if is_saved:
-                self._save_detectron2(out / numbered(self.done))
-            if is_saved or stopped:
-                self._save(out)
-                curves.draw()
+            if curves is not None:
+                if figures:
+                    curves.add(self.done - 1, figures)
+                    progress(_step(self.done, total, figures))
+                if is_best:
+                    self._save_best(out)
+                if is_saved:
+                    self._save_detectron2(out / numbered(self.done))
+                if is_saved or stopped:
+                    self._save(out)
+                    curves.draw()
             if stopped:
-                progress(f"stopped after iteration {self.done} of {total}, and saved")
-                curves.close()
-                self._end(stop)
+                break
         if curves is not None:
             curves.close()
-
-    def _end(self, stop: Stop) -> None:
-        """Stop when all processes have come to this: torchrun ends them all when one ends."""
-        self.world.total({"stopped": 1.0})
-        stop.now()
+        if self.done < total:
+            self.world.total({"stopped": 1.0})  # torchrun ends them all as soon as one ends
+            if self.world.is_first:
+                progress(f"stopped after iteration {self.done} of {total}, and saved")
+            stop.now()
 
     def _is_due(self, period: int) -> bool:
         return self.done == self.recipe.iterations or self.done % period == 0

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,7 +298,9 @@ def test_what_is_written_says_the_same(config, tmp_path):
     network, recipe = read_training(config)
     save_config(network, recipe, out)
     assert read_config(out) == network
-    assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
+    assert yaml.safe_load(out.read_text())["ZARRMASK"] == {"EVEN_CONTRAST": True}
     _, again = read_training(out)
     assert (again.short, again.steps, again.clip_type) == (recipe.short, (30000,), "full_model")
     assert interpret(read_documents(out), "").classes == 1
+    save_config(replace(network, even_contrast=False), recipe, out)
+    assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it

@@ -128,6 +128,8 @@ class ModelConfig:
     pixel_std: tuple[float, ...] = key(
         "MODEL.PIXEL_STD", (1.0, 1.0, 1.0), numbers(3, positive=True)
     )
+    even_contrast: bool = key("ZARRMASK.EVEN_CONTRAST", False, flag)
+    """zarrmask's own: whether each image is brought to one contrast; see `even_contrast.even`."""
 
     @property
     def is_bottleneck(self) -> bool:
@@ -193,7 +195,7 @@ _FIXED: dict[str, tuple[Any, Any]] = {
 _HARMLESS = {
     "": {
         *("_BASE_", "DATASETS", "DATALOADER", "SOLVER", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK"),
-        *("FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL", "ZARRMASK"),
+        *("FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL"),
     },
     "MODEL": {
         *("DEVICE", "WEIGHTS", "RETINANET", "SEM_SEG_HEAD", "PANOPTIC_FPN", "ROI_KEYPOINT_HEAD"),
@@ -225,6 +227,7 @@ _HARMLESS = {
     },
     "TEST": {"EXPECTED_RESULTS", "EVAL_PERIOD", "KEYPOINT_OKS_SIGMAS", "PRECISE_BN"},
     "TEST.AUG": {"MIN_SIZES", "MAX_SIZE", "FLIP"},
+    "ZARRMASK": {"KEEP", "OPTIMIZER", "AVERAGE", "HELP"},
 }
 
 

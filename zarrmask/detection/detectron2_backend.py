@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from zarrmask.detection.checkpoint import Checkpoint
+from zarrmask.detection.config import read_fields
 from zarrmask.detection.config_file import Document
 from zarrmask.detection.detections import Detections, on_slice
+from zarrmask.detection.even_contrast import even
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.weights import Misfit, is_weight
 from zarrmask.errors import CheckpointError, SettingsError
@@ -20,6 +22,8 @@ INSTALL = (
     "python -m pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git'"
 )
+_OURS = ("_BASE_", "ZARRMASK")
+"""Of a config: what detectron2 is not shown."""
 
 
 class Detectron2Detector:
@@ -58,6 +62,7 @@ class Detectron2Detector:
     ) -> None:
         _require_detectron2()
         self.config = _config(documents, source)
+        (self._evens,) = read_fields(documents, source, "even_contrast")
         self.config.MODEL.DEVICE = str(device)
         if score_threshold is not None:
             self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
@@ -100,7 +105,8 @@ class Detectron2Detector:
         height, width = image.shape[:2]
         bgr = np.broadcast_to(image.reshape(height, width, -1), (height, width, 3))
         ordered = bgr[..., ::-1] if self.config.INPUT.FORMAT == "RGB" else bgr
-        return torch.from_numpy(ordered.transpose(2, 0, 1).astype(np.float32))
+        tensor = torch.from_numpy(ordered.transpose(2, 0, 1).astype(np.float32))
+        return even(tensor) if self._evens else tensor
 
 
 def _require_detectron2() -> None:
@@ -127,7 +133,7 @@ def _config(documents: Sequence[Document], source: str) -> Any:
     config = get_cfg()
     try:
         for document in reversed(documents):
-            content = {key: value for key, value in document.items() if key != "_BASE_"}
+            content = {key: value for key, value in document.items() if key not in _OURS}
             config.merge_from_other_cfg(CfgNode(content))
     except Exception as error:  # yacs raises and asserts as it likes
         raise CheckpointError(f"{source}: detectron2 does not take this config: {error}") from None

@@ -159,6 +159,8 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _input(model: ModelConfig) -> str:
+    contrast = ", each slice brought to one contrast" if model.even_contrast else ""
     if model.min_size == 0:
-        return f"{model.channel_order}, slices at their own size"
-    return f"{model.channel_order}, shorter side {model.min_size}, longer at most {model.max_size}"
+        return f"{model.channel_order}, slices at their own size{contrast}"
+    sides = f"shorter side {model.min_size}, longer at most {model.max_size}"
+    return f"{model.channel_order}, {sides}{contrast}"

@@ -14,6 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from zarrmask.detection.backbone import build_backbone
 from zarrmask.detection.config import ModelConfig
+from zarrmask.detection.even_contrast import even
 from zarrmask.detection.heads import Heads
 from zarrmask.detection.proposals import Proposals
 
@@ -43,9 +44,11 @@ class _Input(GeneralizedRCNNTransform):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(0, 0, config.pixel_mean, config.pixel_std, size_divisible=PADDED_TO)
         self.is_rgb = config.channel_order == "RGB"
+        self.evens = config.even_contrast
 
     def normalize(self, image: Tensor) -> Tensor:
-        image = image.float().expand(3, -1, -1)
+        image = even(image.float()) if self.evens else image.float()
+        image = image.expand(3, -1, -1)
         normal: Tensor = super().normalize(image.flip(0) if self.is_rgb else image)
         return normal
 

@@ -26,6 +26,7 @@ def simulate(
     size: int | tuple[int, int],
     *,
     empty: float = 0.25,
+    odd: float = 0.5,
     ends: float = 0.25,
 ) -> tuple[NDArray[np.uint8], list[Mask]]:
     """Draw one slice of a scroll that nobody has drawn before.
@@ -38,9 +39,11 @@ def simulate(
         The shorter side (the longer is drawn at random), or height and width, in pixels.
     empty : float
         Share of slices that hold no papyrus.
+    odd : float
+        Share of slices that are as odd as they may get; the rest is as scrolls in their cases
+        usually look.
     ends : float
-        Share, among the odd half of slices, of what is found near a scroll's ends: C shapes and
-        pieces.
+        Share, among odd slices, of what is found near a scroll's ends: C shapes and pieces.
 
     Returns
     -------
@@ -51,8 +54,7 @@ def simulate(
     height, width = size if isinstance(size, tuple) else _sides(rng, size)
     over = float(rng.choice([1.0, 1.5], p=[0.4, 0.6]))
     tall, wide = round(height * over), round(width * over)
-    # Half are as scrolls in their cases usually look; the rest is as odd as it may get.
-    usual = bool(rng.random() < 0.5)
+    usual = bool(rng.random() < 1 - odd)
     look = _look(rng, height, width, usual, ends)
     if rng.random() < empty:  # case and film are left, as beyond a scroll's end
         look = replace(look, broken=1.0)

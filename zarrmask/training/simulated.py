@@ -89,13 +89,14 @@ class SimulatedBatches(Dataset[Batch]):
         return (long, short) if rng.random() < 0.2 else (short, long)
 
 
-ENDS = 0.5
-"""C shapes and pieces are shown twice as often as they are judged by: they are learned last."""
+ODD, ENDS = 0.7, 0.5
+"""Odd slices, and C shapes and pieces among them, are shown more often than they are judged by:
+they are learned last."""
 
 
 def _draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Tensor, Target]:
     """Draw a slice, mirror it and change its tones."""
-    image, pieces = simulate(rng, size, ends=ENDS)
+    image, pieces = simulate(rng, size, odd=ODD, ends=ENDS)
     masks = np.stack(pieces) if pieces else np.zeros((0, *size), bool)
     y, x = rng.choice([-1, 1], 2)
     tones = image[::y, ::x].astype(np.float32) - np.float32(110)

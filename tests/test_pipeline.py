@@ -427,18 +427,33 @@ def kill_client(process):
     process.kill()
 
 
+def workers_of(process):
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [worker for worker in children if "spawn_main" in " ".join(worker.cmdline())]
+
+
 def kill_workers(process):
-    for worker in psutil.Process(process.pid).children(recursive=True):
-        if "spawn_main" in " ".join(worker.cmdline()):
-            worker.kill()
+    for worker in workers_of(process):
+        worker.kill()
+
+
+def tell(process, number):
+    """Send a signal while workers stand still: they shall not be done before it is heard."""
+    workers = workers_of(process)
+    for worker in workers:
+        worker.suspend()
+    process.send_signal(number)
+    time.sleep(0.2)
+    for worker in workers:
+        worker.resume()
 
 
 def terminate(process):
-    process.terminate()
+    tell(process, signal.SIGTERM)
 
 
 def interrupt(process):
-    process.send_signal(signal.SIGINT)
+    tell(process, signal.SIGINT)
 
 
 STOPS = [

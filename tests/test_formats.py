@@ -14,7 +14,9 @@ from zarr.errors import ZarrUserWarning
 import zarrmask
 from zarrmask.errors import SettingsError, StackError, ZarrmaskError
 from zarrmask.info import describe
+from zarrmask.opening import open_input
 from zarrmask.progress import Reporter
+from zarrmask.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +251,17 @@ def test_a_volume_of_oblong_voxels_does_not_serve(stack, cluster, tmp_path):
     record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, reporter=said)
     assert record["volume"] is None
     assert any("20 x 7.91 x 7.91, no cubes" in warning for warning in said.warnings)
+
+
+def test_another_voxel_size_than_is_stated_is_told_of(stack, cluster, tmp_path):
+    volume = zarrmask.convert(
+        stack, tmp_path / "v.zarr", scheduler=cluster, voxel_size=7.91, chunk=16
+    )
+    for size, told in ((3.24, True), (7.91, False), (None, False)):
+        said = Reporter()
+        open_input(str(volume), Settings(voxel_size=size), said)
+        warned = any("7.91 micrometres by what it states" in warning for warning in said.warnings)
+        assert warned == told
 
 
 def test_a_level_that_is_missing(stack, cluster, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> So
         reporter.warn(
             f"its voxels are {source.oblong}, no cubes: outputs state no voxel size, and do not "
             "lie over it in viewers that go by that"
+        )
+    stated, wished = source.voxel_size, settings.voxel_size
+    if stated and wished and not isclose(stated, wished, rel_tol=1e-6):
+        reporter.warn(
+            f"its voxels are {stated:g} micrometres by what it states, {wished:g} by --voxel-size: "
+            "outputs state the latter, and do not lie over it in viewers that go by that"
         )
     if source.missing:
         reporter.warn(

@@ -194,6 +194,17 @@ def test_bad_slices_are_interpolated_to_the_byte(kind, volume, expected, here, t
     assert describe(out)["bad slices"] == ", ".join(f"{z} interpolated" for z in BAD)
 
 
+def test_a_stack_that_changes_while_it_is_read(volume, cluster, tmp_path):
+    stack, out = tmp_path / "stack", tmp_path / "out.zarr"
+    tiffs(stack, volume)
+    vandal = Vandal("writing", lambda: os.utime(stack / "5.tif", (1, 1)))
+    with pytest.raises(StackError, match="changed while it was read"):
+        zarrmask.convert(stack, out, scheduler=cluster, reporter=vandal)
+    with pytest.raises(OutputError, match="--overwrite"):
+        zarrmask.convert(stack, out, scheduler=cluster)
+    zarrmask.convert(stack, out, scheduler=cluster, overwrite=True)
+
+
 @pytest.mark.usefixtures("small_bricks")
 def test_it_stops_and_goes_on_when_the_slice_is_repaired(volume, cluster, tmp_path):
     stack, out = tmp_path / "stack", tmp_path / "out.zarr"
@@ -366,6 +377,28 @@ def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
         with pytest.raises(StackError, match="not where its workers are"):
             mender.mending(client, work)
     assert mender.damage.entries == []
+
+
+def test_a_slice_that_is_well_from_here_stays_part_of_the_input(volume, here, tmp_path):
+    """A worker may lack the disk: what is entered as bad may be another slice afterwards."""
+    tiffs(tmp_path / "stack", volume[:5])
+    source = open_source(tmp_path / "stack")
+    journal = Journal.of_conversion(tmp_path / "out.zarr")
+    journal.start({"input": {"fingerprint": source.fingerprint()}})
+    error = UnreadableError(source.path, source.shape, {2: "torn"}, "slice 2 is torn")
+    mender = Mender(Damage(journal, source), "stop", lambda indices: None, Reporter())
+
+    def work(stack):
+        raise error
+
+    with Client(here) as client, span("mending"):
+        with pytest.raises(StackError, match="repair that"):
+            mender.mending(client, work)
+        assert mender.damage.entries == []
+        truncate(tmp_path / "stack", 2)
+        with pytest.raises(StackError, match="repair that"):
+            mender.mending(client, work)
+    assert [entry["z"] for entry in mender.damage.entries] == [2]
 
 
 def test_no_slice_counts_as_interpolated_before_what_was_made_of_it_is_forgotten(volume, tmp_path):

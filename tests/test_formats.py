@@ -264,6 +264,20 @@ def test_another_voxel_size_than_is_stated_is_told_of(stack, cluster, tmp_path):
         assert warned == told
 
 
+def test_a_stated_voxel_size_is_part_of_what_a_run_is(stack, cluster, tmp_path):
+    volume = zarrmask.convert(
+        stack, tmp_path / "v.zarr", scheduler=cluster, voxel_size=7.91, chunk=16
+    )
+    out = zarrmask.convert(volume, tmp_path / "out.zarr", scheduler=cluster, chunk=16)
+    attributes = (volume / ".zattrs").read_text()
+    (volume / ".zattrs").write_text(attributes.replace("7.91", "15.82"))
+    with pytest.raises(ZarrmaskError, match=r"--voxel-size: 7\.91 then, 15\.82 now"):
+        zarrmask.convert(volume, out, scheduler=cluster, chunk=16)
+    said = Reporter()
+    zarrmask.convert(volume, out, scheduler=cluster, chunk=16, voxel_size=7.91, reporter=said)
+    assert any("15.82 micrometres by what it states" in warning for warning in said.warnings)
+
+
 def test_a_level_that_is_missing(stack, cluster, tmp_path):
     volume = zarrmask.convert(stack, tmp_path / "v.zarr", scheduler=cluster, chunk=16)
     shutil.rmtree(volume / "1")

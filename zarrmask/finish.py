@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zarrmask.flush import flush_all, flush_soon
 from zarrmask.journal import Journal
 from zarrmask.place import Place, is_local
 from zarrmask.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid, link_label, write_metadata
+
+METADATA = (".zgroup", ".zattrs", ".zarray", "zarr.json")
 
 
 def describe_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
@@ -76,4 +79,13 @@ def finish_run(
             project = place / "scroll.khprj"
             write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
             advance(1)
+    _flush(pyramids.values())
     journal.finish(record)
+
+
+def _flush(pyramids: Iterable[Pyramid]) -> None:
+    """Bring metadata, which zarr does not, onto the disk: the record will call them finished."""
+    for path in [pyramid.path for pyramid in pyramids if isinstance(pyramid.path, Path)]:
+        folders = (path, *(child for child in path.iterdir() if child.is_dir()))
+        flush_soon(*(folder / name for folder in folders for name in METADATA))
+    flush_all()

@@ -89,7 +89,9 @@ class Mender:
         excess = too_many({*error.why, *self.damage.interpolated}, self._source.shape[0])
         if self.policy == "stop" or excess:
             if not (excess and self._is_gone(error.why)):  # else the slices may be well
-                self.damage.enter(error.why, self.forget, interpolate=False)
+                bad = error.why if excess else self._unreadable_here(error.why)
+                if bad:  # what is entered may change: it counts no more as part of the input
+                    self.damage.enter(bad, self.forget, interpolate=False)
             raise StackError(f"{error}\n{self._to_do(excess)}")
         bad = self._unreadable_here(error.why)
         for z in error.why.keys() - bad.keys():

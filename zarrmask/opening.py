@@ -59,6 +59,16 @@ def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> So
     return source
 
 
+def with_voxel_size(settings: Settings, source: Source) -> Settings:
+    """Give settings with the voxel size that counts, if any: the stack's, where none is asked for.
+
+    So it is a part of the output's identity: dilation goes by it.
+    """
+    if settings.voxel_size is not None or source.voxel_size is None:
+        return settings
+    return settings.model_copy(update={"voxel_size": source.voxel_size})
+
+
 def keep_apart(source: Source, journal: Journal) -> None:
     """Refuse an output that would replace its own input, or lie within it.
 

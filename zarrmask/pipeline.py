@@ -20,7 +20,14 @@ from zarrmask.journal import Journal
 from zarrmask.looking import record_of
 from zarrmask.memory import sized
 from zarrmask.model import detectors_of, find_checkpoint, model_of
-from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
+from zarrmask.opening import (
+    input_identity,
+    keep_apart,
+    open_input,
+    refuse_worker,
+    to_be_seen,
+    with_voxel_size,
+)
 from zarrmask.outlook import Outlook
 from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
 from zarrmask.place import Place, output_place
@@ -111,6 +118,7 @@ def run(
     settings = on_gpus(settings) if gpus else settings
     checkpoint = find_checkpoint(settings)
     source = open_input(stack, settings, reporter)
+    settings = with_voxel_size(settings, source)
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(place)
@@ -173,6 +181,7 @@ def convert(
     reporter = reporter or Reporter()
     settings = read_settings(**options)
     source = open_input(stack, settings, reporter)
+    settings = with_voxel_size(settings, source)
     plan = make_plan(source, settings)
     identity = {
         "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
@@ -225,6 +234,7 @@ def foresee(
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
     source = open_input(stack, settings, reporter or Reporter())
+    settings = with_voxel_size(settings, source)
     plan = make_plan(source, settings)
     checkpoint = None if conversion else find_checkpoint(settings)
     if conversion:

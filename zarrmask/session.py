@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from zarrmask.cluster import Crew
 from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
-from zarrmask.damage import Damage
+from zarrmask.damage import Damage, is_repaired
+from zarrmask.errors import StackError
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
 from zarrmask.masking import SettledMasks
@@ -130,8 +131,29 @@ class Session:
         ):
             self.reporter.say(f"dashboard: {self._client.dashboard_link}")
             yield self._client
+        self._require_same_input()
         for warning in self.damage.warnings():
             self.reporter.warn(warning)
+
+    def _require_same_input(self) -> None:
+        """Refuse to finish where the stack was changed meanwhile, but for slices that were bad.
+
+        Raises
+        ------
+        StackError
+            Saying what to do.
+        """
+        try:
+            same = is_repaired(self.source, self.journal.read() or {}) or (
+                self.source.fingerprint() == self.identity["input"]["fingerprint"]
+            )
+        except StackError:  # a file is gone that was read before, or that nobody asked for
+            return
+        if not same:
+            raise StackError(
+                f"{self.source.path} was changed while it was read, so {self.journal.out} may hold "
+                "some of what it was and some of what it is; give the same command with --overwrite"
+            )
 
     @property
     def device(self) -> Kind | None:

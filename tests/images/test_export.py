@@ -20,6 +20,7 @@ import zarrmask as package
 from zarrmask.errors import OutputError, RoomError, SettingsError
 from zarrmask.images.export import export
 from zarrmask.images.slabs import Slab, pieces
+from zarrmask.progress import Reporter
 
 
 def level(out, name, n=0):
@@ -100,6 +101,30 @@ def test_what_is_there_is_kept(run, cluster, tmp_path):
     with pytest.raises(OutputError, match=r"format: tif then, png now"):
         export(out, tmp_path / "a", z=":110", format="png", scheduler=cluster)
     export(out, tmp_path / "a", z=":104", format="png", scheduler=cluster, overwrite=True)
+    assert list(images(tmp_path / "a")) == [100, 101, 102, 103]
+
+
+def test_a_run_that_changes_while_it_is_exported(run, cluster, tmp_path):
+    """Its chunks go before they are written anew, and read as zeros meanwhile."""
+    out, _ = run
+    whole = (out / "run.json").read_bytes()
+
+    class Correcting(Reporter):
+        def stage(self, *arguments, **options):
+            record = {**json.loads(whole), "state": "correcting"}
+            (out / "run.json").write_text(json.dumps(record))
+            return super().stage(*arguments, **options)
+
+    export(out, tmp_path / "a", z=":104", scheduler=cluster)
+    (tmp_path / "a" / "00102.tif").unlink()
+    try:
+        with pytest.raises(OutputError, match="corrected or made anew while it was read"):
+            export(out, tmp_path / "a", z=":104", scheduler=cluster, reporter=Correcting())
+    finally:
+        (out / "run.json").write_bytes(whole)
+    assert not (tmp_path / "a" / "00102.tif").exists()
+    assert (tmp_path / "a" / "00101.tif").exists()
+    export(out, tmp_path / "a", z=":104", scheduler=cluster)
     assert list(images(tmp_path / "a")) == [100, 101, 102, 103]
 
 

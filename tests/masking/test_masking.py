@@ -58,6 +58,7 @@ def test_a_part_of_a_dilated_mask_is_that_of_the_whole(mask, side, data):
     )
     part = dilated_part(lambda rows, columns: mask[rows, columns], y, x, mask.shape, side)
     np.testing.assert_array_equal(part, dilate(mask, side)[y, x])
+    assert part.base is None  # no margins are kept in memory
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60).map(np.array), st.integers(1, 12))

@@ -90,3 +90,17 @@ def test_real_slice() -> None:
     image = tifffile.imread(path)
     np.testing.assert_array_equal(stack[0].values, image)
     np.testing.assert_array_equal(open_source(path)[0, 300:310, 7:90], image[300:310, 7:90])
+
+
+def test_without_a_slice_a_file_is_known_by_the_others(tmp_path: Path, volume: np.ndarray) -> None:
+    """To repair a slice is to write the file anew."""
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, volume, photometric="minisblack")
+    whole, without = open_source(path).fingerprint(), open_source(path).fingerprint([1])
+    repaired = volume.copy()
+    repaired[1] += 1
+    tifffile.imwrite(path, repaired, photometric="minisblack")
+    assert open_source(path).fingerprint([1]) == without
+    assert open_source(path).fingerprint() != whole
+    tifffile.imwrite(path, volume + 1, photometric="minisblack")
+    assert open_source(path).fingerprint([1]) != without

@@ -167,3 +167,28 @@ def test_damaged_chunk_and_fingerprint(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="slices 1 to 1"):
         source[1]
     np.testing.assert_array_equal(source[2], np.ones((4, 5)))
+
+
+def test_an_array_that_is_gone_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """zarr reads chunks that it does not find as zeros."""
+    for version in (2, 3):
+        path, away = tmp_path / f"{version}.zarr", tmp_path / "away"
+        array = zarr.create_array(path, shape=(3, 4, 5), dtype="u1", zarr_format=version)
+        array[:2] = 1
+        source = open_source(path)
+        path.rename(away)
+        with pytest.raises(StackError, match=r"is gone from .*unmounted"):
+            source[:]
+        away.rename(path)
+        assert source[:].tolist() == array[:].tolist()
+
+
+def test_which_coarser_levels_there_are_counts(tmp_path: Path) -> None:
+    """Keyframes may be seen on one; what is in it may be repaired."""
+    datasets = [{"path": str(n), "coordinateTransformations": scale(*[2.0**n] * 3)} for n in (0, 1)]
+    image = write_image(tmp_path / "a.zarr", {"axes": axes(None), "datasets": datasets}, (4, 4, 4))
+    alone = open_source(image).fingerprint()
+    coarse = zarr.open_group(image).create_array("1", shape=(2, 2, 2), dtype="u1")
+    both = open_source(image).fingerprint()
+    coarse[:] = 2
+    assert open_source(image).fingerprint() == both != alone

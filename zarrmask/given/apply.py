@@ -16,7 +16,14 @@ from zarrmask.given.filling import fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
-from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
+from zarrmask.opening import (
+    input_identity,
+    keep_apart,
+    open_input,
+    refuse_worker,
+    to_be_seen,
+    with_voxel_size,
+)
 from zarrmask.outputs import referenced_volume, run_pyramids
 from zarrmask.pipeline import CONVERTED
 from zarrmask.place import Place, output_place
@@ -89,6 +96,7 @@ def apply(
     reporter = reporter or Reporter()
     settings = read_settings(**options, dilate=erode or dilate or 0, propagate="hold")
     source = open_input(stack, settings, reporter)
+    settings = with_voxel_size(settings, source)
     plan = make_plan(source, settings)
     sampled, stack_first = plan.keyframes, int(source.numbers[0])
     given = open_given(masks, source, first).needed(plan.first, plan.stop)
@@ -131,6 +139,11 @@ def apply(
                 raise StackError(
                     f"{error}\nrepair these masks, then give the same command with --overwrite"
                 ) from None
+            if given.fingerprint() != identity["masks"]["fingerprint"]:
+                raise StackError(
+                    f"{given.source.path} was changed while it was read; give the same command "
+                    "with --overwrite"
+                )
             empty = store.without_detection()
             _warn(reporter, plan.first, given.numbers, empty)
             places = store.used()

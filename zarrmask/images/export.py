@@ -30,9 +30,9 @@ from zarrmask.images.numbered import (
     require_space,
 )
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
-from zarrmask.journal import finished_record
+from zarrmask.journal import Journal, finished_record
 from zarrmask.memory import PeakMemory, decoding_bytes
-from zarrmask.place import Place, place_of, reached
+from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import read_metadata, sides
 from zarrmask.settings import read_settings
@@ -150,12 +150,26 @@ def export(
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)
+            if not _is_as_it_was(place, record):
+                for number in missing.tolist():
+                    (target.path / form.name(number)).unlink(missing_ok=True)
+                raise OutputError(
+                    f"{printable(place)} was corrected or made anew while it was read, so what was "
+                    "written of it now is gone; give the same command again, with --overwrite if "
+                    "images of before are there"
+                )
         else:
             reporter.say(f"{target.path} is finished already; --overwrite would make it anew")
         there = sum((target.path / form.name(number)).stat().st_size for number in chosen.tolist())
         told = {"zarrmask": __version__, "state": "finished", "identity": identity, "bytes": there}
         journal.finish(told)
     return told
+
+
+def _is_as_it_was(run: Place, record: Mapping[str, Any]) -> bool:
+    """Whether a finished run still is what its record said."""
+    now = Journal.of_run(run).read() or {}
+    return all(now.get(key) == record.get(key) for key in ("state", "identity", "corrections"))
 
 
 def _check_options(what: str, format: str, lzw: bool, quality: int, window: object) -> None:

@@ -99,6 +99,7 @@ def dilated_part(
     )
     mask = read(rows, columns)
     grown = dilate(mask, side) if mask.any() else mask
+    # A copy: a view of it would keep its margins in memory as long as the part is kept.
     return grown[
         y.start - rows.start : y.stop - rows.start, x.start - columns.start : x.stop - columns.start
-    ]
+    ].copy()

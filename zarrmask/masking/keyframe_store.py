@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.files import files_of
-from zarrmask.flush import flush_soon
+from zarrmask.flush import flush_all, flush_soon
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, UNSEEN, Sighting
 from zarrmask.masking.sketch import Sketch
 from zarrmask.place import Place, zarr_store
@@ -128,6 +128,15 @@ class KeyframeStore:
             )
         self._write_sketches(group, [sighting.sketch for sighting in sightings])
         self._remove_torn()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Bring all but the masks, which are there, onto the disk: records come to rely on it."""
+        if isinstance(self.path, Path):
+            for column in self.path.iterdir():
+                if column.name != "mask":
+                    flush_soon(*(file for file in column.rglob("*") if file.is_file()))
+            flush_all()
 
     def _remove_torn(self) -> None:
         """Remove what zarr was writing when it, or a worker, was stopped."""

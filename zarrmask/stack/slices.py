@@ -20,6 +20,8 @@ from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 
 AT_ONCE = 16
 """Slices that are asked for at once at a URL."""
+SAMPLED = 3
+"""Slices that stand for all of a file."""
 
 Label = TypeVar("Label")
 ReadSlice = Callable[[File, Header, slice, slice, np.ndarray], None]
@@ -96,6 +98,9 @@ class SliceSource(RegionSource):
     def fingerprint(self, without: Collection[int] = ()) -> str:
         """Hash names, numbers, sizes and times (ns) of the files as they are now.
 
+        Of a file with many slices, some of which do not count, a sample of the others: to repair it
+        is to write it anew.
+
         Parameters
         ----------
         without : collection of int
@@ -107,6 +112,11 @@ class SliceSource(RegionSource):
             files.pop(self._names[number - self.first] or "", None)
         for name, index in files.items():
             digest.update(repr((name, self.first + index, *self._stamp(name))).encode())
+        if without and "" in self._names:
+            bad = {number - self.first for number in without}
+            good = [index for index in range(self.shape[0]) if index not in bad]
+            for index in good[:: max(1, len(good) // SAMPLED)]:
+                digest.update(self[index].tobytes())
         return digest.hexdigest()
 
     def _stamp(self, name: str) -> Stamp | tuple[int, int]:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import platform
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from itertools import product
@@ -111,7 +112,8 @@ class ZarrSource(RegionSource):
         """Hash names, sizes and times (ns) of the array's files as they are now.
 
         At a URL, where listing a million chunks takes long, those of the metadata alone: what
-        writes an array anew writes them anew.
+        writes an array anew writes them anew. Of the image's coarser levels, on which keyframes may
+        be seen, which there are: their chunks may be repaired.
 
         Parameters
         ----------
@@ -119,12 +121,20 @@ class ZarrSource(RegionSource):
             Numbers of slices; chunks that hold any of them do not count.
         """
         digest = hashlib.sha256(repr((self.kind, self.shape, str(self.dtype))).encode())
+        for level in self._coarser:
+            digest.update(repr((level.array.path, level.array.shape, level.factors)).encode())
+        for stamp in self._stamps(without):
+            digest.update(repr(stamp).encode())
+        return digest.hexdigest()
+
+    def _stamps(self, without: Collection[int]) -> Iterator[tuple[Any, ...]]:
+        """What changes where the array does."""
         if isinstance(self._place, Remote):
             for marker in MARKERS:
                 name = f"{self._array.path}/{marker}".lstrip("/")
                 if self._place.has(name):
-                    digest.update(repr((name, self._place.stamp(name))).encode())
-            return digest.hexdigest()
+                    yield name, self._place.stamp(name)
+            return
         root, left_out = self._root(), self._chunk_keys(without)
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -133,9 +143,7 @@ class ZarrSource(RegionSource):
                 if left_out and os.path.relpath(path, root) in left_out:
                     continue
                 found = os.stat(path)  # noqa: PTH116
-                entry = (os.path.relpath(folder, root), name, found.st_size, found.st_mtime_ns)
-                digest.update(repr(entry).encode())
-        return digest.hexdigest()
+                yield os.path.relpath(folder, root), name, found.st_size, found.st_mtime_ns
 
     def _chunk_keys(self, numbers: Collection[int]) -> set[str]:
         """Names of the files, below the array's, that hold any of some slices."""
@@ -158,8 +166,33 @@ class ZarrSource(RegionSource):
         except MemoryError:
             raise
         except Exception as error:  # codecs raise what they like
+            self._require_there()
             region = self._read_by_layers(z, y, x, error)
+        if not isinstance(self._place, Remote) or (region == (self._array.fill_value or 0)).all():
+            self._require_there()
         return region.astype(self.dtype, copy=False)
+
+    def _require_there(self) -> None:
+        """Refuse to take for empty what is gone: zarr reads chunks that it does not find as zeros.
+
+        Raises
+        ------
+        StackError
+            If the array's metadata cannot be found where they were.
+        """
+        name = "zarr.json" if self._array.metadata.zarr_format == 3 else ".zarray"
+        key = f"{self._array.path}/{name}".lstrip("/")
+        try:
+            if isinstance(self._place, Remote):
+                self._place.fetch(key)
+            else:
+                os.stat(os.path.join(self.path, key))  # noqa: PTH116, PTH118
+        except (OSError, StackError) as error:
+            raise StackError(
+                f"{printable(self._root())} is gone from {platform.node()}, or cannot be reached: "
+                f"{reason(error)}. Was a disk unmounted, or a folder moved? What is read of it "
+                "would be zeros, so nothing more is; once it is back, the same command goes on"
+            ) from None
 
     def _part(self, z: slice, y: slice, x: slice) -> np.ndarray:
         key: Any = (*self._leading, z, y, x)

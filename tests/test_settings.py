@@ -87,6 +87,10 @@ def test_options_beat_the_config(tmp_path_factory, in_file, given_):
 
 def test_the_shipped_config_holds_the_defaults():
     assert read_settings(CONFIGS / "default.yaml") == Settings()
+    text = (CONFIGS / "default.yaml").read_text()
+    assert [name for name in Settings.model_fields if f"{name}: " not in text] == []
+    held = read_settings(CONFIGS / "default.yaml", propagate="hold")
+    assert (held.every, held.mend) == (10, False)
 
 
 def test_numbers_may_have_their_units():

@@ -714,7 +714,7 @@ def convert_checkpoint_command(source: Path, target: Path, overwrite: bool) -> N
 @cli.command("info")
 @click.argument("path", type=click.Path())
 def info_command(path: str) -> None:
-    """Say what PATH is: a stack, a run's folder, an OME-Zarr."""
+    """Say what PATH is: a stack, a run's folder, an OME-Zarr, or what else zarrmask writes."""
     from zarrmask.info import describe
 
     for name, value in describe(path).items():

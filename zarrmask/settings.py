@@ -208,8 +208,8 @@ class Settings(BaseModel):
         Whether the unmasked volume is written too; None writes it unless the stack is itself an
         OME-Zarr that serves as it.
     links : bool
-        Whether the masked volume shares with the volume, by hard links, the chunks of level 0 that
-        lie wholly inside the mask, where the disk has such links.
+        Whether the masked volume shares with the volume, by hard links, the chunks of levels 0
+        and 1 that lie wholly inside the mask, where the disk has such links.
     allow_missing : bool
         Whether missing slice numbers are read as zeros.
     on_bad_slice : "stop" or "interpolate"

@@ -41,7 +41,7 @@ def spoiled(stack, tmp_path_factory):
     """The stack with a slice that is nearly black, and one of air."""
     folder = tmp_path_factory.mktemp("spoiled") / "stack"
     shutil.copytree(stack, folder)
-    for number, become in ((DARK, lambda image: image >> 7), (AIR, np.zeros_like)):
+    for number, become in ((DARK, lambda image: image >> 9), (AIR, np.zeros_like)):
         path = folder / f"{number:05d}.tif"
         tifffile.imwrite(path, become(tifffile.imread(path)))
     return folder

@@ -46,7 +46,7 @@ def deep_stack(tmp_path_factory):
     phantom = Phantom((DEPTH, 48, 64), seed=3)
     for n in range(DEPTH):
         image = phantom.slice(n)[0]
-        tifffile.imwrite(folder / f"{n}.tif", image >> 7 if n == 60 else image)
+        tifffile.imwrite(folder / f"{n}.tif", image >> 9 if n == 60 else image)
     return folder
 
 

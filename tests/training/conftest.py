@@ -22,6 +22,7 @@ SMALL = {
     "MAX_SIZE_TEST: 640": "MAX_SIZE_TEST: 90",
 }
 PLAIN = {  # as detectron2 trains
+    "EVEN_CONTRAST: true": "EVEN_CONTRAST: false",
     "AVERAGE: 0.998": "AVERAGE: 0.0",
     "OPTIMIZER: AdamW": "OPTIMIZER: SGD",
     "HELP: true": "HELP: false",

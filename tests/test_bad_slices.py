@@ -357,11 +357,17 @@ def test_a_server_that_does_not_give_a_slice(failures, web, volume, mended, here
     assert all("the server answers 500" in entry["why"] for entry in entries)
 
 
-def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
-    tiffs(tmp_path / "stack", volume[:5])
-    source = open_source(tmp_path / "stack")
-    journal = Journal.of_conversion(tmp_path / "out.zarr")
+def begun(folder, volume):
+    """Five slices as a stack, and the journal of a conversion of it that was begun."""
+    tiffs(folder / "stack", volume[:5])
+    source = open_source(folder / "stack")
+    journal = Journal.of_conversion(folder / "out.zarr")
     journal.start({"input": {"fingerprint": source.fingerprint()}})
+    return source, journal
+
+
+def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
+    source, journal = begun(tmp_path, volume)
     error = UnreadableError(source.path, source.shape, {2: "torn"}, "slice 2 is torn")
     mender = Mender(Damage(journal, source), "interpolate", lambda indices: None, Reporter())
     turns = iter([error] * REPRIEVES)
@@ -381,10 +387,7 @@ def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
 
 def test_a_slice_that_is_well_from_here_stays_part_of_the_input(volume, here, tmp_path):
     """A worker may lack the disk: what is entered as bad may be another slice afterwards."""
-    tiffs(tmp_path / "stack", volume[:5])
-    source = open_source(tmp_path / "stack")
-    journal = Journal.of_conversion(tmp_path / "out.zarr")
-    journal.start({"input": {"fingerprint": source.fingerprint()}})
+    source, journal = begun(tmp_path, volume)
     error = UnreadableError(source.path, source.shape, {2: "torn"}, "slice 2 is torn")
     mender = Mender(Damage(journal, source), "stop", lambda indices: None, Reporter())
 
@@ -402,10 +405,7 @@ def test_a_slice_that_is_well_from_here_stays_part_of_the_input(volume, here, tm
 
 
 def test_no_slice_counts_as_interpolated_before_what_was_made_of_it_is_forgotten(volume, tmp_path):
-    tiffs(tmp_path / "stack", volume[:5])
-    source = open_source(tmp_path / "stack")
-    journal = Journal.of_conversion(tmp_path / "out.zarr")
-    journal.start({"input": {"fingerprint": source.fingerprint()}})
+    source, journal = begun(tmp_path, volume)
     damage = Damage(journal, source)
 
     def stopped(indices):

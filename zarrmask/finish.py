@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ def describe_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
             origin=(z, y, x),
             ngff=pyramid.format.ngff,
         )
+
+
+def flush_metadata(pyramids: Mapping[str, Pyramid]) -> None:
+    """Bring metadata, which zarr does not, onto the disk: the record will call them finished."""
+    for path in [one.path for one in pyramids.values() if isinstance(one.path, Path)]:
+        folders = (path, *(child for child in path.iterdir() if child.is_dir()))
+        flush_soon(*(folder / name for folder in folders for name in METADATA))
+    flush_all()
 
 
 def finish_run(
@@ -79,13 +87,5 @@ def finish_run(
             project = place / "scroll.khprj"
             write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
             advance(1)
-    _flush(pyramids.values())
+    flush_metadata(pyramids)
     journal.finish(record)
-
-
-def _flush(pyramids: Iterable[Pyramid]) -> None:
-    """Bring metadata, which zarr does not, onto the disk: the record will call them finished."""
-    for path in [pyramid.path for pyramid in pyramids if isinstance(pyramid.path, Path)]:
-        folders = (path, *(child for child in path.iterdir() if child.is_dir()))
-        flush_soon(*(folder / name for folder in folders for name in METADATA))
-    flush_all()

@@ -18,8 +18,14 @@ from zarrmask.stack import Source, open_source
 TOLD_EVERY = 5.0  # seconds
 
 
-def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> Source:
-    """Open and check the stack, and say what was found."""
+def open_input(
+    stack: str | Place, settings: Settings, reporter: Reporter
+) -> tuple[Source, Settings]:
+    """Open and check the stack, and say what was found.
+
+    With it come the settings, whose voxel size is the stack's where none is asked for: dilation
+    goes by it, so it is a part of the output's identity.
+    """
     told = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -56,17 +62,9 @@ def open_input(stack: str | Place, settings: Settings, reporter: Reporter) -> So
         reporter.warn(
             f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)
         )
-    return source
-
-
-def with_voxel_size(settings: Settings, source: Source) -> Settings:
-    """Give settings with the voxel size that counts, if any: the stack's, where none is asked for.
-
-    So it is a part of the output's identity: dilation goes by it.
-    """
-    if settings.voxel_size is not None or source.voxel_size is None:
-        return settings
-    return settings.model_copy(update={"voxel_size": source.voxel_size})
+    if stated and not wished:
+        settings = settings.model_copy(update={"voxel_size": stated})
+    return source, settings
 
 
 def keep_apart(source: Source, journal: Journal) -> None:

@@ -13,21 +13,14 @@ from zarrmask.cluster import find_crew
 from zarrmask.cutout import Cutout
 from zarrmask.digest import sha256
 from zarrmask.errors import SettingsError
-from zarrmask.finish import describe_pyramids, finish_run
+from zarrmask.finish import describe_pyramids, finish_run, flush_metadata
 from zarrmask.forecast import Forecast
 from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
 from zarrmask.looking import record_of
 from zarrmask.memory import sized
 from zarrmask.model import detectors_of, find_checkpoint, model_of
-from zarrmask.opening import (
-    input_identity,
-    keep_apart,
-    open_input,
-    refuse_worker,
-    to_be_seen,
-    with_voxel_size,
-)
+from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
 from zarrmask.outlook import Outlook
 from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
 from zarrmask.place import Place, output_place
@@ -117,8 +110,7 @@ def run(
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
     checkpoint = find_checkpoint(settings)
-    source = open_input(stack, settings, reporter)
-    settings = with_voxel_size(settings, source)
+    source, settings = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     identity = _identity(source, settings, checkpoint)
     journal = Journal.of_run(place)
@@ -180,8 +172,7 @@ def convert(
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(**options)
-    source = open_input(stack, settings, reporter)
-    settings = with_voxel_size(settings, source)
+    source, settings = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     identity = {
         "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
@@ -204,6 +195,7 @@ def convert(
         peak, predicted = session.peak_memory, session.forecast.memory.total
         reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
         describe_pyramids({place.stem: pyramids["volume"]}, plan)
+        flush_metadata(pyramids)
         record = {"state": "finished", "identity": session.identity, "window": contrast.written}
         journal.finish(record | session.damage.record())
     return place
@@ -233,8 +225,7 @@ def foresee(
     place = output_place(out)
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
-    source = open_input(stack, settings, reporter or Reporter())
-    settings = with_voxel_size(settings, source)
+    source, settings = open_input(stack, settings, reporter or Reporter())
     plan = make_plan(source, settings)
     checkpoint = None if conversion else find_checkpoint(settings)
     if conversion:

@@ -16,14 +16,7 @@ from zarrmask.given.filling import fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
-from zarrmask.opening import (
-    input_identity,
-    keep_apart,
-    open_input,
-    refuse_worker,
-    to_be_seen,
-    with_voxel_size,
-)
+from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
 from zarrmask.outputs import referenced_volume, run_pyramids
 from zarrmask.pipeline import CONVERTED
 from zarrmask.place import Place, output_place
@@ -95,8 +88,7 @@ def apply(
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(**options, dilate=erode or dilate or 0, propagate="hold")
-    source = open_input(stack, settings, reporter)
-    settings = with_voxel_size(settings, source)
+    source, settings = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     sampled, stack_first = plan.keyframes, int(source.numbers[0])
     given = open_given(masks, source, first).needed(plan.first, plan.stop)

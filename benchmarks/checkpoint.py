@@ -28,6 +28,12 @@ from zarrmask.settings import read_settings
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "phantom_r18.safetensors"
 SEED_ALTERED, ALTERED = 20261127, 50
 """Of altered real slices; how many of each."""
+KINDS = {
+    "as scrolls in their cases usually look": {"odd": 0.0},
+    "odd, from a scroll's middle": {"odd": 1.0, "ends": 0.0},
+    "odd, from near its ends": {"odd": 1.0, "ends": 1.0},
+}
+"""Of simulated slices with papyrus: what they are, and how `simulate` is told."""
 Mask = NDArray[np.bool_]
 Find = Callable[[NDArray[np.uint8]], Mask]
 
@@ -43,7 +49,10 @@ def main() -> None:
 
     print("| | |\n|---|---|")
     row("file", f"{arguments.checkpoint.stat().st_size / 1e6:.1f} MB")
-    for name, value in on_simulated(find, arguments.slices):
+    for name, value in (
+        *on_simulated(find, arguments.slices),
+        *on_kinds(find, arguments.slices // 2),
+    ):
         row(name, value)
     if "ZARRMASK_SHARED" in os.environ:
         folder = Path(os.environ["ZARRMASK_SHARED"]) / "data"
@@ -91,6 +100,24 @@ def on_simulated(find: Find, count: int) -> Iterator[tuple[str, str]]:
     )
     yield "simulated slices without papyrus on which something is found", f"{false} of {count}"
     yield "seconds a slice, one thread", f"{seconds / count:.2f}"
+
+
+def on_kinds(find: Find, count: int) -> Iterator[tuple[str, str]]:
+    """Each kind of simulated slices by itself; what is in pieces, apart from what is whole."""
+    for place, (kind, how) in enumerate(KINDS.items()):
+        scores: dict[bool, list[float]] = {False: [], True: []}
+        for number in range(count):
+            rng = np.random.default_rng([20261128, place, number])
+            image, pieces = simulate(rng, 320, empty=0.0, **how)
+            scores[len(pieces) > 1].append(iou(find(image), np.any(pieces, axis=0)))
+        for apart, some in scores.items():
+            if some:
+                name = f"IoU on {len(some)} {kind}, {'in pieces' if apart else 'in one piece'}"
+                lower, middle = np.percentile(some, [10, 50])
+                yield (
+                    f"{name}: mean, median, 10th percentile",
+                    f"{np.mean(some):.3f} / {middle:.3f} / {lower:.3f}",
+                )
 
 
 def on_real(find: Find, folder: Path) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**25  # the most that glibc takes for the latter: larger blocks are our own to keep
 
 
-def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+def buffer(
+    name: str, shape: tuple[int, ...], dtype: DTypeLike, *, room: tuple[int, ...] = ()
+) -> NDArray:
     """Give this thread's array of a name: whatever it last held, until it is asked for again.
 
     Parameters
@@ -34,6 +36,9 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         An identifier: arrays of different names do not overlap.
     shape : tuple of int
     dtype : dtype
+    room : tuple of int, optional
+        The largest shape that is going to be asked for: what is set aside takes no memory before it
+        is written to, what has to grow is begun anew.
 
     Returns
     -------
@@ -45,7 +50,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     size = prod(shape) * dtype.itemsize
     memory: NDArray[np.uint8] | None = getattr(_held, name, None)
     if memory is None or memory.nbytes < size:
-        memory = np.empty(size, np.uint8)
+        memory = np.empty(max(size, prod(room) * dtype.itemsize), np.uint8)
         setattr(_held, name, memory)
     return memory[:size].view(dtype).reshape(shape)
 

@@ -229,7 +229,9 @@ def write_brick(
     file = next(iter(outputs.values())).format.file
     by_tile = reads_by_tile(source, origin, file)
     whole = None if by_tile else shifted(region, origin)
-    read = _reader(source, whole, origin, rescaling)
+    z, y, x = sides(region)
+    room = min(z, file), min(y, file), x
+    read = _reader(source, whole, origin, rescaling, room)
     kept = 0
     for step in tiles(region, grid.step[:2]):
         with ExitStack() as writing:
@@ -271,40 +273,52 @@ def _write_inside(
     if voxels is None:
         first = runs[0][0].start
         voxels = read((z, y, slice(x.start + first, x.start + runs[-1][0].stop)))
+    room = *sides(tile)[:2], min(max(PIECE, mask.file), sides(tile)[2])
     kept = 0
     # What shares the volume's files comes last: it waits for them.
     for columns, full in sorted(runs, key=itemgetter(1)):
         piece = (z, y, slice(x.start + columns.start, x.start + columns.stop))
         seen = voxels[:, :, columns.start - first : columns.stop - first]
+        if full and volume is not None:
+            mask.fill(piece, 255)
+            masked.repeat(piece, seen, volume)
+            kept += prod(sides(piece))
+            continue
+        masked.settle()
+        # In one block: zarr would make one of it, in fresh memory.
+        cut = buffer("cut", sides(piece), seen.dtype, room=room)
         if full:
             mask.fill(piece, 255)
+            cut[...] = seen
             kept += prod(sides(piece))
-            if volume is not None:
-                masked.repeat(piece, seen, volume)
-            else:
-                masked.write(piece, seen)
         else:
             mask.settle()
-            masked.settle()
-            inside = buffer("inside", sides(piece), np.uint8)
+            inside = buffer("inside", sides(piece), np.uint8, room=room)
             masks.fill(inside, columns)
-            kept += int(np.count_nonzero(inside))
             mask.write(piece, inside)
-            masked.write(piece, cut_out(seen, inside, buffer("cut", sides(piece), seen.dtype)))
+            cut_out(seen, inside, cut)
+            kept += int(np.count_nonzero(inside))
+        masked.write(piece, cut)
     return kept
 
 
 def _reader(
-    source: Source, whole: Region | None, origin: Shape, rescaling: Rescaling | None
+    source: Source,
+    whole: Region | None,
+    origin: Shape,
+    rescaling: Rescaling | None,
+    room: Shape,
 ) -> Callable[[Region], NDArray]:
     """Give what reads parts of a brick, into one buffer; of `whole`, read at once, if it is given.
+
+    No part has larger sides than `room`.
 
     Fresh memory would cost more than the work that is done in it.
     """
     decoded: list[NDArray] = []
 
     def read(region: Region) -> NDArray:
-        voxels = buffer("voxels", sides(region), source.dtype)
+        voxels = buffer("voxels", sides(region), source.dtype, room=room)
         region = shifted(region, origin)
         if whole is None:
             source.read_into(voxels, *region)
@@ -315,7 +329,7 @@ def _reader(
             voxels[...] = decoded[0][within(region, whole)]
         if rescaling is None:
             return voxels
-        rescaled = buffer("rescaled", sides(region), rescaling.dtype)
+        rescaled = buffer("rescaled", sides(region), rescaling.dtype, room=room)
         rescaling(voxels, rescaled)
         return rescaled
 

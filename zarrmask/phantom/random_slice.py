@@ -112,7 +112,7 @@ def _look(rng: np.random.Generator, height: int, width: int, usual: bool, ends: 
         side = min(height, width) * min(axes)
         axes = (side / width, side / height * float(u(0.5, 1.0)))
     crushed = float(rng.choice([0.0, 0.5, 1.0, 1.4], p=[0.05, 0.2, 0.4, 0.35]))
-    end = 1.0 if usual else rng.random() * 0.25 / ends
+    end = rng.random() * 0.25 / ends if ends and not usual else 1.0
     mouth = float(u(0.3, 3.0)) if end < 0.14 else 0.0
     broken = float(u(0.15, 0.6)) if 0.1 < end < 0.25 else 0.0
     low, high = (0.0035, 0.01) if usual else (0.003, 0.03)

@@ -233,6 +233,8 @@ def connect(
     encoders = ENCODERS * max(1, dask.system.CPU_COUNT // workers)
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": encoders,  # of zarrs
+        # Chunks go from thread to thread: glibc would keep as many of them for each thread.
+        "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 2,
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
     }

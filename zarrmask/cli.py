@@ -556,10 +556,10 @@ def train_command(
 @CLASSES
 @click.option(
     "--dilate",
-    type=float,
-    metavar="P",
-    help="Kernel side, percent of the longer side.  [default: 3]",
+    metavar="P|Lum",
+    help="Kernel side, percent of the longer side, or micrometres, as 150um.  [default: 3]",
 )
+@click.option("--voxel-size", metavar="UM", help="Side of a pixel, micrometres.")
 @DETECT_WINDOW
 @click.option("--out", type=_Local(path_type=Path), help="Folder to make: figures and pictures.")
 @click.option(

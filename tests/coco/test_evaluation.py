@@ -145,6 +145,40 @@ def test_grey_values_are_seen_through_a_window(simulated, zarrmask):
     assert (code, "no window suits both" in told) == (1, True)
 
 
+def test_average_precision_is_of_the_same_detections_whatever_the_score(simulated):
+    low, usual = (evaluate(*simulated, score=score) for score in (0.0, 0.1))
+    assert low["boxes"] == usual["boxes"]
+    assert low["masks"] == usual["masks"]
+
+
+def test_a_dilation_in_micrometres_wants_the_size_of_a_voxel(simulated, zarrmask):
+    annotations, images = simulated
+    command = ("evaluate", "--coco", annotations, "--images", images, "--dilate", "30um")
+    code, _, told = zarrmask(*command)
+    assert (code, "--voxel-size" in told) == (1, True)
+    code, printed, told = zarrmask(*command, "--voxel-size", "5")
+    assert code == 0, told
+    assert "dilated by 30um" in printed
+
+
+@pytest.mark.parametrize(
+    "said", [{"backend": "detectron2"}, {"precision": "fast", "device": "cuda"}]
+)
+def test_settings_say_who_detects_and_how(simulated, tmp_path, monkeypatch, said):
+    settings = tmp_path / "run.yaml"
+    settings.write_text(json.dumps(said))
+    asked = {}
+
+    def ask(*_, **options):
+        asked.update(options)
+        raise SettingsError("asked")
+
+    monkeypatch.setattr("zarrmask.detection.load.load_detector", ask)
+    with pytest.raises(SettingsError, match="asked"):
+        evaluate(*simulated, model=settings)
+    assert asked.items() >= said.items()
+
+
 def test_nothing_is_written_where_something_is_wrong(simulated, tmp_path):
     annotations, images = simulated
     out = tmp_path / "judged"

@@ -193,6 +193,10 @@ def test_all_that_detectron2_dumps_is_taken():
         ({"SOLVER": {"NESTEROV": True, "MOMENTUM": 0.0}}, "SOLVER.NESTEROV"),
         ({"INPUT": {"CROP": {"ENABLED": True, "SIZE": (2, 2)}}}, "parts of the image"),
         (
+            {"INPUT": {"CROP": {"ENABLED": True, "TYPE": "absolute_range", "SIZE": (600, 400)}}},
+            "the least side and the greatest",
+        ),
+        (
             {"INPUT": {"CROP": {"ENABLED": True, "TYPE": "absolute", "SIZE": (2.5, 2)}}},
             "whole pixels",
         ),

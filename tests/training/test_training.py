@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -25,7 +27,8 @@ from zarrmask.errors import (
     SettingsError,
     TrainingError,
 )
-from zarrmask.shipped import CONFIGS
+from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
+from zarrmask.training import validation
 from zarrmask.training.curves import read_metrics
 from zarrmask.training.fine_tuning import annotated_lesson
 from zarrmask.training.loop import check_share, train
@@ -263,6 +266,95 @@ def test_another_network_or_other_data_are_not_gone_on_with(plain, annotated, tm
     (out / "training.pt").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="Name another folder"):
         train(annotated_lesson(*annotated, config=plain), out, workers=0, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "difference"),
+    [
+        ("    DEPTH: 18", "    DEPTH: 50", "MODEL.RESNETS.DEPTH was 18, is detectron2's default"),
+        (
+            "EVEN_CONTRAST: false",
+            "EVEN_CONTRAST: true",
+            "ZARRMASK.EVEN_CONTRAST was detectron2's default, is True",
+        ),
+        (
+            "PIXEL_MEAN: [110.0, 110.0, 110.0]",
+            "PIXEL_MEAN: [103.53, 116.28, 123.675]",
+            "MODEL.PIXEL_MEAN was (110.0, 110.0, 110.0), is detectron2's default",
+        ),
+    ],
+)
+def test_what_is_left_to_detectron2s_default_is_another_network_too(
+    plain, annotated, tmp_path, key, other, difference
+):
+    out = tmp_path / "out"
+    train(annotated_lesson(*annotated, config=plain, iterations=1), out, workers=0, threads=1)
+    text = plain.read_text()
+    assert key in text
+    plain.write_text(text.replace(key, other))
+    with pytest.raises(OutputError, match=re.escape(difference)):
+        train(annotated_lesson(*annotated, config=plain), out, workers=0, threads=1)
+
+
+def test_weights_that_a_config_names_have_to_be_given(plain, annotated):
+    text = plain.read_text()
+    plain.write_text(text.replace("MODEL:\n", "MODEL:\n  WEIGHTS: detectron2://R-50.pkl\n", 1))
+    for lesson in (partial(annotated_lesson, *annotated), simulated_lesson):
+        with pytest.raises(SettingsError, match=r"MODEL.WEIGHTS detectron2://R-50.pkl.*--init"):
+            lesson(config=plain)
+        lesson(config=plain, init=DEFAULT_CHECKPOINT)
+
+
+def test_stages_that_stay_at_random_are_warned_of(plain, annotated):
+    assert not annotated_lesson(*annotated, config=plain).warnings
+    plain.write_text(plain.read_text().replace("FREEZE_AT: 0", "FREEZE_AT: 2"))
+    for lesson in (partial(annotated_lesson, *annotated), simulated_lesson):
+        (warning,) = lesson(config=plain).warnings
+        assert "MODEL.BACKBONE.FREEZE_AT 2" in warning
+        assert not lesson(config=plain, init=DEFAULT_CHECKPOINT).warnings
+
+
+def test_a_checkpoint_without_its_config_is_warned_of(annotated, tmp_path):
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(DEFAULT_CHECKPOINT, alone)
+    (warning,) = annotated_lesson(*annotated, init=alone).warnings
+    assert "stands alone, without its config" in warning
+
+
+def test_images_with_crowds_alone_are_left_out(plain, annotated, tmp_path):
+    document = json.loads(annotated[0].read_text())
+    by_image = Counter(mark["image_id"] for mark in document["annotations"])
+    crowd, mixed = sorted(by_image)[:2]
+    for mark in document["annotations"]:
+        mark["iscrowd"] = int(mark["image_id"] == crowd)
+    document["annotations"].append(
+        {**document["annotations"][-1], "id": 10**6, "image_id": mixed, "iscrowd": 1}
+    )
+    annotated[0].write_text(json.dumps(document))
+    empty = "DATALOADER:\n  FILTER_EMPTY_ANNOTATIONS: false\n"
+    plain.write_text(plain.read_text().replace("DATALOADER:\n", empty))
+    lesson = annotated_lesson(*annotated, config=plain, validate=0, iterations=1)
+    assert len(lesson.batches(0, 1).images) == len(document["images"]) - 1
+    said = []
+    train(lesson, tmp_path / "out", workers=0, threads=1, progress=said.append)
+    assert said[0].startswith("warning: crowds")
+    assert "1 images with crowds and objects" in said[0]
+    assert "1 with crowds alone" in said[0]
+
+
+def test_what_is_held_out_is_judged_as_a_run_would(plain, annotated, tmp_path, monkeypatch):
+    """Whatever score the config asks for."""
+    plain.write_text(plain.read_text().replace("SCORE_THRESH_TEST: 0.1", "SCORE_THRESH_TEST: 0.7"))
+    lesson = annotated_lesson(*annotated, config=plain, iterations=1)
+    seen = []
+    made = validation.MaskRCNNDetector
+    monkeypatch.setattr(
+        validation,
+        "MaskRCNNDetector",
+        lambda config, *rest: seen.append(config.score_threshold) or made(config, *rest),
+    )
+    train(lesson, tmp_path / "out", workers=0, threads=1)
+    assert seen == [0.1]
 
 
 def test_other_classes_want_new_heads(plain, annotate, tmp_path):

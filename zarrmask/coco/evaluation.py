@@ -69,7 +69,8 @@ def evaluate(
     model: Path | None = None,
     score: float | None = None,
     classes: Collection[int] | str | None = None,
-    dilate: float | None = None,
+    dilate: float | str | None = None,
+    voxel_size: float | None = None,
     detect_window: str | tuple[float, float] | None = None,
     out: Path | None = None,
     worst: int = 10,
@@ -81,7 +82,7 @@ def evaluate(
     ----------
     annotations, images : Path
         See `read_coco`.
-    checkpoint, model, score, classes, dilate, detect_window : optional
+    checkpoint, model, score, classes, dilate, voxel_size, detect_window : optional
         As `checkpoint`, `config` and so on of a run. "auto" takes its percentiles of up to eight
         images. Chosen classes are the annotations' categories too, where there are as many of
         these; average precision is of all classes.
@@ -113,8 +114,10 @@ def evaluate(
         score=score,
         classes=classes,
         dilate=dilate,
+        voxel_size=voxel_size,
         detect_window=detect_window,
     )
+    masking.kernel_side(1, 1, settings.dilate, settings.voxel_size)  # or refuse it at once
     if out is not None:
         require_replaceable(out)
     dataset = read_coco(annotations, images)
@@ -123,7 +126,14 @@ def evaluate(
     if warning := guessed(weights, settings.model):
         reporter.warn(warning)
     lowest = min(settings.score, LOWEST_SCORE)
-    detector = load_detector(weights, settings.model, score_threshold=lowest)
+    detector = load_detector(
+        weights,
+        settings.model,
+        backend=settings.backend,
+        precision=settings.precision,
+        device=settings.device,
+        score_threshold=lowest,
+    )
     chosen = settings.classes
     if chosen is not None:
         ModelConfig(classes=detector.classes).require_classes(chosen, str(weights))
@@ -141,11 +151,12 @@ def evaluate(
             shape = (image.height, image.width)
             prepared = detector.network_input.prepare(image.grey(window))
             (detections,) = detector.detect([prepared], [shape])
-            found[image.id] = found_in(detections, shape)
+            found[image.id] = found_in(detections.above(LOWEST_SCORE), shape)
             sure = detections.above(settings.score)
             sure = sure if chosen is None else sure.of_classes(chosen)
             true = image.true(chosen if by_category else None)
-            judged.append(_judged(image, true, union_mask(sure, shape), len(sure), settings.dilate))
+            side = masking.kernel_side(*shape, settings.dilate, settings.voxel_size)
+            judged.append(_judged(image, true, union_mask(sure, shape), len(sure), side))
             advance(1)
     judged.sort(key=lambda one: one.detected.iou)
     record = {
@@ -179,10 +190,9 @@ def _window(dataset: CocoDataset, settings: Settings) -> Window:
 
 
 def _judged(
-    image: CocoImage, true: Region, found: NDArray[np.uint8], detections: int, percent: float | str
+    image: CocoImage, true: Region, found: NDArray[np.uint8], detections: int, side: int
 ) -> Judged:
     ignored = image.ignored().mask()
-    side = masking.kernel_side(image.height, image.width, percent)
     grown = masking.dilate(found, side)
     detected, dilated = (
         Overlap.of_masks(true.mask(), mask > 0, ignored) for mask in (found, grown)
@@ -232,7 +242,9 @@ def as_table(record: Mapping[str, Any]) -> str:
         f"  {name:<22}" + "".join(map(_share, record[name].values())) for name in ("boxes", "masks")
     ]
     rows += ["", f"{'union of detections':<24}{'IoU':>9}{'lost':>9}{'surplus':>9}"]
-    names = {"detected": "as detected", "dilated": f"dilated by {record['dilate']:g} %"}
+    dilation = record["dilate"]
+    by = dilation if isinstance(dilation, str) else f"{dilation:g} %"
+    names = {"detected": "as detected", "dilated": f"dilated by {by}"}
     for key, name in names.items():
         rows.append(f"  {name:<22}" + "".join(_share(record[key][k]) for k in _OVERLAP))
     rows += ["", f"{'worst images':<24}{'IoU':>9}{'lost':>9}{'surplus':>9}"]

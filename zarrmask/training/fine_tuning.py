@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file
+from zarrmask.detection.config import ModelConfig, config_file, guessed
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.shapes import documents_of
@@ -19,7 +19,13 @@ from zarrmask.digest import sha256
 from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training.annotated import AnnotatedBatches, held_out
-from zarrmask.training.lesson import Lesson, weights_called, with_wishes
+from zarrmask.training.lesson import (
+    Lesson,
+    frozen_at_random,
+    require_no_weights,
+    weights_called,
+    with_wishes,
+)
 from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.validation import mean_union_iou
 
@@ -68,9 +74,12 @@ def annotated_lesson(
     CheckpointError
         If config or checkpoint are not understood, or do not fit each other.
     SettingsError
-        If the classes are others than the annotations'.
+        If the classes are others than the annotations', or the config names weights and there is no
+        `init`.
     """
     documents = read_documents(config or FINETUNE)
+    if init is None:
+        require_no_weights(documents, config or FINETUNE)
     describes = lookup(documents, "MODEL.BACKBONE.NAME", None) is not None
     if init is None and not describes:
         init = DEFAULT_CHECKPOINT
@@ -78,14 +87,17 @@ def annotated_lesson(
     weights = None if begun is None else begun.tensors
     said = str(config or FINETUNE)
     states_classes = describes or lookup(documents, "MODEL.ROI_HEADS.NUM_CLASSES", None) is not None
-    source = said
+    source, warnings = said, list[str]()
     if not describes:
         assert init is not None
         assert begun is not None
         documents += documents_of(init, begun.shapes)
+        warnings += filter(None, [guessed(init)])
         source = f"{said}, with what {config_file(init) or init} says of the network"
     network, recipe = interpret_training(documents, source)
     recipe, seed = with_wishes(recipe, iterations, seed)
+    if init is None:
+        warnings += frozen_at_random(recipe, config or FINETUNE)
 
     dataset = read_coco(coco, images)
     network = _for_classes(network, dataset, said if states_classes else None)
@@ -109,6 +121,7 @@ def annotated_lesson(
         weights_called(init),
         new_heads,
         partial(mean_union_iou, network, judges) if judges else None,
+        [*warnings, *_crowds(learned)],
     )
 
 
@@ -138,11 +151,29 @@ def _categories(dataset: CocoDataset) -> str:
     return f"{dataset.path} has {len(dataset.names)} categories ({names})"
 
 
+def _crowds(images: Sequence[CocoImage]) -> list[str]:
+    """What to warn of where there are crowds."""
+    mixed = sum(bool(image.crowds and image.instances) for image in images)
+    alone = sum(bool(image.crowds and not image.instances) for image in images)
+    if not mixed and not alone:
+        return []
+    return [
+        f"crowds (iscrowd 1) are no objects to learn: {mixed:,} images with crowds and objects "
+        f"are learned from as if nothing were in the crowds, as detectron2 does, and {alone:,} "
+        "with crowds alone are left out. CVAT exports what was painted as crowds: draw polygons"
+    ]
+
+
 def _with_instances(
     images: Sequence[CocoImage], recipe: Recipe, coco: Path
 ) -> tuple[CocoImage, ...]:
-    """Leave out images without an object, where ``FILTER_EMPTY_ANNOTATIONS`` says so."""
-    kept = tuple(image for image in images if image.instances or not recipe.drops_empty)
+    """Leave out images with crowds alone; and empty ones, if ``FILTER_EMPTY_ANNOTATIONS`` says so.
+
+    Nobody says that there is nothing in a crowd.
+    """
+    kept = tuple(
+        image for image in images if image.instances or not (image.crowds or recipe.drops_empty)
+    )
     if not any(image.instances for image in kept):
         raise AnnotationError(
             f"{coco}: no image with an annotation is left to learn from, once {len(images)} images "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.detection.config import ModelConfig, stated_keys
+from zarrmask.detection.config_file import Document
+from zarrmask.detection.config_keys import lookup
 from zarrmask.digest import sha256
+from zarrmask.errors import SettingsError
 from zarrmask.training.batches import Batch
 from zarrmask.training.recipe import Recipe
 from zarrmask.training.world import World
@@ -42,6 +45,8 @@ class Lesson:
         Whether the layers that know classes begin afresh all the same.
     judge : callable, optional
         Gives how good weights are, the IoU of masks, from 0 to 1.
+    warnings : sequence of str
+        What may not be as it was meant.
     """
 
     config: ModelConfig
@@ -54,6 +59,7 @@ class Lesson:
     begun: str = "no weights"
     new_heads: bool = False
     judge: Callable[[Mapping[str, Tensor], World], float] | None = None
+    warnings: Sequence[str] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -66,6 +72,31 @@ class Lesson:
 def weights_called(init: Path | None) -> str:
     """What a lesson's `begun` says of a checkpoint."""
     return "no weights" if init is None else f"weights {sha256(init)[:16]}"
+
+
+def require_no_weights(documents: Sequence[Document], config: Path) -> None:
+    """Refuse a config that names weights to begin from, where no weights are to be begun from.
+
+    Raises
+    ------
+    SettingsError
+        If it has a ``MODEL.WEIGHTS``.
+    """
+    if named := lookup(documents, "MODEL.WEIGHTS", ""):
+        raise SettingsError(
+            f"{config} has MODEL.WEIGHTS {named}, which zarrmask does not fetch: give the file "
+            "with --init (and --new-heads, if it knows other classes), or leave the key out"
+        )
+
+
+def frozen_at_random(recipe: Recipe, config: Path) -> list[str]:
+    """What to warn of where stages that do not learn begin from no weights."""
+    if not recipe.frozen_stages:
+        return []
+    return [
+        f"{config}: the first stages of the network are random, since there is no --init, and stay "
+        f"so (MODEL.BACKBONE.FREEZE_AT {recipe.frozen_stages}): with 0 all of it learns"
+    ]
 
 
 def with_wishes(recipe: Recipe, iterations: int | None, seed: int | None) -> tuple[Recipe, int]:

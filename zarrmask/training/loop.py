@@ -137,6 +137,9 @@ def train(
             refuse_others(out)
         training = Training(lesson, world, state)
         out.mkdir(parents=True, exist_ok=True)
+        if progress is not None and world.is_first:
+            for warning in lesson.warnings:
+                progress(f"warning: {warning}")
         with hold(out / LOCK, out) if world.is_first else nullcontext(), Stop() as stop:
             training.go(out, workers, progress or (lambda _step: None), stop)
     return out / LAST
@@ -343,7 +346,8 @@ class Training:
                     for part, value in state["momentum"][name].items()
                     if value is not None
                 }
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # nothing, where it was not in use
+            self.scaler.load_state_dict(state["scaler"])
         self.done, self.best, self.sums, self.count = state["noted"]
 
 

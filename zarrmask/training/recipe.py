@@ -202,6 +202,11 @@ def _contradictions(recipe: Recipe) -> Iterable[str]:
             yield f"INPUT.CROP.SIZE is {recipe.crop_size}, must be parts of the image up to 1"
         if not relative and any(side != int(side) for side in recipe.crop_size):
             yield f"INPUT.CROP.SIZE is {recipe.crop_size}, must be whole pixels"
+        if recipe.crop_type == "absolute_range" and recipe.crop_size[0] > recipe.crop_size[1]:
+            yield (
+                f"INPUT.CROP.SIZE is {recipe.crop_size}; with INPUT.CROP.TYPE 'absolute_range' it "
+                "must be the least side and the greatest"
+            )
 
 
 _TRAINING = Keys(Recipe, _FIXED, _HARMLESS, _contradictions)

@@ -11,11 +11,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config_file import read_documents
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS
 from zarrmask.training.batches import Batch, Target, example
-from zarrmask.training.lesson import Lesson, weights_called, with_wishes
-from zarrmask.training.recipe import Recipe, read_training
+from zarrmask.training.lesson import (
+    Lesson,
+    frozen_at_random,
+    require_no_weights,
+    weights_called,
+    with_wishes,
+)
+from zarrmask.training.recipe import Recipe, interpret_training
 
 PHANTOM = CONFIGS / "phantom_r18.yaml"
 
@@ -42,8 +49,14 @@ def simulated_lesson(
     ------
     CheckpointError
         If config or checkpoint are not understood.
+    SettingsError
+        If the config names weights, and there is no `init`.
     """
-    network, recipe = read_training(config or PHANTOM)
+    config = config or PHANTOM
+    documents = read_documents(config)
+    if init is None:
+        require_no_weights(documents, config)
+    network, recipe = interpret_training(documents, str(config))
     recipe, seed = with_wishes(recipe, iterations, seed)
     return Lesson(
         network,
@@ -54,6 +67,7 @@ def simulated_lesson(
         None if init is None else read_checkpoint(init).tensors,
         str(init),
         weights_called(init),
+        warnings=frozen_at_random(recipe, config) if init is None else (),
     )
 
 

@@ -122,9 +122,9 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
         state: dict[str, Any] = load_torch(path)
         before = state["identity"]
         differing = [
-            f"{name} was {before.get(name)!r}, is {value!r}"
-            for name, value in identity.items()
-            if before.get(name) != value
+            f"{name} was {_said(before, name)}, is {_said(identity, name)}"
+            for name in {**identity, **before}
+            if _said(before, name) != _said(identity, name)
         ]
     except Exception as problem:  # a damaged file may raise anything
         why = f"{problem}\n" if isinstance(problem, CheckpointError) else ""
@@ -139,3 +139,8 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
             + "\n  ".join(differing)
         )
     return state
+
+
+def _said(identity: Mapping[str, Any], name: str) -> str:
+    """What an identity says by a name; of the network it holds what is not detectron2's default."""
+    return repr(identity[name]) if name in identity else "detectron2's default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -27,7 +28,8 @@ def mean_union_iou(
     found, the IoU is 1.
     The processes of `world` share the images.
     """
-    detector = MaskRCNNDetector(config, weights, "what was learned", world.device)
+    judged = replace(config, score_threshold=SCORE)
+    detector = MaskRCNNDetector(judged, weights, "what was learned", world.device)
     mine = images[world.rank :: world.size]
     sums = world.total(
         {"iou": sum(union_iou(detector, image) for image in mine), "images": len(mine)}
@@ -39,6 +41,6 @@ def union_iou(detector: MaskRCNNDetector, image: CocoImage) -> float:
     """Give the IoU of what is found on an image with what was annotated."""
     grey = image.grey()
     shape = (image.height, image.width)
-    found = detector.detect([detector.network_input.prepare(grey)], [shape])[0].above(SCORE)
+    (found,) = detector.detect([detector.network_input.prepare(grey)], [shape])
     mask = union_mask(found, shape) > 0
     return Overlap.of_masks(image.true().mask(), mask, image.ignored().mask()).iou

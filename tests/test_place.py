@@ -68,6 +68,8 @@ def test_a_place_in_a_bucket_goes_to_other_processes_with_its_options():
         ("s3://bucket/a/../out", "names no folder"),
         ("s3://me:hidden@bucket/out", "login or a query"),
         ("s3://bucket/out?signature=hidden", "login or a query"),
+        ("s3://bucket/my out?signature=hidden", "login or a query"),
+        ("https://host/my out/?signature=hidden", "login or a query"),
         ("s3:/bucket/out", "lost a slash"),
         ("nowhere://bucket/out", "cannot be opened"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xarray as xr
+
 from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError
 from zarrmask.images.numbered import EXPORTED, PROXIES
@@ -83,12 +85,23 @@ def _pyramid(path: Place) -> dict[str, str]:
     for name, level in tree.children.items():
         image = level["image"]
         lines[f"level {name}"] = f"{_times(image.shape)} {image.dtype}"
-    z = next(iter(tree.children.values()))["image"].coords["z"]
-    if "units" in z.attrs and len(z) > 1:
-        lines["voxel size"] = f"{float(z[1] - z[0]):g} {z.attrs['units']}"
+    finest = next(iter(tree.children.values()))
+    if size := _voxel_size(finest.dataset["image"]):
+        lines["voxel size"] = size
     if (record := Journal.of_conversion(path).read()) is not None:
         lines["bad slices"] = _bad(record.get(ENTRIES, []))
     return lines
+
+
+def _voxel_size(image: xr.DataArray) -> str:
+    """A voxel's sides, once if all are the same; nothing where their unit is not told."""
+    axes = [image.coords[name] for name in image.dims[-3:] if name in image.coords]
+    sides = [
+        f"{float(axis[1] - axis[0]):g} {axis.attrs['units']}"
+        for axis in axes
+        if "units" in axis.attrs and len(axis) > 1
+    ]
+    return " x ".join(dict.fromkeys(sides) if len(set(sides)) == 1 else sides)
 
 
 def _images(path: Place) -> dict[str, str]:

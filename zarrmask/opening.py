@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from math import isclose
 from pathlib import Path
@@ -49,7 +50,7 @@ def open_input(
     reporter.say(f"{source.path}: {source.kind}, {z} x {y} x {x} {source.dtype}")
     if source.oblong and settings.voxel_size is None:
         reporter.warn(
-            f"its voxels are {source.oblong}, no cubes: outputs state no voxel size, and do not "
+            f"its voxels are {source.oblong}: outputs state no voxel size, and do not "
             "lie over it in viewers that go by that"
         )
     stated, wished = source.voxel_size, settings.voxel_size
@@ -96,7 +97,15 @@ def _places(source: Source) -> set[str]:
     if "://" in source.path:
         return {source.path.rstrip("/")}
     place = Path(source.path)
-    return {str(path.resolve()) for path in (place, *place.glob("[0-9]*"))}
+    levels: list[str] = []
+    if place.is_dir():
+        with os.scandir(place) as entries:  # a flat zarr has a million chunks, which are files
+            levels = [
+                entry.path
+                for entry in entries
+                if entry.name[:1].isdigit() and (entry.is_symlink() or entry.is_dir())
+            ]
+    return {str(path.resolve()) for path in (place, *map(Path, levels))}
 
 
 def _within(place: str, folder: str) -> bool:

@@ -58,7 +58,7 @@ def place_of(path: str | os.PathLike[str] | UPath) -> Place:
         place = UPath(place, **_options(place))
         place.fs  # noqa: B018  imports what the protocol needs
     except (ImportError, ValueError) as error:
-        raise ZarrmaskError(f"{redacted(text)} cannot be opened: {error}") from None
+        raise ZarrmaskError(f"{public(text)} cannot be opened: {error}") from None
     return place
 
 
@@ -94,9 +94,9 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
         Where nothing can be written to it, or its URL holds what is to stay secret.
     """
     text = str(path)
-    if redacted(text) != text:
+    if redacted(text) != text or ("://" in text and "?" in text):
         raise OutputError(
-            f"the output {redacted(text)} has a login or a query in its URL, which others would "
+            f"the output {public(text)} has a login or a query in its URL, which others would "
             "see; give credentials by the environment or as storage options of a UPath"
         )
     if re.match(r"[a-z0-9]{2,}:/[^/]", text):
@@ -141,13 +141,17 @@ def written_command(arguments: Sequence[str]) -> str:
     >>> written_command(["zarrmask", "run", "my slices", "--x=s3://a:b/c@host/d?key=e f#g"])
     "zarrmask run 'my slices' '--x=s3://...@host/d?...'"
     """
-    return shlex.join(
-        _public(argument) if "://" in argument else argument for argument in arguments
-    )
+    return shlex.join(public(argument) if "://" in argument else argument for argument in arguments)
 
 
-def _public(url: str) -> str:
-    """Take out whatever can be a login, a query or a fragment, where it is known to be one URL."""
+def public(url: str) -> str:
+    """Take out whatever can be a login, a query or a fragment, where it is known to be one URL.
+
+    Examples
+    --------
+    >>> public("https://me:it's@host/my scan/?token=secret")
+    'https://...@host/my scan/?...'
+    """
     scheme, rest = url.split("://", 1)
     path, *secret = re.split(r"[?#]", rest, maxsplit=1)
     if any("@" in part for part in secret):

@@ -1,5 +1,6 @@
 """The command line as a person meets it: messages, exit codes, nothing written in vain."""
 
+import json
 import pickle
 import re
 import shutil
@@ -237,6 +238,31 @@ def test_convert_and_info(zarrmask, cluster, tmp_path):
     code, printed = zarrmask("info", "out.zarr")
     assert "2 x 60 x 70 uint16" in printed
     assert "7.91 micrometer" in printed
+
+
+def test_what_ome_zarr_does_not_read_is_a_stack_all_the_same(zarrmask, cluster, tmp_path):
+    """NGFF 0.4 lets axes be without a type."""
+    slices(tmp_path / "stack", {5: grey(), 6: grey()})
+    assert zarrmask("convert", "stack", "v.zarr", "--scheduler", cluster)[0] == 0
+    attributes = json.loads((tmp_path / "v.zarr/.zattrs").read_text())
+    attributes["multiscales"][0]["axes"] = [{"name": name} for name in "zyx"]
+    (tmp_path / "v.zarr/.zattrs").write_text(json.dumps(attributes))
+    code, printed = zarrmask("info", "v.zarr")
+    assert (code, "2 x 60 x 70 uint16" in printed) == (0, True)
+    code, printed = zarrmask("plan", "v.zarr", "out", "--memory", "4GB")
+    assert code == 0, printed
+
+
+def test_info_tells_all_sides_of_a_voxel(zarrmask, cluster, tmp_path):
+    slices(tmp_path / "stack", {5: grey(), 6: grey()})
+    command = ("convert", "stack", "v.zarr", "--voxel-size", 7.91, "--scheduler", cluster)
+    assert zarrmask(*command)[0] == 0
+    attributes = json.loads((tmp_path / "v.zarr/.zattrs").read_text())
+    scales = [{"type": "scale", "scale": [50.0, 7.91, 7.91]}]
+    attributes["multiscales"][0]["coordinateTransformations"] = scales
+    (tmp_path / "v.zarr/.zattrs").write_text(json.dumps(attributes))
+    _, printed = zarrmask("info", "v.zarr")
+    assert "50 micrometer x 7.91 micrometer x 7.91 micrometer" in printed
 
 
 def test_demo_masks_a_scroll_of_its_own(zarrmask, cluster, tmp_path):

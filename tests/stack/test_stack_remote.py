@@ -1,5 +1,6 @@
 """Stacks at URLs: what a server gives is what the files hold, however it falters."""
 
+import io
 import multiprocessing
 import pickle
 import shutil
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import StackError
+from zarrmask.place import place_of
 from zarrmask.stack import Source, open_source, open_stack, remote
 
 Server = Any
@@ -254,6 +257,23 @@ def test_a_server_that_gives_out_is_named(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_listing_as_caddy_writes_it(
+    web: Server, slices: str, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link begins with `./`."""
+
+    def listed(request: Any, place: Path) -> io.BytesIO:
+        links = "".join(f'<a href="./{quote(path.name)}">a file</a>' for path in place.iterdir())
+        request.send_response(200)
+        request.send_header("Content-Type", "text/html")
+        request.send_header("Content-Length", str(len(links)))
+        request.end_headers()
+        return io.BytesIO(links.encode())
+
+    monkeypatch.setattr(web.RequestHandlerClass, "list_directory", listed)
+    np.testing.assert_array_equal(open_stack(slices).values, volume)
+
+
 def test_a_server_that_is_not_there(web: Server) -> None:
     web.server_close()
     with pytest.raises(StackError, match=r"127\.0\.0\.1.*tried 8 times"):
@@ -332,6 +352,13 @@ def test_secrets_stay_secret_and_open_doors(
         ):
             assert "pa55word" not in text
             assert "sig=" not in text
+
+
+@pytest.mark.parametrize("url", ["https://me:it's@host/my scan", "https://host/my scan?sig=it's&b"])
+def test_a_url_is_shown_without_secrets_whatever_signs_it_holds(url: str) -> None:
+    shown = remote.Remote(place_of(url)).shown
+    assert "it's" not in shown
+    assert "my scan" in shown
 
 
 def test_a_conversion_from_a_server(

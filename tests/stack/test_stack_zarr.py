@@ -9,7 +9,7 @@ import zarr
 
 from zarrmask.errors import StackError
 from zarrmask.stack import open_source, open_stack
-from zarrmask.stack.zarr_source import described, voxel_size
+from zarrmask.stack.zarr_source import described, sides_of, voxel_size
 
 
 def write_image(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5)) -> Path:
@@ -81,6 +81,44 @@ def test_voxel_size(
         image["coordinateTransformations"] = scale(*of_image)
     stack = open_stack(write_image(tmp_path / "a.zarr", image))
     assert stack.attrs.get("voxel_size_um") == expected
+
+
+@pytest.mark.parametrize(
+    ("scale", "units", "told"),
+    [
+        ((20, 7.91, 7.91), [None] * 3, "20 x 7.91 x 7.91, no cubes"),
+        ((20, 7.91, 7.91), ["micrometer"] * 3, "20 x 7.91 x 7.91 micrometer, no cubes"),
+        (
+            (1, 1, 1),
+            ["millimeter", "micrometer", "micrometer"],
+            "1 millimeter x 1 micrometer x 1 micrometer, no cubes",
+        ),
+        ((2, 2, 2), ["furlong"] * 3, "2 x 2 x 2 furlong, of no unit that is known (furlong)"),
+        ((1, 1, 1), ["pixel"] * 3, ""),
+    ],
+)
+def test_sides_that_are_no_voxel_size_are_told(
+    scale: tuple[float, ...], units: list[str | None], told: str
+) -> None:
+    assert voxel_size(np.array(scale, float), units) is None
+    assert sides_of(np.array(scale, float), units) == told
+
+
+@pytest.mark.parametrize("unit", ["um", "micron", "\u00b5m", "\u03bcm", "micrometre"])
+def test_units_as_people_write_them(unit: str) -> None:
+    assert voxel_size(np.full(3, 7.91), [unit] * 3) == 7.91
+
+
+@pytest.mark.parametrize("names", ["yx", "cyx", "ZYX"])
+def test_axes_that_are_not_understood_are_named(tmp_path: Path, names: str) -> None:
+    steps = [{"type": "scale", "scale": [2.0] * len(names)}]
+    image = {
+        "axes": [{"name": name, "type": "space"} for name in names],
+        "datasets": [{"path": "0", "coordinateTransformations": steps}],
+    }
+    place = write_image(tmp_path / "a.zarr", image)
+    with pytest.raises(StackError, match=rf"axes {', '.join(names)}; expected z, y, x last"):
+        open_source(place)
 
 
 def test_voxel_size_of_mixed_units() -> None:

@@ -124,7 +124,7 @@ def read_metadata(path: str | Place) -> Mapping[str, Any]:
     Raises
     ------
     ZarrmaskError
-        Where there is no OME-Zarr image.
+        Where there is no OME-Zarr image, or none that ome-zarr reads.
     """
     from ome_zarr.format import FormatV04, FormatV05
     from ome_zarr.io import parse_url
@@ -135,6 +135,11 @@ def read_metadata(path: str | Place) -> Mapping[str, Any]:
     location = parse_url(zarr_store(place), fmt=version)
     try:
         nodes = list(Reader(location)()) if location is not None else []
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ZarrmaskError(
+            f"{printable(place)}: ome-zarr does not read its OME metadata ({error}); write it anew "
+            "with `zarrmask convert`"
+        ) from None
     except FileNotFoundError:  # it opens all levels
         raise ZarrmaskError(
             f"{printable(place)} lacks a level that its metadata list; copy it whole"

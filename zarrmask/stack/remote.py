@@ -16,7 +16,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from zarrmask.errors import StackError
-from zarrmask.place import ATTEMPTS, redacted
+from zarrmask.place import ATTEMPTS, public, redacted
 
 from .header import NotThereError, printable
 
@@ -58,8 +58,9 @@ class Remote:
     """
 
     def __init__(self, place: UPath) -> None:
-        self.shown = redacted(str(place)).rstrip("/")
         self._is_web = place.protocol in ("http", "https")
+        # Elsewhere a name may hold what ends a login or begins a query in these.
+        self.shown = (public if self._is_web else redacted)(str(place)).rstrip("/")
         self.place = web_place(place) if self._is_web else place
         self._stamps: dict[str, Stamp] = {}
 
@@ -84,6 +85,7 @@ class Remote:
         root = self._path("")
         for entry in self._ask("", lambda: self.place.fs.ls(root, detail=True)):
             folder, _, name = entry["name"].rstrip("/").rpartition("/")
+            folder = folder.removesuffix("/.") if self._is_web else folder  # as Caddy writes links
             if folder != root or not name or (self._is_web and set(name) & set("?#")):
                 continue  # a page links to more than what lies below it
             name = unquote(name) if self._is_web else name

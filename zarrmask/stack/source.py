@@ -51,7 +51,8 @@ class Source(Protocol):
     offset : tuple of float
         Where its first voxel lies, by what the input says, less its number: voxels along z, y, x.
     oblong : str
-        Sides of a voxel, for people, where the input says that they differ; else nothing.
+        Sides of a voxel, for people, where the input says that they differ, or are of a unit that
+        nobody knows; else nothing.
 
     Raises
     ------

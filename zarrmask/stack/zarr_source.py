@@ -27,14 +27,16 @@ from .source import RegionSource, Source
 from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
-MICROMETRES = {
-    "angstrom": 1e-4,
-    "nanometer": 1e-3,
-    "micrometer": 1.0,
-    "millimeter": 1e3,
-    "centimeter": 1e4,
-    "meter": 1e6,
+_UNITS = {
+    1e-4: ("angstrom",),
+    1e-3: ("nanometer", "nanometre", "nm"),
+    1.0: ("micrometer", "micrometre", "micron", "microns", "um", "\u00b5m", "\u03bcm"),
+    1e3: ("millimeter", "millimetre", "mm"),
+    1e4: ("centimeter", "centimetre", "cm"),
+    1e6: ("meter", "metre", "m"),
 }
+MICROMETRES = {name: size for size, names in _UNITS.items() for name in names}
+"""By the names of NGFF (the first of each), and by what people write instead."""
 # An array keeps the pipeline that it was opened with, also when pickled. The faster zarrs cannot
 # read big-endian or Fortran-ordered arrays, so it is not used for what others wrote.
 STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
@@ -294,13 +296,13 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         said = described(image["multiscales"][0])
         with zarr.config.set(STOCK_PIPELINE):
             arrays = [node.get(level) for level in said.paths]
+    except StackError as error:
+        raise StackError(f"{path}: {error}") from None
     except Exception as error:  # metadata may be anything at all
         raise StackError(f"{path}: its OME metadata is damaged: {error!r}") from error
     array, *others = arrays
     if not isinstance(array, zarr.Array):
         raise StackError(f"{path}: its level 0, {printable(said.paths[0])!r}, is no zarr array")
-    if said.axes and said.axes[-3:] != ["z", "y", "x"]:
-        raise StackError(f"{path}: axes {', '.join(said.axes)}; expected z, y, x last")
     coarser = coarser_levels(array, others, said.scales)
     source = checked(place, "OME-Zarr", array, said.voxel_size, coarser, labels=labels)
     source.offset, source.oblong = said.offset, said.oblong
@@ -314,8 +316,6 @@ class Description(NamedTuple):
     ----------
     paths : list of str
         Of the levels' arrays in the group, finest first.
-    axes : list of str
-        Their names; none where the version names no axes (they are t, c, z, y, x then).
     scales : list of numpy.ndarray, shape (3,)
         The levels', along z, y, x: ones where the version gives none.
     voxel_size : float or None
@@ -325,7 +325,6 @@ class Description(NamedTuple):
     """
 
     paths: list[str]
-    axes: list[str]
     scales: list[np.ndarray]
     voxel_size: float | None
     offset: tuple[float, float, float]
@@ -333,11 +332,20 @@ class Description(NamedTuple):
 
 
 def described(multiscale: dict[str, Any]) -> Description:
-    """Read one entry of `multiscales`, of any NGFF version."""
+    """Read one entry of `multiscales`, of any NGFF version.
+
+    Raises
+    ------
+    StackError
+        If its axes are named, and others than z, y, x come last.
+    """
     datasets = multiscale["datasets"]
     axes = [
         axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []
     ]
+    names = [str(axis["name"]) for axis in axes]
+    if names and names[-3:] != ["z", "y", "x"]:
+        raise StackError(f"axes {', '.join(names)}; expected z, y, x last")
     units = [axis.get("unit") for axis in axes[-3:]] or [None] * 3
     # Levels and image may both scale, and the scales multiply.
     placed = [combined(_steps(dataset) + _steps(multiscale), 3) for dataset in datasets]
@@ -345,7 +353,6 @@ def described(multiscale: dict[str, Any]) -> Description:
     size = voxel_size(scales[0], units)
     return Description(
         [str(dataset["path"]) for dataset in datasets],
-        [str(axis["name"]) for axis in axes],
         scales,
         size,
         offset_of(*placed[0]),
@@ -366,11 +373,22 @@ def offset_of(scale: np.ndarray, start: np.ndarray) -> tuple[float, float, float
 
 
 def sides_of(scale: np.ndarray, units: Sequence[str | None]) -> str:
-    """Sides of a voxel along z, y, x where they differ, for people; else nothing."""
-    if np.ptp(scale) <= 1e-6 * scale.max():
+    """Say of a voxel that has no one size what sides it has; nothing where there is nothing to say.
+
+    Parameters
+    ----------
+    scale, units
+        As of `voxel_size`, that gives none for them.
+    """
+    same = len(set(units)) == 1 and np.ptp(scale) <= 1e-6 * scale.max()
+    if same and np.all(scale == 1):
         return ""
-    unit = next(filter(None, units), "")
-    return f"{' x '.join(f'{side:g}' for side in scale)} {unit}".rstrip()
+    sides = [f"{side:g} {unit or ''}".rstrip() for side, unit in zip(scale, units, strict=True)]
+    if len(set(units)) == 1:
+        sides = [*(f"{side:g}" for side in scale[:-1]), sides[-1]]
+    unknown = [unit for unit in dict.fromkeys(units) if unit and unit not in MICROMETRES]
+    why = f"of no unit that is known ({', '.join(unknown)})" if unknown else "no cubes"
+    return f"{' x '.join(sides)}, {why}"
 
 
 UNFINISHED = (

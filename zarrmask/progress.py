@@ -47,12 +47,15 @@ class Stage:
         How many of the unit; not those that were done before.
     seconds : float
         Wall time.
+    began : float
+        When, by a clock that all stages of a run go by; they may go on at once.
     """
 
     name: str
     unit: str
     items: int
     seconds: float = 0.0
+    began: float = 0.0
 
 
 def listed(numbers: Sequence[int], most: int = 20) -> str:
@@ -196,8 +199,8 @@ class Reporter:
         slices : int
             How many slices all of them are; 0 where that says nothing.
         """
-        stage = Stage(name, unit, total - before)
         start = time.monotonic()
+        stage = Stage(name, unit, total - before, began=start)
         pace = Pace(total, before, start)
         each = Each(size / total, slices / total) if total else Each()
         terminal = self.console.is_terminal and not self.console.is_dumb_terminal

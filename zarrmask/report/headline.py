@@ -61,10 +61,24 @@ def keyframes(views: Views) -> str:
 
 
 def run_seconds(record: Mapping[str, Any]) -> float | None:
-    """Add up the seconds of the stages; None where the record has none."""
+    """Count the seconds in which any stage went on; None where the record has none.
+
+    Examples
+    --------
+    >>> run_seconds({"stages": [{"seconds": 5, "began": 1}, {"seconds": 2, "began": 3}]})
+    5.0
+    """
     stages = pick(record, "stages")
-    if not isinstance(stages, list | tuple):
-        return None
-    spans = [number(pick(stage, "seconds")) for stage in stages]
-    known = [span for span in spans if span is not None]
-    return sum(known) if known else None
+    spans = [
+        (number(pick(stage, "began")), seconds)
+        for stage in (stages if isinstance(stages, list | tuple) else ())
+        if (seconds := number(pick(stage, "seconds"))) is not None
+    ]
+    timed = sorted((began, began + seconds) for began, seconds in spans if began is not None)
+    if len(timed) < len(spans):  # records of before do not tell when stages began
+        return sum(seconds for _, seconds in spans)
+    total, last = 0.0, float("-inf")
+    for began, ended in timed:
+        total += max(ended - max(began, last), 0.0)
+        last = max(last, ended)
+    return total if spans else None

@@ -8,8 +8,8 @@ from zarrmask.coco import read_coco
 from zarrmask.training.annotated import AnnotatedBatches, held_out, shuffled
 from zarrmask.training.augment import crop_shape, draw_change
 from zarrmask.training.batches import boxes_of, example
-from zarrmask.training.recipe import Recipe, read_training
-from zarrmask.training.simulated import SimulatedBatches
+from zarrmask.training.recipe import Recipe
+from zarrmask.training.simulated import SimulatedBatches, simulated_lesson
 
 
 def same(one, other):
@@ -31,7 +31,7 @@ def well_formed(images, targets):
 
 
 def test_simulated_batches_are_well_formed_and_the_same_whenever_made(config):
-    _, recipe = read_training(config)
+    recipe = simulated_lesson(config).recipe
     batches = SimulatedBatches(recipe, 3)
     for iteration in range(20):
         images, targets = batches[iteration]
@@ -111,7 +111,7 @@ def test_a_flip_mirrors():
 
 def test_annotated_batches_are_well_formed_and_shared_by_processes(plain, annotated):
     dataset = read_coco(*annotated)
-    _, recipe = read_training(plain)
+    recipe = simulated_lesson(plain).recipe
     whole = AnnotatedBatches(dataset.images, recipe, 5)
     for iteration in range(6):
         images, targets = whole[iteration]

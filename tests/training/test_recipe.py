@@ -14,7 +14,7 @@ from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.errors import CheckpointError
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.training.optimizer import clip_gradients, parameter_groups
-from zarrmask.training.recipe import Recipe, interpret_training, read_training
+from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.state import save_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -103,6 +103,10 @@ FULL = {  # sections of a config that detectron2 dumped, whole, as it has them b
     "GLOBAL": {"HACK": 1.0},
     "VERSION": 2,
 }
+
+
+def read_training(config):
+    return interpret_training(read_documents(config), str(config))
 
 
 def test_recipe_is_read_from_the_config(config):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from zarrmask.detection.config import ARCHITECTURE, NETWORK, ModelConfig
-from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.config_file import Document
 from zarrmask.detection.config_keys import (
     Check,
     Keys,
@@ -210,17 +209,6 @@ def _contradictions(recipe: Recipe) -> Iterable[str]:
 
 
 _TRAINING = Keys(Recipe, _FIXED, _HARMLESS, _contradictions)
-
-
-def read_training(config: Path) -> tuple[ModelConfig, Recipe]:
-    """Read from a config file what network is trained, and how.
-
-    Raises
-    ------
-    CheckpointError
-        See `interpret_training`.
-    """
-    return interpret_training(read_documents(config), str(config))
 
 
 def interpret_training(documents: Sequence[Document], source: str) -> tuple[ModelConfig, Recipe]:

@@ -143,6 +143,7 @@ class Session:
         StackError
             Saying what to do.
         """
+        self.source.forget()
         try:
             same = is_repaired(self.source, self.journal.read() or {}) or (
                 self.source.fingerprint() == self.identity["input"]["fingerprint"]

@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 import pickle
 import shutil
 import traceback
@@ -312,6 +313,19 @@ def test_the_fingerprint_is_that_of_the_files(web: Server, slices: str) -> None:
     assert open_source(slices).fingerprint() != before
 
 
+def test_what_is_remembered_of_files_is_asked_for_anew(web: Server, slices: str) -> None:
+    source = open_source(slices)
+    before = source.fingerprint()
+    path = next(web.folder.rglob("*.tif"))
+    os.utime(path, ns=(0, 0))
+    web.requests.clear()
+    assert source.fingerprint() == before
+    assert not web.requests
+    source.forget()
+    assert source.fingerprint() != before
+    assert source.fingerprint() == open_source(slices).fingerprint()
+
+
 def read(source: Source) -> int:
     return int(source[2, 5:9].sum())
 
@@ -369,6 +383,20 @@ def test_a_conversion_from_a_server(
     out = zarrmask.convert(slices, tmp_path / "out.zarr", scheduler=cluster)
     np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], volume)
     shutil.rmtree(web.folder / "slices")
+
+
+def test_a_stack_that_changes_on_its_server_is_told_of(
+    web: Server, slices: str, cluster: str, tmp_path: Path
+) -> None:
+    first = sorted(web.folder.rglob("*.tif"))[0]
+
+    def change(method: str, path: str) -> None:
+        if not (web.requests[-1][2] or "bytes=0-").startswith("bytes=0-"):
+            os.utime(first, ns=(0, 0))  # pixels are read, no headers any more
+
+    web.fault = change
+    with pytest.raises(StackError, match="was changed while it was read"):
+        zarrmask.convert(slices, tmp_path / "out.zarr", scheduler=cluster)
 
 
 def test_a_stack_of_another_protocol(tmp_path: Path, volume: np.ndarray) -> None:

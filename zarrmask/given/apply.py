@@ -131,6 +131,7 @@ def apply(
                 raise StackError(
                     f"{error}\nrepair these masks, then give the same command with --overwrite"
                 ) from None
+            given.source.forget()
             if given.fingerprint() != identity["masks"]["fingerprint"]:
                 raise StackError(
                     f"{given.source.path} was changed while it was read; give the same command "

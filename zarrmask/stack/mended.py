@@ -52,6 +52,10 @@ class Mended(RegionSource):
         """Hash what would change if the input did: see `Source`."""
         return self._source.fingerprint(without)
 
+    def forget(self) -> None:
+        """Look anew, for the next fingerprint: see `Source`."""
+        self._source.forget()
+
     def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
         """Give the coarsest form of the volume: see `Source`; what it holds is not interpolated."""
         coarse, depth = self._source.coarsest(rows, columns)

@@ -5,7 +5,8 @@ import errno
 import io
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
@@ -20,6 +21,8 @@ from zarrmask.place import ATTEMPTS, public, redacted
 
 from .header import NotThereError, printable
 
+AT_ONCE = 16
+"""Files that are asked for at once."""
 BLOCK = 2**14
 """Bytes of a header that are asked for at a time: most headers are in the first so many."""
 PAUSE = 0.5
@@ -107,6 +110,15 @@ class Remote:
             path = self._path(name)
             self._stamps[name] = stamp_of(self._ask(name, lambda: self.place.fs.info(path)))
         return self._stamps[name]
+
+    def stamps(self, names: Collection[str]) -> list[Stamp]:
+        """Give many files' sizes and states; see `stamp`."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self.stamp, names))
+
+    def forget(self) -> None:
+        """Ask anew for sizes and states."""
+        self._stamps = {}
 
     def fetch(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Get bytes of a file; fewer where it ends before `stop`.

@@ -5,7 +5,7 @@ import os
 import pickle
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,12 +14,10 @@ import numpy as np
 from zarrmask.errors import StackError, first_of
 
 from .header import PIXELS, Header, printable
-from .remote import File, Remote, Stamp, shown
+from .remote import AT_ONCE, File, Remote, Stamp, shown
 from .source import RegionSource
 from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 
-AT_ONCE = 16
-"""Slices that are asked for at once at a URL."""
 SAMPLED = 3
 """Slices that stand for all of a file."""
 
@@ -110,8 +108,8 @@ class SliceSource(RegionSource):
         files = {name: i for i, name in enumerate(self._names) if name is not None}
         for number in without:
             files.pop(self._names[number - self.first] or "", None)
-        for name, index in files.items():
-            digest.update(repr((name, self.first + index, *self._stamp(name))).encode())
+        for (name, index), stamp in zip(files.items(), self._stamps(files), strict=True):
+            digest.update(repr((name, self.first + index, *stamp)).encode())
         if without and "" in self._names:
             bad = {number - self.first for number in without}
             good = [index for index in range(self.shape[0]) if index not in bad]
@@ -119,10 +117,18 @@ class SliceSource(RegionSource):
                 digest.update(self[index].tobytes())
         return digest.hexdigest()
 
-    def _stamp(self, name: str) -> Stamp | tuple[int, int]:
+    def forget(self) -> None:
+        """Look anew, for the next fingerprint: see `Source`."""
         if isinstance(self._place, Remote):
-            return self._place.stamp(name)
-        path = os.path.join(self._place, name) if name else self._place  # noqa: PTH118
+            self._place.forget()
+
+    def _stamps(self, names: Collection[str]) -> Iterable[Stamp | tuple[int, int]]:
+        if isinstance(self._place, Remote):
+            return self._place.stamps(names)
+        return map(self._stamp, names)
+
+    def _stamp(self, name: str) -> tuple[int, int]:
+        path = str(file_in(self._place, name))
         try:
             found = os.stat(path)  # noqa: PTH116
         except OSError as error:

@@ -105,6 +105,9 @@ class Source(Protocol):
             Numbers of slices whose files do not count.
         """
 
+    def forget(self) -> None:
+        """Look anew, for the next fingerprint, at what is only asked for once otherwise."""
+
 
 class RegionSource(ABC):
     """A `Source` but for how a region is read: turns an index into ascending ranges."""
@@ -155,6 +158,10 @@ class RegionSource(ABC):
     @abstractmethod
     def fingerprint(self, without: Collection[int] = ()) -> str:
         """Hash what would change if the input did: see `Source`."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Look anew, for the next fingerprint: see `Source`."""
 
     @abstractmethod
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:

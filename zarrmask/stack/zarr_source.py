@@ -129,6 +129,11 @@ class ZarrSource(RegionSource):
             digest.update(repr(stamp).encode())
         return digest.hexdigest()
 
+    def forget(self) -> None:
+        """Look anew, for the next fingerprint: see `Source`."""
+        if isinstance(self._place, Remote):
+            self._place.forget()
+
     def _stamps(self, without: Collection[int]) -> Iterator[tuple[Any, ...]]:
         """What changes where the array does."""
         if isinstance(self._place, Remote):

@@ -202,9 +202,9 @@ def test_what_one_keyframe_lacks_is_kept_up_to_it(tmp_path):
 @given(st.data())
 def test_a_region_is_cut_from_the_whole(tmp_path_factory, data):
     """Whatever regions, tiles and columns it is asked for in; and no file is taken amiss."""
-    side = data.draw(st.sampled_from([1, 2, 3]))
+    longest, side = data.draw(st.sampled_from([(0, 1), (1536, 3), (3072, 3), (4608, 5)]))
     rows, columns = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
-    shape = (rows, columns) if side == 1 else (rows, 1024 * (side - 1) + columns)
+    shape = (rows, longest + columns)
     assert cell_side(*shape) == side
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     keyframes = sorted(data.draw(st.sets(st.integers(0, 20), min_size=1, max_size=5)))
@@ -236,6 +236,23 @@ def test_a_region_is_cut_from_the_whole(tmp_path_factory, data):
         part.fill(out, run)
         np.testing.assert_array_equal(out, np.where(truth[:, :, run], 255, 0))
     assert not truth[:, :, ~reached].any()
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_a_row_by_itself_is_the_row_among_others(tmp_path, row):
+    """Masks of which many a pixel lies at the threshold, within the error of a sum."""
+    rng, shape = np.random.default_rng(0), (10, 2000)
+    planes = []
+    for _ in range(2):
+        noise = cv2.GaussianBlur(rng.normal(size=shape).astype(np.float32), (0, 0), 4)
+        planes.append(np.where(noise > noise.mean(), np.uint8(255), np.uint8(0)))
+    for growth in range(-4, 5):
+        folder = tmp_path / str(growth)
+        folder.mkdir()
+        masks = masks_of(folder, planes, [1, 7], growth)
+        whole = filled(masks, slice(0, 8), slice(0, 10), slice(0, 2000))
+        alone = filled(masks, slice(0, 8), slice(row, row + 1), slice(0, 2000))
+        np.testing.assert_array_equal(alone, whole[:, row : row + 1])
 
 
 def some(data, size):

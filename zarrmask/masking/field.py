@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST = 1024
+LONGEST = 1536
 """Cells along a slice's longer side, at most. A detector's masks are patches of 28 x 28 or 56 x 56
 pixels a box: they hold no detail that this would lose."""
 UNITS = 16
@@ -24,14 +24,17 @@ NOWHERE = np.int16(-2000 * UNITS)
 
 
 def cell_side(height: int, width: int) -> int:
-    """Side of a field's square cells, pixels.
+    """Side of a field's square cells, pixels: odd.
+
+    Halfway between whole distances lies nothing that is interpolated between cells of an odd side:
+    OpenCV rounds halves up or down by where in an array they are, and so by the region.
 
     Examples
     --------
     >>> cell_side(720, 1000), cell_side(8096, 7888)
-    (1, 8)
+    (1, 7)
     """
-    return ceil(max(height, width) / LONGEST)
+    return ceil(max(height, width) / LONGEST) // 2 * 2 + 1
 
 
 def cells(shape: tuple[int, int], side: int) -> tuple[int, int]:

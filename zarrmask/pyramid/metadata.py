@@ -135,14 +135,14 @@ def read_metadata(path: str | Place) -> Mapping[str, Any]:
     location = parse_url(zarr_store(place), fmt=version)
     try:
         nodes = list(Reader(location)()) if location is not None else []
+    except FileNotFoundError:  # it opens all levels
+        raise ZarrmaskError(
+            f"{printable(place)} lacks a level that its metadata list; copy it whole"
+        ) from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ZarrmaskError(
             f"{printable(place)}: ome-zarr does not read its OME metadata ({error}); write it anew "
             "with `zarrmask convert`"
-        ) from None
-    except FileNotFoundError:  # it opens all levels
-        raise ZarrmaskError(
-            f"{printable(place)} lacks a level that its metadata list; copy it whole"
         ) from None
     if location is None or not nodes or "multiscales" not in location.root_attrs:
         raise ZarrmaskError(

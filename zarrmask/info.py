@@ -101,7 +101,7 @@ def _voxel_size(image: xr.DataArray) -> str:
         for axis in axes
         if "units" in axis.attrs and len(axis) > 1
     ]
-    return " x ".join(dict.fromkeys(sides) if len(set(sides)) == 1 else sides)
+    return " x ".join(sides[:1] if len(set(sides)) == 1 else sides)
 
 
 def _images(path: Place) -> dict[str, str]:

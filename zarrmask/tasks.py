@@ -279,18 +279,17 @@ def _write_inside(
     for columns, full in sorted(runs, key=itemgetter(1)):
         piece = (z, y, slice(x.start + columns.start, x.start + columns.stop))
         seen = voxels[:, :, columns.start - first : columns.stop - first]
-        if full and volume is not None:
+        if full:
             mask.fill(piece, 255)
-            masked.repeat(piece, seen, volume)
             kept += prod(sides(piece))
-            continue
+            if volume is not None:
+                masked.repeat(piece, seen, volume)
+                continue
         masked.settle()
         # In one block: zarr would make one of it, in fresh memory.
         cut = buffer("cut", sides(piece), seen.dtype, room=room)
         if full:
-            mask.fill(piece, 255)
             cut[...] = seen
-            kept += prod(sides(piece))
         else:
             mask.settle()
             inside = buffer("inside", sides(piece), np.uint8, room=room)

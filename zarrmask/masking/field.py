@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LONGEST = 1536
-"""Cells along a slice's longer side, at most. A detector's masks are patches of 28 x 28 or 56 x 56
-pixels a box: they hold no detail that this would lose."""
+"""Cells along a slice's longer side, at most. A detector's masks are patches of 28 x 28 to 112 x
+112 pixels a box: they hold no detail that this would lose."""
 UNITS = 16
 """Units of distance in a cell: fields are whole numbers of them."""
 REACH = 0.015

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zarrmask.detection.config import interpret
-from zarrmask.detection.even_contrast import LEAST, MIDDLE, SPAN, even
+from zarrmask.detection.even_contrast import LEAST, MIDDLE, NOISE, SPAN, even
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.errors import CheckpointError
@@ -33,16 +33,21 @@ def test_dark_and_bright_come_to_their_values():
     assert even(scroll(dark=0, bright=255)).max() <= 255
 
 
-def test_a_line_drawn_over_it_hardly_counts():
+@pytest.mark.parametrize("value", [0.0, 255.0])
+@pytest.mark.parametrize("thickness", [1, 5])
+def test_a_line_drawn_over_it_hardly_counts(value, thickness):
     image = scroll()
     drawn = image.clone()
-    drawn[0, 5] = 255
-    assert (even(drawn) - even(image))[0, 6:].abs().max() < 3
+    drawn[0, 5 : 5 + thickness] = value
+    assert (even(drawn) - even(image))[0, 12:].abs().max() < 3
 
 
-def test_noise_alone_stays_faint():
-    noise = 100 + torch.randn((1, 80, 80), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("strength", [1, 30])
+def test_noise_alone_stays_faint(strength):
+    noise = 100 + strength * torch.randn((1, 80, 80), generator=torch.Generator().manual_seed(0))
     assert even(noise).std() <= noise.std() * SPAN / LEAST * 1.001
+    cells = even(noise).unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2))
+    assert cells.std() < SPAN / NOISE * 1.1
     assert (even(torch.full((1, 9, 9), 200.0)) == MIDDLE).all()
 
 

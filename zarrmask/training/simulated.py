@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -108,12 +110,30 @@ ODD, ENDS = 0.7, 0.5
 they are learned last."""
 
 
+SCALES, SHARES = ((1.0, 1.0), (0.65, 1.0), (1.0, 1.5)), (0.4, 0.45, 0.15)
+"""Sides a slice is drawn with over those it is shown with, from and to; and shares of slices: a
+detector too enlarges and reduces the slices it is given."""
+
+
 def _draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Tensor, Target]:
     """Draw a slice, mirror it and change its tones."""
-    image, pieces = simulate(rng, size, odd=ODD, ends=ENDS)
-    masks = np.stack(pieces) if pieces else np.zeros((0, *size), bool)
+    image, masks = _scaled(rng, size)
     y, x = rng.choice([-1, 1], 2)
     tones = image[::y, ::x].astype(np.float32) - np.float32(110)
     tones = tones * np.float32(rng.uniform(0.75, 1.3)) + np.float32(rng.normal(110, 12))
     mirrored = masks[:, ::y, ::x].astype(np.uint8)
     return example(tones.clip(0, 255), mirrored, np.zeros(len(masks), np.int64))
+
+
+def _scaled(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw a slice in one size and resize it, and the masks of its pieces, to another."""
+    scale = float(rng.uniform(*SCALES[rng.choice(len(SCALES), p=SHARES)]))
+    height, width = size
+    image, pieces = simulate(rng, (round(height * scale), round(width * scale)), odd=ODD, ends=ENDS)
+    how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    masks = np.zeros((len(pieces), *size), bool)
+    for mask, piece in zip(masks, pieces, strict=True):
+        mask[...] = cv2.resize(piece.astype(np.float32), (width, height), interpolation=how) > 0.5
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8), masks

@@ -453,7 +453,7 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     click.echo(f"wrote {shape[0]} slices to {out}, their true masks to {out / 'truth'}")
 
 
-@cli.command("train", short_help="Train a detector, or go on with a training.")
+@cli.command("train", short_help="Train a detector, or go on with a training.", cls=_NumbersCommand)
 @click.option("--phantom", is_flag=True, help="Learn from simulated slices.")
 @click.option("--coco", type=_Local(path_type=Path), help="COCO instance annotations (JSON).")
 @click.option("--images", type=_Local(path_type=Path), help="Folder of the annotated images.")
@@ -480,6 +480,7 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 @click.option(
     "--validate-images", type=_Local(path_type=Path), help="Their images, if not in --images."
 )
+@DETECT_WINDOW
 @click.option(
     "--iterations", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Instead of the config's."
 )
@@ -515,7 +516,7 @@ def train_command(
     from zarrmask.training.world import is_first_process
 
     if coco is None or images is None:
-        for name in ("new_heads", "validate", "validate_coco", "validate_images"):
+        for name in ("new_heads", "validate", "validate_coco", "validate_images", "detect_window"):
             if given(name) is click.core.ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name.replace('_', '-')} goes with --coco")
             del options[name]

@@ -118,7 +118,8 @@ def test_annotated_batches_are_well_formed_and_shared_by_processes(plain, annota
         assert len(images) == 2
         well_formed(images, targets)
         halves = [
-            AnnotatedBatches(dataset.images, recipe, 5, rank, 2)[iteration] for rank in (0, 1)
+            AnnotatedBatches(dataset.images, recipe, 5, rank=rank, processes=2)[iteration]
+            for rank in (0, 1)
         ]
         assert same((images, targets), tuple(a + b for a, b in zip(*halves, strict=True)))
 

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -340,6 +341,30 @@ def test_images_with_crowds_alone_are_left_out(plain, annotated, tmp_path):
     assert said[0].startswith("warning: crowds")
     assert "1 images with crowds and objects" in said[0]
     assert "1 with crowds alone" in said[0]
+
+
+def test_grey_values_are_seen_through_a_window(plain, annotated, tmp_path):
+    meant, _ = annotated_lesson(*annotated, config=plain, iterations=1).batches(0, 1)[0]
+    for path in annotated[1].iterdir():
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+        cv2.imwrite(str(path), 20_000 + grey)
+    (warning,) = annotated_lesson(*annotated, config=plain).warnings
+    assert "--detect-window auto" in warning
+    own, auto = (
+        annotated_lesson(*annotated, config=plain, iterations=1, detect_window=window)
+        for window in ((20_000, 20_255), "auto")
+    )
+    assert not own.warnings
+    assert not auto.warnings
+    seen, _ = own.batches(0, 1)[0]
+    assert all(torch.equal(one, other) for one, other in zip(seen, meant, strict=True))
+    spread, _ = auto.batches(0, 1)[0]
+    assert spread[0].max() > meant[0].max() + 40
+    out = tmp_path / "out"
+    train(own, out, workers=0, threads=1)
+    assert "union_iou" in read_metrics(out / "metrics.json")[-1]
+    with pytest.raises(OutputError, match=r"learned from was .*grey values 20000 to 20255"):
+        train(auto, out, workers=0, threads=1)
 
 
 def test_what_is_held_out_is_judged_as_a_run_would(plain, annotated, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from zarrmask import __version__, masking
 from zarrmask.atomic import require_replaceable, whole_folder
-from zarrmask.coco.dataset import CocoDataset, CocoImage, read_grey
+from zarrmask.coco.dataset import CocoDataset, CocoImage
+from zarrmask.coco.greys import settle_window
 from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
@@ -23,8 +24,6 @@ from zarrmask.detection.config import ModelConfig, guessed
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
-from zarrmask.errors import SettingsError
-from zarrmask.grey import auto_window, sample
 from zarrmask.masking.overlap import Overlap
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings, read_settings
@@ -32,8 +31,6 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 LOWEST_SCORE = 0.05
 """Detections for the average precision count above this, as detectron2's do."""
-SAMPLED_IMAGES = 8
-"""Their grey values settle the window where it is "auto"."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,9 @@ def evaluate(
             f"the checkpoint tells {detector.classes} classes apart and the annotations "
             f"{len(dataset.names)}: average precision is taken whatever the class"
         )
-    window = _window(dataset, settings)
+    window, warnings = settle_window(dataset.images, settings.detect_window)
+    for warning in warnings:
+        reporter.warn(warning)
     judged: list[Judged] = []
     found: dict[int, list[Found]] = {}
     with reporter.stage("detecting", len(dataset.images), "images") as advance:
@@ -174,19 +173,6 @@ def evaluate(
             (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
             _draw(folder, judged[:worst], window)
     return record
-
-
-def _window(dataset: CocoDataset, settings: Settings) -> Window:
-    """Give the grey values that the detector's 8 bits span, those of a few images where unsaid."""
-    if settings.detect_window != "auto":
-        return settings.detect_window
-    few = dataset.images[:: -(-len(dataset.images) // SAMPLED_IMAGES)]
-    values = [sample(read_grey(image.path)) for image in few]
-    if len({str(part.dtype) for part in values}) > 1:
-        raise SettingsError(
-            "some images have 8 bits and some have 16: no window suits both; judge them apart"
-        )
-    return auto_window(np.concatenate(values))
 
 
 def _judged(

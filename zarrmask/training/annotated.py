@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.coco import CocoImage
+from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
 from zarrmask.training.augment import draw_change
 from zarrmask.training.batches import Batch, Target, example
@@ -30,6 +31,8 @@ class AnnotatedBatches(Dataset[Batch]):
     images : sequence of CocoImage
     recipe : Recipe
     seed : int
+    window : "seed" or (lo, hi)
+        Grey values that the network's 8 bits span.
     rank, processes : int
         Which of how many processes that share a batch this is.
     """
@@ -37,6 +40,7 @@ class AnnotatedBatches(Dataset[Batch]):
     images: Sequence[CocoImage]
     recipe: Recipe
     seed: int
+    window: Window = "seed"
     rank: int = 0
     processes: int = 1
 
@@ -52,7 +56,7 @@ class AnnotatedBatches(Dataset[Batch]):
         image = self.images[shuffled(place, len(self.images), self.seed)]
         rng = np.random.default_rng([self.seed, 2, place])
         change = draw_change(rng, self.recipe, image.height, image.width)
-        grey = change.image(image.grey())
+        grey = change.image(image.grey(self.window))
         masks = [change.mask(instance.region.mask()) for instance in image.instances]
         categories = [instance.category for instance in image.instances]
         return example(

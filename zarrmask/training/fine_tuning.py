@@ -10,13 +10,16 @@ from pathlib import Path
 from torch import Tensor
 
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
+from zarrmask.coco.greys import settle_window
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig, config_file, guessed
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
+from zarrmask.detection.inputs import Window
 from zarrmask.detection.shapes import documents_of
 from zarrmask.digest import sha256
 from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
+from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training.annotated import AnnotatedBatches, held_out
 from zarrmask.training.lesson import (
@@ -42,6 +45,7 @@ def annotated_lesson(
     validate: float = 0.1,
     validate_coco: Path | None = None,
     validate_images: Path | None = None,
+    detect_window: str | tuple[float, float] | None = None,
     iterations: int | None = None,
     seed: int | None = None,
 ) -> Lesson:
@@ -64,6 +68,9 @@ def annotated_lesson(
         Share of the images to hold out and judge by, drawn at random by the seed.
     validate_coco, validate_images : Path, optional
         Images to judge by instead; in `images` if no other folder is named.
+    detect_window : "seed", "auto" or (lo, hi), optional
+        Grey values that the network's 8 bits span, as those of a run; "auto" takes percentiles of
+        up to eight images.
     iterations, seed : int, optional
         Instead of the config's.
 
@@ -77,6 +84,7 @@ def annotated_lesson(
         If the classes are others than the annotations', or the config names weights and there is no
         `init`.
     """
+    wished = read_settings(None, detect_window=detect_window).detect_window
     documents = read_documents(config or FINETUNE)
     if init is None:
         require_no_weights(documents, config or FINETUNE)
@@ -103,6 +111,7 @@ def annotated_lesson(
     network = _for_classes(network, dataset, said if states_classes else None)
     if weights is not None and not new_heads:
         _check_classes(weights, dataset, str(init))
+    window, dark = settle_window(dataset.images, wished)
     by = ""
     if validate_coco is None:
         learned, judges = held_out(dataset.images, validate, seed)
@@ -114,14 +123,15 @@ def annotated_lesson(
         network,
         recipe,
         seed,
-        f"{coco.name} {sha256(coco)[:16]}, {len(judges)} images held out{by}",
-        partial(AnnotatedBatches, _with_instances(learned, recipe, coco), recipe, seed),
+        f"{coco.name} {sha256(coco)[:16]}, {len(judges)} images held out{by}"
+        f"{_seen_through(window)}",
+        partial(AnnotatedBatches, _with_instances(learned, recipe, coco), recipe, seed, window),
         weights,
         str(init),
         weights_called(init),
         new_heads,
-        partial(mean_union_iou, network, judges) if judges else None,
-        [*warnings, *_crowds(learned)],
+        partial(mean_union_iou, network, judges, window) if judges else None,
+        [*warnings, *dark, *_crowds(learned)],
     )
 
 
@@ -144,6 +154,10 @@ def _check_classes(weights: Mapping[str, Tensor], dataset: CocoDataset, init: st
             f"{init} tells {len(known)} classes apart, but {_categories(dataset)}. With "
             "--new-heads the layers that know classes begin afresh; all others are taken over"
         )
+
+
+def _seen_through(window: Window) -> str:
+    return "" if window == "seed" else f", grey values {window[0]:g} to {window[1]:g}"
 
 
 def _categories(dataset: CocoDataset) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from zarrmask.coco import CocoImage
 from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import union_mask
+from zarrmask.detection.inputs import Window
 from zarrmask.detection.load import MaskRCNNDetector
 from zarrmask.masking.overlap import Overlap
 from zarrmask.training.world import World
@@ -19,7 +20,11 @@ SCORE = 0.1
 
 
 def mean_union_iou(
-    config: ModelConfig, images: Sequence[CocoImage], weights: Mapping[str, Tensor], world: World
+    config: ModelConfig,
+    images: Sequence[CocoImage],
+    window: Window,
+    weights: Mapping[str, Tensor],
+    world: World,
 ) -> float:
     """Give the mean IoU of what is found with what was annotated, over images.
 
@@ -32,14 +37,14 @@ def mean_union_iou(
     detector = MaskRCNNDetector(judged, weights, "what was learned", world.device)
     mine = images[world.rank :: world.size]
     sums = world.total(
-        {"iou": sum(union_iou(detector, image) for image in mine), "images": len(mine)}
+        {"iou": sum(union_iou(detector, image, window) for image in mine), "images": len(mine)}
     )
     return sums["iou"] / sums["images"]
 
 
-def union_iou(detector: MaskRCNNDetector, image: CocoImage) -> float:
+def union_iou(detector: MaskRCNNDetector, image: CocoImage, window: Window) -> float:
     """Give the IoU of what is found on an image with what was annotated."""
-    grey = image.grey()
+    grey = image.grey(window)
     shape = (image.height, image.width)
     (found,) = detector.detect([detector.network_input.prepare(grey)], [shape])
     mask = union_mask(found, shape) > 0

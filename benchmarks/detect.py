@@ -6,7 +6,7 @@ Each way has processes of its own, which load the weights and wait; then they ta
 round after one to warm up, on the same simulated slices. The ways are detectron2's DefaultPredictor
 (where detectron2 is installed), zarrmask's backends and precisions on slices of the network's size
 in memory, the whole path from uint16 TIFF slices on disk to masks of their size, and one process
-with all cores against a process a core. `shipped` is the checkpoint that comes along, `r101` a
+with all cores against a process a core. `shipped` is the bundled checkpoint, `r101` a
 mask_rcnn_R_101_FPN with random weights: its time is right, its masks mean nothing. With the shipped
 one, fast and full precision are also compared on many slices of several sizes, real ones too where
 ZARRMASK_SHARED names them.

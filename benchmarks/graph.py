@@ -24,7 +24,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.delayed import delayed
-from distributed import Client, LocalCluster, get_task_stream
+from distributed import Client, Future, LocalCluster, futures_of, get_task_stream
 from distributed.protocol import dumps
 from numpy.typing import NDArray
 from rich.console import Console
@@ -37,7 +37,7 @@ from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.tiff import read_tiff
-from zarrmask.stages import _bricks, _compute, _missing
+from zarrmask.stages import compute_bricks, missing_bricks, one_task_each
 
 SHAPES: tuple[Shape, ...] = (
     (1_000, 1_024, 1_024),
@@ -73,16 +73,19 @@ def sleep(
 def bricks(source: SliceSource, plan: Plan, folder: Path, seconds: float) -> da.Array:
     """The bricks of a plan as `write_pyramids` maps them, each a sleep."""
     ledger, shared = Ledger(folder), delayed(source, traverse=False)
-    missing = _missing(plan.grid.indices(), ledger)
-    return _bricks(missing, plan.grid, ledger, sleep, source=shared, seconds=seconds)
+    missing = missing_bricks(plan.grid.indices(), ledger)
+    return one_task_each(
+        missing, sleep, grid=plan.grid, ledger=ledger, source=shared, seconds=seconds
+    )
 
 
-def blocks(source: SliceSource, plan: Plan, folder: Path) -> list[Any]:
-    """The bricks one by one, as `zarrmask.stages` submits them."""
-    return list(bricks(source, plan, folder, 0).to_delayed().ravel())
+def persisted(client: Client, source: SliceSource, plan: Plan, folder: Path) -> list[Future]:
+    """Hand the bricks to the scheduler as one collection, as `zarrmask.blocks` does."""
+    futures: list[Future] = futures_of(client.persist(bricks(source, plan, folder, 0)))
+    return futures
 
 
-def known_tasks(client: Client, submit: Callable[[], list[Any]]) -> tuple[int, float]:
+def known_tasks(client: Client, submit: Callable[[], list[Future]]) -> tuple[int, float]:
     """Submit tasks and forget them; gives their number and when the scheduler knew them all."""
     futures = submit()
     while (tasks := client.run_on_scheduler(_tasks)) < len(futures):
@@ -117,10 +120,10 @@ def build(client: Client, shape: Shape, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     plan = make_plan(source, read_settings())
     planned = time.perf_counter()
-    tasks, known = known_tasks(client, lambda: client.compute(blocks(source, plan, folder)))
+    tasks, known = known_tasks(client, lambda: persisted(client, source, plan, folder))
     sizes: list[int] = []
     with watched(client, sizes):
-        known_tasks(client, lambda: client.compute(blocks(source, plan, folder)))
+        known_tasks(client, lambda: persisted(client, source, plan, folder))
     return {
         "shape": shape,
         "bricks": len(plan.grid),
@@ -143,7 +146,7 @@ def sleep_through(client: Client, slabs: int, seconds: float, folder: Path) -> d
     reporter = Reporter(Console(quiet=True))
     with get_task_stream(client) as stream:
         start = time.perf_counter()
-        _compute(
+        compute_bricks(
             client, [bricks(source, plan, folder, seconds)], "sleeping", len(plan.grid), 0, reporter
         )
         wall = time.perf_counter() - start

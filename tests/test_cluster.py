@@ -128,7 +128,7 @@ def test_a_scheduler_that_lacks_zarrmask_is_named(tmp_path):
     "patience", [0, -1, "0s", "-3m", "ten minutes", "10 bananas", "", "nan", "1e9h"]
 )
 def test_a_patience_that_is_no_time_is_refused(patience):
-    with pytest.raises(SettingsError, match=f"--patience {patience} is no time to wait"):
+    with pytest.raises(SettingsError, match=f"--patience {patience} is not a time to wait"):
         find_crew(patience=patience)
 
 

@@ -250,7 +250,7 @@ def test_a_volume_of_oblong_voxels_does_not_serve(stack, cluster, tmp_path):
     said = Reporter()
     record = zarrmask.run(volume, tmp_path / "out", scheduler=cluster, every=7, reporter=said)
     assert record["volume"] is None
-    assert any("20 x 7.91 x 7.91, no cubes" in warning for warning in said.warnings)
+    assert any("20 x 7.91 x 7.91, not cubic" in warning for warning in said.warnings)
 
 
 def test_another_voxel_size_than_is_stated_is_told_of(stack, cluster, tmp_path):

@@ -203,12 +203,12 @@ def test_formats_that_are_none_are_refused(given_):
 def test_detectron2_has_no_fast_precision():
     assert read_settings(backend="detectron2").precision == "full"
     assert read_settings(precision="fast").backend == "torchvision"
-    with pytest.raises(SettingsError, match="precision fast is of the torchvision backend"):
+    with pytest.raises(SettingsError, match="precision fast needs the torchvision backend"):
         read_settings(backend="detectron2", precision="fast")
 
 
 def test_detectron2_takes_each_slice_alone():
-    with pytest.raises(SettingsError, match="batch is of the torchvision backend"):
+    with pytest.raises(SettingsError, match="a batch above 1 needs the torchvision backend"):
         read_settings(backend="detectron2", batch=2)
 
 

@@ -100,8 +100,8 @@ def computed(
 ) -> Iterator[tuple[int, int, NDArray]]:
     """Compute arrays, as long as there is one to begin.
 
-    Whose worker dies is computed elsewhere; what the scheduler gives up, since workers died of it
-    again and again, is handed in anew, before all else.
+    A block whose worker dies is computed elsewhere. One that the scheduler gives up, since several
+    workers died of it, is handed in again, ahead of all others.
 
     Parameters
     ----------

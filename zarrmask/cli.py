@@ -1,4 +1,4 @@
-"""The command line: one function a command, no logic."""
+"""The command line: one function a command; what it checks is which options go together."""
 
 from __future__ import annotations
 
@@ -461,7 +461,7 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 @click.option(
     "--init",
     type=_Local(path_type=Path),
-    help="Checkpoint to begin from.  [default: with --phantom none; else the one that comes along, "
+    help="Checkpoint to begin from.  [default: with --phantom none; else the bundled one, "
     "unless --config describes a network]",
 )
 @click.option("--new-heads", is_flag=True, help="Begin afresh with the layers that know classes.")
@@ -784,7 +784,7 @@ def main() -> None:
         if isinstance(error, ZarrmaskError | OSError):
             _fail(f"error: {error}\n")
         name = type(error).__name__
-        _fail(f"error: {name}: {error}\nthis is not foreseen; --debug shows where\n")
+        _fail(f"error: {name}: {error}\nthis is a bug in zarrmask; --debug shows the traceback\n")
     finally:  # all is closed: a signal may end what is left of the process
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)

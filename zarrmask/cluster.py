@@ -159,7 +159,7 @@ def _size(memory: str | int) -> int:
     except ValueError:
         size = 0
     if size < LEAST_MEMORY:
-        raise SettingsError(f"--memory {memory} is no size; write it as 8GB, 500MB or 16GiB")
+        raise SettingsError(f"--memory {memory} is not a size; write it as 8GB, 500MB or 16GiB")
     return size
 
 
@@ -170,7 +170,8 @@ def _seconds(patience: str | float) -> float:
         seconds = 0.0
     if not 0 < seconds < LONGEST:
         raise SettingsError(
-            f"--patience {patience} is no time to wait; write it in seconds, or as 90s, 10m or 12h"
+            f"--patience {patience} is not a time to wait; write it in seconds, or as 90s, 10m or "
+            "12h"
         )
     return seconds
 
@@ -302,7 +303,7 @@ def _lacking(who: str, error: ModuleNotFoundError) -> ZarrmaskError:
 
 
 def _installed() -> None:
-    """What can be called only where zarrmask is."""
+    """Do nothing: where zarrmask is not installed, this cannot even be unpickled."""
 
 
 def _unseen(paths: Sequence[str]) -> list[str]:

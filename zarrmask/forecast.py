@@ -338,18 +338,17 @@ class Forecast:
         share = prod(shape) * itemsize // (self.crew.workers * self.crew.threads)
         largest = max(SMALLEST_BRICK, min(share, LARGEST_BRICK))
 
-        def cut(budget: int) -> Forecast:
+        def cut(forecast: Forecast, budget: int) -> Forecast:
             grid = brick_grid(shape, itemsize, self.source.block, budget, form.step)
-            return fewer.with_bricks(grid)
+            return forecast.with_bricks(grid)
 
-        fewer = self
         if self.crew.memory is None:
-            return cut(min(USUAL_BRICK, largest))
-        fewer = cut(SMALLEST_BRICK).staffed()
+            return cut(self, min(USUAL_BRICK, largest))
+        fewer = cut(self, SMALLEST_BRICK).staffed()
         budget = largest
-        while budget > SMALLEST_BRICK and not cut(budget).fits:
+        while budget > SMALLEST_BRICK and not cut(fewer, budget).fits:
             budget //= 2
-        return cut(budget)
+        return cut(fewer, budget)
 
     @property
     def least_bytes(self) -> int:

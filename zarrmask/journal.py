@@ -186,8 +186,6 @@ class Journal:
                 + "\n".join(f"  {line}" for line in differences)
                 + "\nname another output, or replace it with --overwrite"
             )
-        if record["state"] == "finished":
-            self._clean()  # a run may have been stopped after its last word
         return str(record["state"])
 
     def start(self, identity: Mapping[str, Any] | None) -> None:
@@ -205,9 +203,10 @@ class Journal:
     def finish(self, record: Mapping[str, Any]) -> None:
         """Leave the finished record, and nothing of the work folder."""
         self.write(record)
-        self._clean()
+        self.clean()
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
+        """Remove what only unfinished work needs; a run may be stopped before it does."""
         for name in names_in(self.out):
             if name.startswith(".") and name.endswith(".partial"):
                 remove(self.out / name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def find_checkpoint(settings: Settings) -> Path:
-    """The checkpoint of a run: its own, or the one that comes along.
+    """The checkpoint of a run: its own, or the bundled one.
 
     Raises
     ------
@@ -46,22 +46,20 @@ def find_checkpoint(settings: Settings) -> Path:
     return checkpoint
 
 
-def model_of(settings: Settings, checkpoint: Path) -> tuple[object, NetworkInput]:
-    """The config that goes with a checkpoint, and what its network sees.
-
-    Of the config all that may change the result; nothing where the weights tell what they are.
-    """
+def config_of(settings: Settings, checkpoint: Path) -> object:
+    """All of a checkpoint's config that may change the result; [] where the weights tell it."""
     file = config_file(checkpoint, settings.model)
     documents = read_documents(file) if file else []
-    config: object = documents
     if documents and settings.backend == "torchvision":  # detectron2 understands more
-        config = interpret(documents, str(file))
-    return config, NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))
+        return interpret(documents, str(file))
+    return documents
 
 
 def network_of(settings: Settings, checkpoint: Path) -> Network:
     """What of a run's detector there is to know before it is loaded."""
-    _, seen = model_of(settings, checkpoint)
+    file = config_file(checkpoint, settings.model)
+    documents = read_documents(file) if file else []
+    seen = NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))
     return Network(checkpoint.stat().st_size, seen)
 
 

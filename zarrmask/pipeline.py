@@ -19,7 +19,7 @@ from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
 from zarrmask.looking import record_of
 from zarrmask.memory import sized
-from zarrmask.model import detectors_of, find_checkpoint, model_of
+from zarrmask.model import config_of, detectors_of, find_checkpoint
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
 from zarrmask.outlook import Outlook
 from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
@@ -281,7 +281,7 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
 
     The kind of device, where it is not named, is settled when detectors are loaded.
     """
-    config, _ = model_of(settings, checkpoint)
+    config = config_of(settings, checkpoint)
     exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device", "overlap"}
     exclude |= {name for name, value in LATER.items() if getattr(settings, name) == value}
     return {

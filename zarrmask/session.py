@@ -105,6 +105,7 @@ class Session:
             )
             state = journal.check(self.identity, overwrite=overwrite)
             if state == "finished":
+                journal.clean()
                 require_outputs(out, self.pyramids.values(), journal.others)
                 corrected = (journal.read() or {}).get("corrections")
                 more = ", with corrections" if corrected else "; --overwrite would make it anew"

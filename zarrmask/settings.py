@@ -268,11 +268,15 @@ class Settings(BaseModel):
             if first is not None and stop is not None and first >= stop:
                 raise ValueError(f"{name} {first}:{stop} is empty; the second is excluded")
         if self.backend == "detectron2" and self.precision == "fast":
-            raise ValueError("precision fast is of the torchvision backend; detectron2 has full")
+            raise ValueError(
+                "precision fast needs the torchvision backend; detectron2 has full only"
+            )
         if self.backend == "detectron2" and self.batch > 1:
-            raise ValueError("batch is of the torchvision backend; detectron2 takes each alone")
+            raise ValueError(
+                "a batch above 1 needs the torchvision backend; detectron2 takes slices one by one"
+            )
         if self.chunk & (self.chunk - 1):
-            raise ValueError(f"chunk {self.chunk} is no power of two; take 64, 128 or 256")
+            raise ValueError(f"chunk {self.chunk} is not a power of two; take 64, 128 or 256")
         for name in ("detect_window", "window"):
             window = getattr(self, name)
             if isinstance(window, tuple) and window[0] >= window[1]:

@@ -1,4 +1,4 @@
-"""The stages of a run that are Dask graphs: sampling, detecting, writing."""
+"""The stages of a run that are Dask graphs: sampling, measuring masks, writing."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def write_pyramids(
         ledger.forget()  # somebody removed what it speaks of
     first = _entries(ledger, "level-0", plan.grid)
     bricks = plan.grid.indices() if changed is None else changed
-    missing = _missing(bricks, first)
+    missing = missing_bricks(bricks, first)
     ends = np.minimum((missing[:, 0] + 1) * plan.grid.brick[0], plan.shape[0]) + plan.origin[0]
     slabs = None
     if scratch is not None and decodes_ahead(source, plan):
@@ -314,10 +314,10 @@ def write_pyramids(
                 )
             )
             write = partial(
-                _bricks,
+                one_task_each,
+                task=tasks.write_brick,
                 grid=plan.grid,
                 ledger=first,
-                task=tasks.write_brick,
                 origin=plan.origin,
                 outputs=dict(pyramids),
                 rescaling=rescaling,
@@ -338,12 +338,14 @@ def write_pyramids(
             coarser = grid.indices() if changed is None else made_of(changed, plan, level, grid)
             entries = _entries(ledger, f"level-{level}-{name}", grid)
             arguments = {"pyramid": pyramid, "level": level, "anew": changed is not None}
-            missing = _missing(coarser, entries)
-            layers.append(_bricks(missing, grid, entries, tasks.write_coarser, **arguments))
+            missing = missing_bricks(coarser, entries)
+            layers.append(
+                one_task_each(missing, tasks.write_coarser, grid=grid, ledger=entries, **arguments)
+            )
             total += len(coarser)
             voxels = prod(grid.shape) * len(coarser) // len(grid)
             size += voxels * np.dtype(pyramid.dtype).itemsize
-        _compute(client, layers, f"writing from level {level}", total, size, reporter)
+        compute_bricks(client, layers, f"writing from level {level}", total, size, reporter)
     return sum(first.results().values())
 
 
@@ -390,7 +392,7 @@ def made_of(bricks: Sequence[Shape], plan: Plan, level: int, grid: BrickGrid) ->
 
 def bricks_left(ledger: Ledger, plan: Plan) -> float:
     """Share of the bricks that are still to be written, of the pass over the stack."""
-    missing = _missing(plan.grid.indices(), _entries(ledger, "level-0", plan.grid))
+    missing = missing_bricks(plan.grid.indices(), _entries(ledger, "level-0", plan.grid))
     return len(missing) / len(plan.grid)
 
 
@@ -499,17 +501,10 @@ def _decoded(source: Delayed, indices: Sequence[int], folder: Path) -> Delayed:
     return delayed(decoded)(source, runs, folder)
 
 
-def _missing(bricks: Sequence[Shape], ledger: Ledger) -> NDArray[np.int64]:
-    """Of some bricks, the places of those that the ledger lacks: (n, 3)."""
+def missing_bricks(bricks: Sequence[Shape], ledger: Ledger) -> NDArray[np.int64]:
+    """Give the places of those of some bricks that the ledger lacks, (n, 3)."""
     indices = np.array(bricks, np.int64).reshape(-1, 3)
     return indices[ledger.missing(brick_key(index) for index in bricks)]
-
-
-def _bricks(
-    bricks: NDArray[np.int64], grid: BrickGrid, ledger: Ledger, task: Any, **arguments: Any
-) -> da.Array:
-    """One task a brick, as a lazy array with an element a brick."""
-    return one_task_each(bricks, task, grid=grid, ledger=ledger, **arguments)
 
 
 def one_task_each(places: NDArray[np.int64], task: Any, **arguments: Any) -> da.Array:
@@ -536,7 +531,7 @@ def _read(source: Source, plan: Plan, bricks: int) -> int:
     return prod(plan.grid.shape) * source.dtype.itemsize * bricks // len(plan.grid)
 
 
-def _compute(
+def compute_bricks(
     client: Client,
     layers: Sequence[da.Array],
     name: str,

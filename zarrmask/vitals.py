@@ -12,12 +12,11 @@ from typing import Any
 
 from distributed import Client, span
 from distributed.client import ClosedClientError
-from rich.filesize import decimal
 
 from zarrmask.blocks import let_go
 from zarrmask.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
 from zarrmask.errors import ZarrmaskError
-from zarrmask.memory import PeakMemory
+from zarrmask.memory import PeakMemory, sized
 from zarrmask.place import Place, printable
 from zarrmask.progress import Reporter
 
@@ -173,7 +172,7 @@ def watched(
     watcher = threading.Thread(target=watch, name="vitals", daemon=True)
     try:
         look()
-        reporter.vitals = lambda: f"{decimal(memory.now + elsewhere, precision=1)} memory, {roll}"
+        reporter.vitals = lambda: f"{sized(memory.now + elsewhere)} memory, {roll}"
         watcher.start()
         try:
             yield roll

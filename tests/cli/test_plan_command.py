@@ -123,4 +123,4 @@ def test_what_cannot_be_run_is_refused_with_what_would_do(zarrmask, small, tmp_p
     refused = " ".join(printed.partition("refused")[2].split())
     assert refused == told.partition("error: ")[2].strip()
     code, _, told = zarrmask("run", small, "out", "--memory", "plenty")
-    assert (code, "--memory plenty is no size" in told) == (1, True)
+    assert (code, "--memory plenty is not a size" in told) == (1, True)

@@ -301,9 +301,9 @@ BAD_FILES = {
     two_points: "annotation 2 on a.png: a polygon of 2 points; expected 3 at least",
     odd_numbers: "a polygon of 3.5 points",
     a_line: "a polygon without area",
-    not_a_number: "a polygon with what is no number",
-    infinite: "a polygon with what is no number",
-    words: "a polygon with what is no number",
+    not_a_number: "a polygon with something that is not a number",
+    infinite: "a polygon with something that is not a number",
+    words: "a polygon with something that is not a number",
     far_away: "far beyond the image",
     beside_the_image: "a polygon without area on the image",
     no_segmentation: "it has no segmentation",
@@ -311,10 +311,10 @@ BAD_FILES = {
     run_lengths_of_another_size: "run lengths are of [50, 40] pixels; the image is [40, 50]",
     too_few_run_lengths: "its counts come to 1,999 pixels; the image has 2,000",
     too_many_run_lengths: "its counts come to 9,999 pixels",
-    negative_run_lengths: "its counts are no run lengths",
+    negative_run_lengths: "its counts are not run lengths",
     torn_run_lengths: "its counts break off",
     empty_run_lengths: "it covers no pixel",
-    counts_of_nothing: "its counts are no run lengths",
+    counts_of_nothing: "its counts are not run lengths",
     same_file: "a.png is listed 2 times",
     several_pages: "f.tif: cannot be read: 2 images in a file",
     zero_is_white: "f.tif: cannot be read: zero is white",
@@ -325,7 +325,7 @@ BAD_FILES = {
     same_category: "category id 1 occurs 2 times",
     no_annotations: "no annotation at all",
     only_crowds: "all of the 1 annotations are crowds",
-    nothing_listed: "no COCO file of instances: expected lists of images, annotations",
+    nothing_listed: "not a COCO file of instances: expected lists of images, annotations",
     entries_of_words: "images[0]: Input should be a valid dictionary",
 }
 
@@ -343,7 +343,7 @@ def test_bad_files_are_refused(files, spoil):
 def test_what_is_no_coco_is_refused(files, content):
     files.write()
     files.json.write_text(content, encoding="latin-1")
-    with pytest.raises(AnnotationError, match=r"annotations\.json is no "):
+    with pytest.raises(AnnotationError, match=r"annotations\.json is not "):
         read_coco(files.json, files.images)
 
 
@@ -351,7 +351,7 @@ def test_files_that_are_not_there(files):
     with pytest.raises(AnnotationError, match="cannot be read"):
         read_coco(files.json, files.images)
     files.json.write_text(json.dumps(files.content))
-    with pytest.raises(AnnotationError, match="is no folder"):
+    with pytest.raises(AnnotationError, match="is not a folder"):
         read_coco(files.json, files.images)
 
 

@@ -182,7 +182,7 @@ def test_numbers_that_numpy_lacks_go_everywhere_but_into_a_pickle(tmp_path):
 
 def test_a_bad_source_leaves_nothing(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         convert_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth")
     content = {"model": {"stem.conv1.weight": np.ones(3)}, "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))

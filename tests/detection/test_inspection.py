@@ -86,5 +86,5 @@ def test_what_is_no_mask_r_cnn(tmp_path, capsys):
     with pytest.raises(CheckpointError, match="does not hold a detectron2 Mask R-CNN"):
         inspect_checkpoint(tmp_path / "other.pth")
     (tmp_path / "torn.pth").write_bytes((tmp_path / "other.pth").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"torn\.pth is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"torn\.pth is not a checkpoint"):
         inspect_checkpoint(tmp_path / "torn.pth")

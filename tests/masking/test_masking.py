@@ -16,7 +16,8 @@ from zarrmask.masking import (
     kernel_side,
 )
 from zarrmask.masking.dilation import dilated_part
-from zarrmask.masking.keyframes import held_by, keyframe_indices
+from zarrmask.masking.keyframes import held_by
+from zarrmask.masking.placing import Placing
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW, UNSEEN
 
 MASKS = hnp.arrays(
@@ -71,7 +72,7 @@ def test_held_masks_are_the_seeds(present, every):
                 held = z
             count += 1
             expected[z] = held
-    chosen = keyframe_indices(present, every)
+    chosen = Placing.fixed(np.flatnonzero(present), every).candidates
     actual = {
         z: int(chosen[position])
         for position, start, stop in held_by(0, len(present), chosen)
@@ -94,7 +95,7 @@ def test_blocks_of_held_masks_equal_the_replaced_loop(tmp_path_factory, every, p
     depth, height, width = 13, 30, 50
     rng = np.random.default_rng(every)
     detected = (rng.random((depth, height, width)) < 0.01).astype(np.uint8) * 255
-    chosen = keyframe_indices(np.ones(depth, bool), every)
+    chosen = Placing.fixed(np.arange(depth), every).candidates
     store = KeyframeStore(tmp_path_factory.mktemp("held") / "keyframes.zarr")
     store.reserve(len(chosen), height, width)
     for position, z in enumerate(chosen):

@@ -124,7 +124,7 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
         "less than an eighth",
         "Keyframes without a detection: z 104–108, 116",
         "3 without a detection, 1 replaced",
-        "2.14 GB",
+        "2.1 GB",
         "41.2 s",
         "0.146 slices/s",
         "9f" * 32,

@@ -86,12 +86,12 @@ def test_voxel_size(
 @pytest.mark.parametrize(
     ("scale", "units", "told"),
     [
-        ((20, 7.91, 7.91), [None] * 3, "20 x 7.91 x 7.91, no cubes"),
-        ((20, 7.91, 7.91), ["micrometer"] * 3, "20 x 7.91 x 7.91 micrometer, no cubes"),
+        ((20, 7.91, 7.91), [None] * 3, "20 x 7.91 x 7.91, not cubic"),
+        ((20, 7.91, 7.91), ["micrometer"] * 3, "20 x 7.91 x 7.91 micrometer, not cubic"),
         (
             (1, 1, 1),
             ["millimeter", "micrometer", "micrometer"],
-            "1 millimeter x 1 micrometer x 1 micrometer, no cubes",
+            "1 millimeter x 1 micrometer x 1 micrometer, not cubic",
         ),
         ((2, 2, 2), ["furlong"] * 3, "2 x 2 x 2 furlong, of no unit that is known (furlong)"),
         ((1, 1, 1), ["pixel"] * 3, ""),

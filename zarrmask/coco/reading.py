@@ -19,8 +19,6 @@ from zarrmask.coco.region import Region
 from zarrmask.errors import AnnotationError, first_of
 from zarrmask.stack.header import printable
 
-"""Problems named in one message."""
-
 
 class _Category(BaseModel):
     id: int
@@ -69,7 +67,7 @@ def read_coco(annotations: Path, images: Path) -> CocoDataset:
     """
     document = _document(annotations)
     if not images.is_dir():
-        raise AnnotationError(f"{images} is no folder; name the one that holds the images")
+        raise AnnotationError(f"{images} is not a folder; name the one that holds the images")
     problems: list[str] = []
     categories = _entries(document, "categories", _Category, problems)
     listed = _entries(document, "images", _Image, problems)
@@ -116,12 +114,12 @@ def _document(path: Path) -> dict[str, list[Any]]:
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path} is no JSON: {error}") from None
+        raise AnnotationError(f"{path} is not JSON: {error}") from None
     keys = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in keys):
         there = ", ".join(map(str, document)) if isinstance(document, dict) else "no object"
         raise AnnotationError(
-            f"{path} is no COCO file of instances: expected lists of {', '.join(keys)}; found "
+            f"{path} is not a COCO file of instances: expected lists of {', '.join(keys)}; found "
             f"{there[:200] or 'nothing'}"
         )
     return document
@@ -224,7 +222,7 @@ def _region(segmentation: Any, height: int, width: int) -> Region:
                 f"[{height}, {width}]"
             )
         if not isinstance(segmentation["counts"], list | str):
-            raise ValueError("its counts are no run lengths")
+            raise ValueError("its counts are not run lengths")
         region = Region.of_counts(segmentation["counts"], height, width)
     elif segmentation and isinstance(segmentation, list):
         polygons = [_polygon(polygon, height, width) for polygon in segmentation]
@@ -239,7 +237,9 @@ def _region(segmentation: Any, height: int, width: int) -> Region:
 def _polygon(polygon: Any, height: int, width: int) -> Region:
     """Rasterise a polygon that can be one."""
     if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
-        raise ValueError("a polygon with what is no number; expected [x, y, x, y, ...]")
+        raise ValueError(
+            "a polygon with something that is not a number; expected [x, y, x, y, ...]"
+        )
     points = np.array(polygon, np.float64)
     if points.size < 6 or points.size % 2:
         raise ValueError(f"a polygon of {points.size / 2:g} points; expected 3 at least")

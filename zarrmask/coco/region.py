@@ -76,7 +76,7 @@ class Region:
         """
         lengths = decompressed(counts) if isinstance(counts, str | bytes) else list(counts)
         if not all(isinstance(length, int) and length >= 0 for length in lengths):
-            raise ValueError("its counts are no run lengths")
+            raise ValueError("its counts are not run lengths")
         if sum(lengths) != height * width:
             raise ValueError(
                 f"its counts come to {sum(lengths):,} pixels; the image has {height * width:,}"
@@ -136,7 +136,7 @@ def decompressed(text: str | bytes) -> list[int]:
     for character in text.encode() if isinstance(text, str) else text:
         digit = character - 48
         if not 0 <= digit < 64 or shift > 30:
-            raise ValueError("its counts are no run lengths")
+            raise ValueError("its counts are not run lengths")
         value |= (digit & 31) << shift
         shift += 5
         if digit & 32:

@@ -188,7 +188,7 @@ def _require_one(
             "--score, --checkpoint (with its --config) and --detect-every"
         )
     if first is not None and "masks" not in asked:
-        raise SettingsError("--first is of a volume of --masks; leave it out")
+        raise SettingsError("--first goes with --masks only; leave it out")
     if "undo" in asked and z is not None:
         raise SettingsError("--undo takes back the last correction, whatever it was; leave --z out")
     if "undo" not in asked and z is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zarrmask.detection.protocol import Detector
 
 LOOK = 5
-"""Seconds after which who waits for a detector looks whether it is still there."""
+"""Seconds between looks whether the detector that is waited for is still there."""
 LOST = "Worker holding Actor was lost"
 """As Dask says it."""
 

@@ -82,8 +82,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if start.startswith(b"PK"):  # a zip's directory stands at its end
         found = "its end is missing: it was not written, copied or downloaded whole"
     raise CheckpointError(
-        f"{path} is no checkpoint: {found}. Expected a detectron2 .pth or .pkl, or a .safetensors "
-        "file."
+        f"{path} is not a checkpoint: {found}. Expected a detectron2 .pth or .pkl, or a "
+        ".safetensors file."
     )
 
 
@@ -135,8 +135,8 @@ class _ForbiddenImportError(Exception):
 class _ArrayUnpickler(pickle.Unpickler):
     """Makes arrays and plain containers, and can import nothing else.
 
-    Where pickled arrays name a class or a function of NumPy's, an own one that does only the
-    needful stands in: a pickle can call what it is given with whatever it likes, and set its state.
+    Where pickled arrays name a class or a function of NumPy's, a minimal substitute of our own
+    stands in: a pickle can call what it is given with whatever it likes, and set its state.
     NumPy's own dtypes would let it make arrays of addresses.
     """
 
@@ -254,7 +254,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
     reason = text.splitlines()[0]
     return CheckpointError(
-        f"{path} is no checkpoint, or a damaged one ({reason}). Expected a detectron2 .pth or "
+        f"{path} is not a checkpoint, or a damaged one ({reason}). Expected a detectron2 .pth or "
         ".pkl, or a .safetensors file; compare its size and hash with the original."
     )
 

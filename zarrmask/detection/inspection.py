@@ -94,7 +94,7 @@ class Inspection:
             "passed over": ", ".join(self.passed_over),
             "fits": "no:" if self.misfit else "yes: every weight has its place",
             "": "\n".join(self.misfit.lines()),
-            "damaged": f"{len(self.not_finite)} weights hold infinities or what is no number, as "
+            "damaged": f"{len(self.not_finite)} weights hold infinities or NaN, as "
             f"{self.not_finite[0]}"
             if self.not_finite
             else None,

@@ -145,7 +145,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     if bad := not_finite({name: tensors[name] for name in own}):
         raise CheckpointError(
             f"{source} cannot be used: {len(bad)} of its {len(own)} tensors hold infinities or "
-            f"what is no number, as {bad[0]}: its training went astray; take an earlier checkpoint"
+            f"NaN, as {bad[0]}: its training went astray; take an earlier checkpoint"
         )
     with torch.no_grad():
         for name, tensor in own.items():

@@ -165,8 +165,8 @@ def _of_images(
     begins = {stack.shape[0]: int(stack.numbers[0]), **(begins or {})}
     if first is None and depth not in begins:
         raise StackError(
-            f"{source.path} holds {depth} masks and the stack {stack.shape[0]} slices, so nobody "
-            "knows whose they are; give the number of the first one's slice with --first"
+            f"{source.path} holds {depth} masks and the stack {stack.shape[0]} slices, so it is "
+            "unclear whose they are; give the slice number of the first mask with --first"
         )
     begin = begins[depth] if first is None else first
     numbers = np.arange(begin, begin + depth, dtype=np.int64)

@@ -66,7 +66,7 @@ def proxy(
     quality : int
         Of the JPEGs, 1 to 100.
     every : int
-        Only every so manieth slice.
+        Write only every n-th slice.
     detect_window, z, allow_missing, scheduler, workers, memory, patience, overwrite, reporter
         As `zarrmask.run` takes them.
 

@@ -1,13 +1,13 @@
 """From keyframes to the mask of every slice."""
 
 from zarrmask.masking.cut import cut_out
-from zarrmask.masking.dilation import dilate, dilated_part, kernel_side
+from zarrmask.masking.dilation import dilate, kernel_side
 from zarrmask.masking.enlarging import enlarged_mask
 from zarrmask.masking.field_store import KEYFRAMES_A_CHUNK, FieldStore
 from zarrmask.masking.hold import HeldMasks
 from zarrmask.masking.interpolation import InterpolatedMasks
 from zarrmask.masking.keyframe_store import KeyframeStore
-from zarrmask.masking.keyframes import held_by, keyframe_indices, read_together
+from zarrmask.masking.keyframes import read_together
 from zarrmask.masking.outliers import cost
 from zarrmask.masking.placing import Placing
 from zarrmask.masking.protocol import Masks, RegionMasks, SettledMasks
@@ -32,11 +32,8 @@ __all__ = [
     "cost",
     "cut_out",
     "dilate",
-    "dilated_part",
     "enlarged_mask",
-    "held_by",
     "kernel_side",
-    "keyframe_indices",
     "read_together",
     "seek",
 ]

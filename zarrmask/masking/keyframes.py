@@ -1,4 +1,4 @@
-"""Which slices the detector sees, and from which of them each slice has its mask.
+"""Which keyframes are read together, and from which of them each slice has its mask.
 
 Arithmetic only.
 """
@@ -9,26 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-def keyframe_indices(present: NDArray[np.bool_], every: int) -> NDArray[np.int64]:
-    """Every n-th slice that is there, from the first.
-
-    The replaced scripts count only slices that could be read; so does this.
-
-    Parameters
-    ----------
-    present : (z,) bool
-        False where a slice is missing.
-    every : int
-        Interval, at least 1.
-
-    Examples
-    --------
-    >>> keyframe_indices(np.array([True, True, False, True, True]), 2)
-    array([0, 3])
-    """
-    return np.flatnonzero(present)[::every]
 
 
 def read_together(indices: NDArray[np.int64], depth: int, span: int, most: int) -> list[int]:

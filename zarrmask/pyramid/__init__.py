@@ -15,13 +15,12 @@ from zarrmask.pyramid.layout import (
     touched,
     within,
 )
-from zarrmask.pyramid.metadata import MASK_VALUE, link_label, read_metadata, write_metadata
+from zarrmask.pyramid.metadata import link_label, read_metadata, write_metadata
 from zarrmask.pyramid.reading import open_pyramid
 from zarrmask.pyramid.store import open_array
 from zarrmask.pyramid.writing import Pyramid, Step, remove_pyramid
 
 __all__ = [
-    "MASK_VALUE",
     "USUAL_BRICK",
     "BrickGrid",
     "Format",

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from zarrmask.memory import sized
+
 DASH = "–"
 
 
@@ -16,7 +18,7 @@ def pick(record: Any, *keys: str) -> Any:
     Returns
     -------
     object or None
-        None where a key is missing or what it would be looked up in is no mapping.
+        None where a key is missing or what it would be looked up in is not a mapping.
 
     Examples
     --------
@@ -144,21 +146,15 @@ def duration(seconds: Any) -> str:
 
 
 def size(count: Any) -> str:
-    """Write a number of bytes, in powers of ten.
+    """Write a number of bytes.
 
     Examples
     --------
     >>> size(2_340_000_000), size(1_000), size(None)
-    ('2.34 GB', '1 kB', '–')
+    ('2.3 GB', '1.0 kB', '–')
     """
-    left = number(count)
-    if left is None:
-        return DASH
-    for unit in ("B", "kB", "MB", "GB"):
-        if left < 999.5:
-            return f"{left:.3g} {unit}"
-        left /= 1000
-    return f"{left:,.3g} TB"
+    found = number(count)
+    return DASH if found is None else sized(round(found))
 
 
 def runs(chosen: Sequence[int], among: Sequence[int]) -> str:

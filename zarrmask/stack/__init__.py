@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 OF_A_RUN = ("run.json", "mask.zarr")
-"""What lies in the folder of a run, beside a picture that is no slice."""
+"""What lies in the folder of a run, beside `overview.png`, which is not a slice."""
 
 
 def open_stack(
@@ -127,13 +127,13 @@ def open_source(
             place, allow_missing, progress, formats, allow_unreadable=allow_unreadable
         )
     if not os.path.isfile(place):  # noqa: PTH113
-        there = "is no file or folder" if os.path.lexists(place) else "does not exist"
+        there = "is not a file or folder" if os.path.lexists(place) else "does not exist"
         raise StackError(f"{printable(place)} {there}; expected a stack of slices")
     suffix = Path(place).suffix.lower()
     if suffix in (".tif", ".tiff"):
         return open_multipage(place, labels=labels)
     raise StackError(
-        f"{printable(place)} is one file that is no TIFF; expected a folder of numbered slices "
+        f"{printable(place)} is a file, but not a TIFF; expected a folder of numbered slices "
         f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
     )
 

@@ -16,7 +16,7 @@ PIXELS = "uint8, uint16 or float32"
 
 
 class BadSliceError(Exception):
-    """Why one file (or page) cannot be a slice; gathered into one `StackError` by `check`."""
+    """Why one file (or page) cannot be a slice; gathered into one `StackError` by `refusal`."""
 
 
 class NotThereError(StackError):

@@ -307,7 +307,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         raise StackError(f"{path}: its OME metadata is damaged: {error!r}") from error
     array, *others = arrays
     if not isinstance(array, zarr.Array):
-        raise StackError(f"{path}: its level 0, {printable(said.paths[0])!r}, is no zarr array")
+        raise StackError(f"{path}: its level 0, {printable(said.paths[0])!r}, is not a zarr array")
     coarser = coarser_levels(array, others, said.scales)
     source = checked(place, "OME-Zarr", array, said.voxel_size, coarser, labels=labels)
     source.offset, source.oblong = said.offset, said.oblong
@@ -392,7 +392,7 @@ def sides_of(scale: np.ndarray, units: Sequence[str | None]) -> str:
     if len(set(units)) == 1:
         sides = [*(f"{side:g}" for side in scale[:-1]), sides[-1]]
     unknown = [unit for unit in dict.fromkeys(units) if unit and unit not in MICROMETRES]
-    why = f"of no unit that is known ({', '.join(unknown)})" if unknown else "no cubes"
+    why = f"of no unit that is known ({', '.join(unknown)})" if unknown else "not cubic"
     return f"{' x '.join(sides)}, {why}"
 
 

@@ -60,7 +60,7 @@ def annotated_lesson(
         that does not beats, key by key, what stands beside `init`. By default
         ``configs/finetune.yaml``.
     init : Path, optional
-        The checkpoint to begin from, and its network. By default the one that comes along, unless
+        The checkpoint to begin from, and its network. By default the bundled one, unless
         `config` describes a network: that begins from no weights then.
     new_heads : bool
         Begin afresh with the layers that know classes: needed where `init` knows other classes.
@@ -172,7 +172,7 @@ def _crowds(images: Sequence[CocoImage]) -> list[str]:
     if not mixed and not alone:
         return []
     return [
-        f"crowds (iscrowd 1) are no objects to learn: {mixed:,} images with crowds and objects "
+        f"crowds (iscrowd 1) are not learned as objects: {mixed:,} images with crowds and objects "
         f"are learned from as if nothing were in the crowds, as detectron2 does, and {alone:,} "
         "with crowds alone are left out. CVAT exports what was painted as crowds: draw polygons"
     ]

@@ -289,7 +289,7 @@ class Training:
         return is_best
 
     def _check(self, values: Mapping[str, Tensor], out: Path) -> None:
-        """Stop where anything is no finite number any more."""
+        """Stop where anything is not finite any more."""
         bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
         if not bad:
             return
@@ -297,7 +297,7 @@ class Training:
         left = "nothing was written yet" if not kept.exists() else f"{out / LAST} is kept as it was"
         raise TrainingError(
             f"the training went astray at iteration {self.done} (learning rate "
-            f"{self.recipe.rate * self.course(self.done):g}): {bad[0]} is no finite number any "
+            f"{self.recipe.rate * self.course(self.done):g}): {bad[0]} is not finite any "
             f"more; {left}. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients "
             "(SOLVER.CLIP_GRADIENTS.ENABLED) in the config; the same command then goes on"
         )

@@ -41,7 +41,7 @@ def simulated_lesson(
     Parameters
     ----------
     config : Path, optional
-        Of the network and of how to train it; by default that of the checkpoint that comes along.
+        Of the network and of how to train it; by default that of the bundled checkpoint.
     init : Path, optional
         The checkpoint to begin from; by default no weights at all.
     iterations, seed : int, optional

@@ -26,7 +26,7 @@ _NUMBERED = re.compile(r"model_[0-9]{7}\.pth")
 
 
 def save_last(weights: Mapping[str, Tensor], path: Path, iterations: int) -> None:
-    """Write weights in detectron2's names, half as long where that loses nothing.
+    """Write weights in detectron2's names, at half precision where that loses nothing.
 
     Convolutions and matrices are kept as float16, norms and biases as float32.
     """
@@ -129,8 +129,8 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
     except Exception as problem:  # a damaged file may raise anything
         why = f"{problem}\n" if isinstance(problem, CheckpointError) else ""
         raise CheckpointError(
-            f"{why}{path} is no training to go on with. Name another folder, or remove the file to "
-            "begin anew."
+            f"{why}{path} is not a training to go on with. Name another folder, or remove the "
+            "file to begin anew."
         ) from None
     if differing:
         raise OutputError(

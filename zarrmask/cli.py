@@ -252,7 +252,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     help="Where the network runs.  [default: auto]",
 )
-@click.option("--threads", type=int, metavar="N", help="Of each detector.  [default: 1]")
+@click.option("--threads", type=int, metavar="N", help="Threads of each detector.  [default: 1]")
 @click.option(
     "--batch", type=int, metavar="N", help="Slices that a GPU takes together.  [default: 1]"
 )
@@ -294,7 +294,8 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option(
     "--dilate",
     metavar="P|Lum",
-    help="By twice how much masks grow: percent of the longer side, or micrometres, as 150um."
+    help="Side of the kernel that dilates masks (they grow by half of it each way): percent of "
+    "the longer side, or micrometres, as 150um."
     "  [default: 3]",
 )
 @DETECT_WINDOW
@@ -351,7 +352,9 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @click.option("--z", metavar="A:B", help="Slice numbers to correct, B excluded.")
 @click.option("--from", "hold", type=int, metavar="Z", help="Give them all the mask of slice Z.")
 @click.option(
-    "--dilate", metavar="P|Lum", help="Dilate by this instead: percent, or micrometres as 150um."
+    "--dilate",
+    metavar="P|Lum",
+    help="Dilate by this instead, as for `run`: percent, or micrometres as 150um.",
 )
 @click.option("--erode", metavar="P|Lum", help="Dilate by so much less, or shrink.")
 @click.option("--masks", type=click.Path(), metavar="DIR", help="Given masks, as for `apply`.")
@@ -482,12 +485,17 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
 )
 @DETECT_WINDOW
 @click.option(
-    "--iterations", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Instead of the config's."
+    "--iterations",
+    type=click.IntRange(1, 2**31 - 1),
+    metavar="N",
+    help="How many; beats the config's SOLVER.MAX_ITER.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Instead of the config's."
+    "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Beats the config's SEED."
 )
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the network.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of the network."
+)
 @click.option(
     "--workers", type=click.IntRange(0, 1024), metavar="N", help="Processes that make batches."
 )
@@ -558,7 +566,7 @@ def train_command(
 @click.option(
     "--dilate",
     metavar="P|Lum",
-    help="Kernel side, percent of the longer side, or micrometres, as 150um.  [default: 3]",
+    help="Side of the kernel that dilates masks, as for `run`.  [default: 3]",
 )
 @click.option("--voxel-size", metavar="UM", help="Side of a pixel, micrometres.")
 @DETECT_WINDOW
@@ -623,7 +631,11 @@ def annotate_command(
 )
 @click.option("--lzw", is_flag=True, help="Compress TIFFs, without loss.")
 @click.option(
-    "--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of JPEGs."
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    help="Quality of JPEGs.",
 )
 @click.option(
     "--window",
@@ -632,7 +644,7 @@ def annotate_command(
     "detector saw, or all]",
 )
 @click.option(
-    "--level", type=click.IntRange(0), default=0, show_default=True, help="Of the pyramid."
+    "--level", type=click.IntRange(0), default=0, show_default=True, help="Level of the pyramid."
 )
 @click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
 @_into_folder

@@ -24,8 +24,8 @@ from zarrmask.masking import dilate, kernel_side
 from zarrmask.phantom import simulate
 from zarrmask.phantom.photograph import photograph
 from zarrmask.settings import read_settings
+from zarrmask.shipped import DEFAULT_CHECKPOINT
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "phantom_r18.safetensors"
 SEED_ALTERED, ALTERED = 20261127, 50
 """Of altered real slices; how many of each."""
 KINDS = {
@@ -40,7 +40,7 @@ Find = Callable[[NDArray[np.uint8]], Mask]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=SHIPPED)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=DEFAULT_CHECKPOINT)
     parser.add_argument("--slices", type=int, default=200, help="simulated slices to draw")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -36,7 +36,7 @@ from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
 from zarrmask.room import check_room, free_space, want_of_memory
-from zarrmask.session import on_accelerators
+from zarrmask.session import writes_meanwhile
 from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
@@ -196,7 +196,7 @@ def test_slices_of_one_strip_are_decoded_once_ahead():
 )
 def test_bricks_are_written_while_gpus_detect(expected, gpus, local, options):
     who = Crew(2, 4, 64 * GB, local=local, gpus=gpus)
-    assert on_accelerators(who, read_settings(**options)) == expected
+    assert writes_meanwhile(who, read_settings(**options)) == expected
 
 
 def test_who_detects_and_writes_at_once_takes_memory_for_both():
@@ -305,7 +305,7 @@ def test_nothing_is_refused_where_nobody_knows_the_memory():
 
 @pytest.mark.parametrize("size", ["much", "-4GB", "4 apples", "", 0])
 def test_a_size_that_is_none_is_named(size):
-    with pytest.raises(SettingsError, match="no size"):
+    with pytest.raises(SettingsError, match="not a size"):
         find_crew(memory=size)
 
 

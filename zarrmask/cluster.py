@@ -18,7 +18,7 @@ from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, LocalCluster, Worker
 from distributed.system import memory_limit
 
-from zarrmask.errors import SettingsError, ZarrmaskError
+from zarrmask.errors import SettingsError, ZarrmaskError, first_of
 from zarrmask.gpus import gpu_cluster, visible_gpus
 from zarrmask.place import Place
 from zarrmask.progress import Reporter
@@ -286,12 +286,11 @@ def require_sight(client: Client, paths: Sequence[Place]) -> None:
         unseen[worker] = answer
     blind = {worker: lacking for worker, lacking in unseen.items() if lacking}
     if blind:
-        lines = [f"  {worker}: {', '.join(lacking)}" for worker, lacking in blind.items()]
-        more = [f"  and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+        lines = [f"{worker}: {', '.join(lacking)}" for worker, lacking in blind.items()]
         raise ZarrmaskError(
             f"{len(blind)} of the cluster's {len(unseen)} workers do not see what is read or "
             "written; have it under the same path everywhere (a shared file system), or at a URL:\n"
-            + "\n".join(lines[:MOST_NAMED] + more)
+            + "\n".join(f"  {line}" for line in first_of(lines, MOST_NAMED))
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,12 +38,21 @@ class Contrast:
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Contrast:
         """Take what `dataclasses.asdict` gave, by way of JSON."""
-        detected, written = entry["detected"], entry["written"]
+        written = entry["written"]
         return cls(
-            detected if detected == "seed" else (detected[0], detected[1]),
+            _as_window(entry["detected"]),
             entry["dark"],
             None if written is None else (written[0], written[1]),
         )
+
+
+def detected_window(record: Mapping[str, Any]) -> Window:
+    """What the detector's 8 bits spanned, by a finished record."""
+    return _as_window(record["detect_window"])
+
+
+def _as_window(entry: Any) -> Window:
+    return "seed" if entry == "seed" else (entry[0], entry[1])
 
 
 def choose_contrast(

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zarrmask.errors import StackError
+from zarrmask.errors import OutputError, StackError
 from zarrmask.journal import Journal
+from zarrmask.place import Place, printable
 from zarrmask.progress import listed
 from zarrmask.stack import Source, anchors, mended, open_source
+from zarrmask.stack.zarr_source import ZarrSource
 
 ENTRIES, REST = "bad_slices", "fingerprint_without_bad_slices"
 """Keys of a record: the slices, and the fingerprint of the input without them."""
@@ -136,7 +138,7 @@ def is_repaired(source: Source, record: Mapping[str, Any]) -> bool:
     return bool(source.fingerprint(bad) == record.get(REST))
 
 
-def reopened(record: Mapping[str, Any]) -> Source | None:
+def _reopened(record: Mapping[str, Any]) -> Source | None:
     """Open the stack of a finished run as the run read it; None if it is another one now.
 
     Raises
@@ -150,3 +152,46 @@ def reopened(record: Mapping[str, Any]) -> Source | None:
     )
     same = source.fingerprint() == record["identity"]["input"]["fingerprint"]
     return mended(source, interpolated(entries)) if same or is_repaired(source, record) else None
+
+
+def slices_of(
+    run: Place, record: Mapping[str, Any], usable: Callable[[Source], bool], kind: str
+) -> tuple[Source, bool]:
+    """Open the stack of a finished run as the run read it; else the run's own volume.
+
+    Parameters
+    ----------
+    run : Place
+    record : mapping
+        Its.
+    usable : callable
+        Whether the volume will do.
+    kind : str
+        What a volume has to be of.
+
+    Returns
+    -------
+    source : Source
+        Numbered as the stack is.
+    original : bool
+        Whether it is the stack.
+
+    Raises
+    ------
+    OutputError
+        Where there is neither.
+    """
+    try:
+        if (stack := _reopened(record)) is not None:
+            return stack, True
+        lacks = "has changed since the run read it"
+    except StackError as error:
+        lacks = f"cannot be read: {error}"
+    if (run / "volume.zarr").exists():
+        volume = open_source(run / "volume.zarr")
+        if isinstance(volume, ZarrSource) and usable(volume):
+            return volume.numbered(record["z"][0]), False
+    raise OutputError(
+        f"the slices of {printable(run)} are gone: its stack {record['input']['path']} {lacks}; "
+        f"and it has no volume.zarr of {kind}. Put the stack back"
+    )

@@ -30,7 +30,7 @@ def make_phantom(
     """Write a phantom, whole or not at all, and show how it comes along; see `write_phantom`."""
     with whole_folder(out) as half:
         with (reporter or Reporter()).stage("simulating a scroll", shape[0], "slices") as advance:
-            write_phantom(half, shape, seed=seed, progress=lambda done, total: advance(1))
+            write_phantom(half, shape, seed=seed, progress=advance)
         (half / LABEL).write_text(json.dumps({"shape": shape, "seed": seed}) + "\n")
 
 

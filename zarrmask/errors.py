@@ -38,7 +38,7 @@ class RoomError(ZarrmaskError):
     """The memory, or the space on the output's disk, will not do."""
 
 
-def first_of(lines: Sequence[str]) -> list[str]:
+def first_of(lines: Sequence[str], most: int = LISTED) -> list[str]:
     """The first of many lines of a message, and one that says how many more there are.
 
     Examples
@@ -46,11 +46,11 @@ def first_of(lines: Sequence[str]) -> list[str]:
     >>> first_of(["slice"] * 25)[-2:]
     ['slice', '... and 5 more']
     """
-    more = [f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
-    return [*lines[:LISTED], *more]
+    more = [f"... and {len(lines) - most:,} more"] if len(lines) > most else []
+    return [*lines[:most], *more]
 
 
-def some_of(names: Sequence[str]) -> str:
+def some_of(names: Sequence[object], most: int = NAMED) -> str:
     """The first of many names in a line, and how many more there are.
 
     Examples
@@ -58,5 +58,5 @@ def some_of(names: Sequence[str]) -> str:
     >>> some_of(["1.tif", "01.tif"]), some_of(list("abcdefg"))
     ('1.tif, 01.tif', 'a, b, c, d, e and 2 more')
     """
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

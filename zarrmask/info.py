@@ -5,7 +5,7 @@ from __future__ import annotations
 import xarray as xr
 
 from zarrmask.damage import ENTRIES
-from zarrmask.errors import ZarrmaskError
+from zarrmask.errors import ZarrmaskError, some_of
 from zarrmask.images.numbered import EXPORTED, PROXIES
 from zarrmask.journal import CORRECTING, Journal, RecordFile
 from zarrmask.place import Place, place_of, reached, written_command
@@ -73,9 +73,7 @@ def _run(record: dict) -> dict[str, str]:
 
 
 def _bad(entries: list[dict]) -> str:
-    told = ", ".join(f"{entry['z']} {entry['treated']}" for entry in entries[:LISTED])
-    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
-    return told + more or "none"
+    return some_of([f"{entry['z']} {entry['treated']}" for entry in entries], LISTED) or "none"
 
 
 def _pyramid(path: Place) -> dict[str, str]:

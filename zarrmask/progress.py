@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from zarrmask.errors import some_of
 from zarrmask.pace import Pace, until_next
 from zarrmask.place import redacted
 
@@ -66,8 +67,7 @@ def listed(numbers: Sequence[int], most: int = 20) -> str:
     >>> listed([3, 5, 8, 9], most=3)
     '3, 5, 8 and 1 more'
     """
-    shown = ", ".join(str(number) for number in numbers[:most])
-    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+    return some_of(numbers, most)
 
 
 class Each(NamedTuple):

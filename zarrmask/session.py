@@ -263,13 +263,13 @@ def forecast_of(
     samples = needs_sample(source.dtype, settings, detecting=checkpoint is not None)
     network = None if checkpoint is None else network_of(settings, checkpoint)
     rescales = settings.window is not None
-    overlaps = network is not None and on_accelerators(crew, settings)
+    overlaps = network is not None and writes_meanwhile(crew, settings)
     what = source, plan, pyramids, crew, network, samples, rescales, overlaps, held
     return Forecast(*what).fitted()
 
 
-def on_accelerators(crew: Crew, settings: Settings) -> bool:
-    """Whether detecting leaves workers time to write: as the settings say, or where GPUs detect."""
+def writes_meanwhile(crew: Crew, settings: Settings) -> bool:
+    """Whether workers write while detectors look: as the settings say, or where GPUs detect."""
     if settings.overlap is not None:
         return settings.overlap
     if settings.device != "auto":

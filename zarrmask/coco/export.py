@@ -17,14 +17,14 @@ from zarrmask.atomic import require_replaceable, whole_folder
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.coco.region import Region
 from zarrmask.coco.undilated import told, undilated_masks
-from zarrmask.damage import reopened
-from zarrmask.detection.inputs import Window, to_8bit
-from zarrmask.errors import OutputError, StackError
+from zarrmask.contrast import detected_window
+from zarrmask.damage import slices_of
+from zarrmask.detection.inputs import to_8bit
+from zarrmask.errors import OutputError
 from zarrmask.journal import finished_record
 from zarrmask.masking.sketch import agreement
 from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Reporter
-from zarrmask.stack import open_source
 
 CATEGORY = {"id": 1, "name": "scroll", "supercategory": ""}
 JPEG_QUALITY = 95
@@ -154,26 +154,15 @@ def _reader(
     From the stack, if it is still the one that the run read; else from the run's volume, if that
     has whole slices and their own grey values.
     """
-    given = record["input"]["path"]
-    detected = record["detect_window"]
-    window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
-    source, lacks = None, "has changed since the run read it"
-    try:
-        if (source := reopened(record)) is not None:
-            first = int(source.numbers[0])
-    except StackError as error:
-        lacks = f"cannot be read: {error}"
-    if source is None and (place / "volume.zarr").exists() and record["window"] is None:
-        volume = open_source(place / "volume.zarr")
-        first = record["z"][0]
-        source = volume if volume.shape[1:] == shape else None
-    if source is None:
-        raise OutputError(
-            f"the slices of {place} are gone: its stack {given} {lacks}; and it has no volume.zarr "
-            "of whole slices with their own grey values. Put the stack back, or run anew"
-        )
-    numbers = np.setdiff1d(source.numbers - source.numbers[0] + first, record["input"]["missing"])
-    return lambda number: to_8bit(source[number - first], window), numbers
+    window = detected_window(record)
+    source, _ = slices_of(
+        place,
+        record,
+        lambda volume: record["window"] is None and volume.shape[1:] == shape,
+        "whole slices with their own grey values",
+    )
+    numbers = np.setdiff1d(source.numbers, record["input"]["missing"])
+    return lambda number: to_8bit(source[number - source.numbers[0]], window), numbers
 
 
 def _write_image(path: Path, grey: NDArray[np.uint8]) -> None:

@@ -13,8 +13,8 @@ from zarrmask.contrast import Contrast, rescaling
 from zarrmask.correcting.corrections import Correction, kept, redilated, store_of
 from zarrmask.correcting.rewriting import in_steps
 from zarrmask.crop import crop
-from zarrmask.damage import reopened
-from zarrmask.errors import OutputError, SettingsError, StackError
+from zarrmask.damage import slices_of
+from zarrmask.errors import OutputError, SettingsError
 from zarrmask.grey import Rescaling
 from zarrmask.journal import CORRECTING, Journal, finished_record
 from zarrmask.masking import FieldStore, KeyframeStore, Masks, kernel_side
@@ -25,8 +25,7 @@ from zarrmask.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid
 from zarrmask.settings import Settings, read_settings
-from zarrmask.stack import Source, open_source
-from zarrmask.stack.zarr_source import ZarrSource
+from zarrmask.stack import Source
 from zarrmask.stages import UsedKeyframes, masks_between
 
 
@@ -210,7 +209,7 @@ def open_run(place: Place) -> FinishedRun:
     known = record["settings"].keys() & Settings.model_fields.keys()
     settings = Settings.model_validate({name: record["settings"][name] for name in known})
     source, become = _source(place, record, settings)
-    plan = make_plan(source, replace_range(settings, record))
+    plan = make_plan(source, _with_written_range(settings, record))
     plan = replace(
         in_steps(plan), side=record["dilation_pixels"], voxel_size=record["voxel_size_um"]
     )
@@ -221,7 +220,7 @@ def open_run(place: Place) -> FinishedRun:
     return FinishedRun(place, record, settings, source, plan, pyramids, become)
 
 
-def replace_range(settings: Settings, record: Mapping[str, Any]) -> Settings:
+def _with_written_range(settings: Settings, record: Mapping[str, Any]) -> Settings:
     """Settings with the range of slices that was written."""
     first, stop = record["z"]
     return settings.model_copy(update={"z": (first, stop)})
@@ -230,28 +229,11 @@ def replace_range(settings: Settings, record: Mapping[str, Any]) -> Settings:
 def _source(
     place: Place, record: Mapping[str, Any], settings: Settings
 ) -> tuple[Source, Rescaling | None]:
-    """The stack, if it is still the one that the run read; else the run's own volume.
-
-    Raises
-    ------
-    OutputError
-        Where there is neither.
-    """
-    path = record["input"]["path"]
-    try:
-        if (stack := reopened(record)) is not None:
-            window = record["window"]
-            contrast = Contrast("seed", False, None if window is None else (window[0], window[1]))
-            return stack, rescaling(stack.dtype, settings, contrast)
-        lacks = "has changed since the run read it"
-    except StackError as error:
-        lacks = f"cannot be read: {error}"
+    """What the run's slices are read from, and what becomes of its grey values in the outputs."""
     whole = settings.y == settings.x == (None, None)
-    if whole and (place / "volume.zarr").exists():
-        volume = open_source(place / "volume.zarr")
-        if isinstance(volume, ZarrSource):
-            return volume.numbered(record["z"][0]), None
-    raise OutputError(
-        f"the slices of {printable(place)} are gone: its stack {path} {lacks}; and it has no "
-        "volume.zarr of whole slices. Put the stack back"
-    )
+    source, original = slices_of(place, record, lambda _: whole, "whole slices")
+    if not original:
+        return source, None
+    window = record["window"]
+    contrast = Contrast("seed", False, None if window is None else (window[0], window[1]))
+    return source, rescaling(source.dtype, settings, contrast)

@@ -13,10 +13,10 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask.cluster import Crew, find_crew
+from zarrmask.contrast import detected_window
 from zarrmask.correcting.corrections import Correction, side_of, store_of
 from zarrmask.correcting.finished import FinishedRun, open_run
 from zarrmask.correcting.rewriting import find_changes, recall
-from zarrmask.detection.inputs import Window
 from zarrmask.digest import sha256
 from zarrmask.errors import OutputError, SettingsError, ZarrmaskError
 from zarrmask.finish import finish_run
@@ -357,13 +357,11 @@ def _detect(
     client: Client, there: FinishedRun, looks: Looks, patience: float, reporter: Reporter
 ) -> dict[str, Any]:
     """Detect anew; what is found goes to the correction's store, and what to say of it is given."""
-    detected = there.record["detect_window"]
-    window: Window = "seed" if detected == "seed" else (detected[0], detected[1])
     *_, found = detect_keyframes(
         client,
         there.source,
         looks.plan,
-        window,
+        detected_window(there.record),
         detectors_of(client, looks.settings, looks.checkpoint, reporter, patience),
         store_of(there.place, len(there.corrections)),
         there.journal.ledger.stage("anew"),

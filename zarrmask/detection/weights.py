@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from zarrmask.errors import CheckpointError
+from zarrmask.errors import CheckpointError, first_of
 
 # torchvision's names in `network`, to be rewritten in this order.
 _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
@@ -167,6 +167,4 @@ def _listed(problem: str, names: Iterable[str]) -> Iterable[str]:
     every = list(names)
     if every:
         yield f"  {len(every)} {problem}:"
-        yield from (f"    {name}" for name in every[:_LISTED])
-        if len(every) > _LISTED:
-            yield f"    and {len(every) - _LISTED} more"
+        yield from (f"    {name}" for name in first_of(every, _LISTED))

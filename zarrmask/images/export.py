@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zarrmask import __version__
 from zarrmask.blocks import results
 from zarrmask.cluster import find_crew
+from zarrmask.contrast import detected_window
 from zarrmask.crop import crop
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
@@ -249,10 +250,8 @@ def _window(record: Mapping[str, Any], given: Any) -> tuple[float, float]:
     """Grey values that JPEGs span: what the detector saw, if the output has the stack's own."""
     if given is not None:
         return given[0], given[1]
-    detected = record["detect_window"]
-    if record["window"] is not None or detected == "seed":
-        return ALL_GREYS
-    return detected[0], detected[1]
+    detected = detected_window(record)
+    return ALL_GREYS if record["window"] is not None or detected == "seed" else detected
 
 
 def _memory(volume: Volume, count: int) -> dict[str, tuple[int, int]]:

@@ -19,6 +19,8 @@ from zarrmask.phantom.surroundings import Case, Film, Pores, distance_outside, h
 Mask = NDArray[np.bool_]
 LEAST_CONTRAST = 12
 """Grey levels, of 256, between papyrus and what is close to it."""
+LEAST_PIECE = 0.0015
+"""Share of a slice that a piece takes at least; what is smaller is a speck."""
 
 
 def simulate(
@@ -259,9 +261,9 @@ def _thread(rng: np.random.Generator, drawn: NDArray[np.uint8]) -> None:
     cv2.polylines(drawn, [line.astype(np.int32)], False, int(rng.integers(60, 255)), 1, cv2.LINE_AA)
 
 
-def _pieces(truth: Mask, least: float = 0.0015) -> list[Mask]:
+def _pieces(truth: Mask) -> list[Mask]:
     """Split off the connected pieces of a mask that are not specks, largest first."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA]
     order = sorted(range(1, count), key=lambda i: -int(areas[i]))
-    return [labels == i for i in order if areas[i] >= least * truth.size]
+    return [labels == i for i in order if areas[i] >= LEAST_PIECE * truth.size]

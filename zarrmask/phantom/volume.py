@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from zarrmask.atomic import refuse_full
 from zarrmask.errors import SettingsError
@@ -147,10 +147,9 @@ def write_phantom(
     shape: tuple[int, int, int],
     *,
     seed: int = 0,
-    dtype: DTypeLike = np.uint16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a simulated scroll as TIFF slices with its true mask.
+    """Write a simulated scroll as TIFF slices (uint16) with its true mask.
 
     Leaves ``out/00000.tif``, ... (uncompressed, one strip, so that they can be memory-mapped) and
     ``out/truth/00000.png``, ... (uint8, 0 or 255). One slice is in memory at a time.
@@ -163,21 +162,16 @@ def write_phantom(
         Slices, rows, columns.
     seed : int
         Another seed is another scroll.
-    dtype : dtype
-        ``uint16`` or ``uint8`` (the upper eight bits).
     progress : callable, optional
-        Called with slices done and slices in all, after each.
+        Called after each slice with how many were written since: 1.
 
     Raises
     ------
     OutputError
         If `out` is a file or is not empty.
     SettingsError
-        If `shape` or `dtype` is not possible.
+        If `shape` is not possible.
     """
-    kind = np.dtype(dtype)
-    if kind not in (np.uint8, np.uint16):
-        raise SettingsError(f"A phantom's slices are uint8 or uint16, not {kind}.")
     phantom = Phantom(shape, seed)
     refuse_full(out)
     truth = out / "truth"
@@ -185,10 +179,8 @@ def write_phantom(
     digits = max(5, len(str(shape[0] - 1)))
     for z in range(shape[0]):
         image, mask = phantom.slice(z)
-        if kind == np.uint8:
-            image = (image >> 8).astype(np.uint8)
         name = f"{z:0{digits}d}"
         tifffile.imwrite(out / f"{name}.tif", image, photometric="minisblack", contiguous=True)
         cv2.imwrite(str(truth / f"{name}.png"), mask.astype(np.uint8) * 255)
         if progress is not None:
-            progress(z + 1, shape[0])
+            progress(1)

@@ -169,8 +169,8 @@ def _warnings(views: Views, record: Mapping[str, Any]) -> list[str]:
     given = pick(record, "warnings")
     warnings = [str(one) for one in given] if isinstance(given, list | tuple) else []
     empty = views.keyframes.empty_z
-    listed = ", ".join(str(z) for z in empty)
-    if empty and not any(listed in warning for warning in warnings):
+    named = ", ".join(str(z) for z in empty)
+    if empty and not any(named in warning for warning in warnings):
         among = [int(z) for z in views.keyframes.z]
         warnings.append(f"Keyframes without a detection: z {words.runs(empty, among)}")
     if at_border_always(views.keyframes):

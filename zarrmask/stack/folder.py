@@ -258,8 +258,7 @@ def doubtful_numbers(numbers: Collection[int], allow_missing: bool) -> list[str]
 
 def spelled(ranges: list[tuple[int, int]]) -> str:
     """Write ranges as a person would: 5-6, 8."""
-    text = ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ranges[:RANGES])
-    return text + (f", ... and {len(ranges) - RANGES:,} more" if len(ranges) > RANGES else "")
+    return some_of([f"{a}-{b}" if b > a else f"{a}" for a, b in ranges], RANGES)
 
 
 def read_headers(

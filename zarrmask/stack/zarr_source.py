@@ -485,10 +485,9 @@ def no_image(path: str, group: zarr.Group) -> str:
         else f"{printable(name)} (group)"
         for name, m in found
     ]
-    more = f", ... and {len(members) - LISTED:,} more" if len(members) > LISTED else ""
     return (
         f"{path} is a zarr group, but no OME-Zarr image (it has no multiscales); "
-        f"it holds: {', '.join(members[:LISTED]) + more or 'nothing'}. "
+        f"it holds: {some_of(members, LISTED) or 'nothing'}. "
         "Give the path of an array or image inside it"
     )
 

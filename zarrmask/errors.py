@@ -60,3 +60,8 @@ def some_of(names: Sequence[object], most: int = NAMED) -> str:
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def escaped(text: str) -> str:
+    """Make a file name safe to print: line breaks, control and undecodable characters escaped."""
+    return text if text.isprintable() else ascii(text)

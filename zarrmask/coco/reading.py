@@ -16,8 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from zarrmask.coco.dataset import CocoDataset, CocoImage, Instance, read_grey
 from zarrmask.coco.region import Region
-from zarrmask.errors import AnnotationError, first_of
-from zarrmask.stack.header import printable
+from zarrmask.errors import AnnotationError, escaped, first_of
 
 
 class _Category(BaseModel):
@@ -79,7 +78,7 @@ def read_coco(annotations: Path, images: Path) -> CocoDataset:
     }.items():
         problems += [f"{name} id {id_} occurs {n} times" for id_, n in _repeated(ids)]
     problems += [
-        f"{printable(str(name))} is listed {n} times, as {n} images"
+        f"{escaped(str(name))} is listed {n} times, as {n} images"
         for name, n in _repeated([os.path.normpath(image.file_name) for image in listed])
     ]
     found, missing = _images(listed, images)
@@ -158,7 +157,7 @@ def _images(listed: Sequence[_Image], folder: Path) -> tuple[list[CocoImage], li
     with ThreadPoolExecutor() as pool:
         for image, problem in zip(images, pool.map(_wrong_file, images), strict=True):
             if problem is not None:
-                problems.append(f"{printable(str(image.path.relative_to(root)))}: {problem}")
+                problems.append(f"{escaped(str(image.path.relative_to(root)))}: {problem}")
     return images, problems
 
 
@@ -200,7 +199,7 @@ def _instances(
         try:
             region = _region(mark.segmentation, image.height, image.width)
         except ValueError as error:
-            problems.append(f"{label} on {printable(image.file_name)}: {error}")
+            problems.append(f"{label} on {escaped(image.file_name)}: {error}")
         else:
             kind = crowds if mark.iscrowd else instances
             kind[image.id].append(Instance(order[mark.category_id], region))

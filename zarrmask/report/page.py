@@ -22,7 +22,7 @@ from zarrmask.report import headline, words
 from zarrmask.report.charts import curves, histogram
 from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture
 from zarrmask.report.suspects import Suspect, at_border_always, corrections
-from zarrmask.report.views import Views, open_pyramid
+from zarrmask.report.views import Views, open_levels
 from zarrmask.report.words import DASH, counted, number, pick, plain
 
 PROJECT = "scroll.khprj"
@@ -303,6 +303,6 @@ def _stored(path: Place) -> str:
     """Say what an output holds: of a pyramid its size, type and levels."""
     if path.name not in ("volume.zarr", "mask.zarr", "masked.zarr"):
         return ""
-    pyramid = open_pyramid(path)
+    pyramid = open_levels(path)
     shape = " × ".join(f"{side:,}" for side in pyramid.shape)
     return f"{shape}, {pyramid.levels[0].dtype}, {counted(len(pyramid.levels), 'level')}"

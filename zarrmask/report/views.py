@@ -42,7 +42,7 @@ Outline = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Pyramid:
+class Levels:
     """The levels of an OME-Zarr image, finest first; level n has voxels 2^n wide."""
 
     levels: tuple[zarr.Array[Any], ...]
@@ -188,11 +188,11 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
     OutputError
         There is no readable `mask.zarr`, or neither `volume.zarr` nor `masked.zarr`.
     """
-    mask = open_pyramid(out / "mask.zarr")
+    mask = open_levels(out / "mask.zarr")
     volume = volume_place(out, record)
     from_masked = volume is None
     place = out / "masked.zarr" if volume is None else volume
-    grey = open_pyramid(place)
+    grey = open_levels(place)
     if grey.shape != mask.shape:
         raise OutputError(
             f"{place} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "
@@ -261,7 +261,7 @@ def volume_place(out: Place, record: Mapping[str, Any]) -> Place | None:
     return place_of(referenced) if isinstance(referenced, str) else None
 
 
-def open_pyramid(path: Place) -> Pyramid:
+def open_levels(path: Place) -> Levels:
     """Open the levels of an OME-Zarr image.
 
     Raises
@@ -282,7 +282,7 @@ def open_pyramid(path: Place) -> Pyramid:
     arrays = tuple(level for level in levels if isinstance(level, zarr.Array) and level.ndim == 3)
     if not arrays or len(arrays) < len(levels):
         raise OutputError(f"{path} does not hold arrays of three axes at each level.")
-    return Pyramid(arrays, _voxel_size(multiscale))
+    return Levels(arrays, _voxel_size(multiscale))
 
 
 def _voxel_size(multiscale: Mapping[str, Any]) -> float | None:
@@ -295,7 +295,7 @@ def _voxel_size(multiscale: Mapping[str, Any]) -> float | None:
     return None
 
 
-def survey_mask(mask: Pyramid, kept: float | None) -> Survey:
+def survey_mask(mask: Levels, kept: float | None) -> Survey:
     """Measure a mask's area over z and its middle, on a level coarse enough to be quick.
 
     Coarse mask levels hold the maximum, so that they overstate; the whole is scaled back to the
@@ -303,7 +303,7 @@ def survey_mask(mask: Pyramid, kept: float | None) -> Survey:
 
     Parameters
     ----------
-    mask : Pyramid
+    mask : Levels
         The mask.
     kept : float or None
         Mask voxels at level 0, if known.
@@ -349,7 +349,7 @@ def _centre(weights: NDArray[np.int64]) -> float:
     return float(np.average(np.arange(len(weights)), weights=weights))
 
 
-def _level(grey: Pyramid, mask: Pyramid, pixels: int, axes: tuple[int, int], *, most: int) -> int:
+def _level(grey: Levels, mask: Levels, pixels: int, axes: tuple[int, int], *, most: int) -> int:
     """Choose the coarsest level that shows so many pixels, but one of no more than `most` voxels.
 
     Only levels count of which both pyramids have one of the same size, however it is rounded.
@@ -363,9 +363,7 @@ def _level(grey: Pyramid, mask: Pyramid, pixels: int, axes: tuple[int, int], *, 
     return next((n for n in same if n >= wanted and grey.levels[n].size <= most), same[-1])
 
 
-def _section(
-    grey: Pyramid, mask: Pyramid, axis: int, index: int, span: tuple[float, float]
-) -> Plane:
+def _section(grey: Levels, mask: Levels, axis: int, index: int, span: tuple[float, float]) -> Plane:
     """Cut across y or x."""
     rows, columns = (other for other in (Z, Y, X) if other != axis)
     level = _level(grey, mask, SECTION_PIXELS, (rows, columns), most=grey.levels[0].size)
@@ -392,8 +390,8 @@ def _plane(
 
 
 def _beside(
-    grey: Pyramid,
-    mask: Pyramid,
+    grey: Levels,
+    mask: Levels,
     keyframes: Keyframes,
     suspect: Suspect,
     corner: tuple[int, int, int],
@@ -429,7 +427,7 @@ def _beside(
     return tuple(planes)
 
 
-def _suspect_level(grey: Pyramid, mask: Pyramid, apart: int) -> int:
+def _suspect_level(grey: Levels, mask: Levels, apart: int) -> int:
     """Choose a level on which neighbouring keyframes are told apart, if it can be read quickly."""
     level = _level(grey, mask, SUSPECT_PIXELS, (Y, X), most=grey.levels[0].size)
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, escaped
 from zarrmask.place import place_of
 
 from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes, forget_decoded
 from .folder import FORMATS, LABELS, open_folder
-from .header import printable
 from .mended import MOST_IN_A_ROW, anchors, mended, too_many
 from .multipage import open_multipage
 from .remote import Remote
@@ -119,8 +118,8 @@ def open_source(
             return open_zarr(place, labels=labels)
         if all((Path(place) / name).exists() for name in OF_A_RUN):
             raise StackError(
-                f"{printable(place)} is what a run of zarrmask left; name what is in it: "
-                f"{printable(place)}/volume.zarr"
+                f"{escaped(place)} is what a run of zarrmask left; name what is in it: "
+                f"{escaped(place)}/volume.zarr"
             )
         formats = LABELS if labels else FORMATS
         return open_folder(
@@ -128,12 +127,12 @@ def open_source(
         )
     if not os.path.isfile(place):  # noqa: PTH113
         there = "is not a file or folder" if os.path.lexists(place) else "does not exist"
-        raise StackError(f"{printable(place)} {there}; expected a stack of slices")
+        raise StackError(f"{escaped(place)} {there}; expected a stack of slices")
     suffix = Path(place).suffix.lower()
     if suffix in (".tif", ".tiff"):
         return open_multipage(place, labels=labels)
     raise StackError(
-        f"{printable(place)} is a file, but not a TIFF; expected a folder of numbered slices "
+        f"{escaped(place)} is a file, but not a TIFF; expected a folder of numbered slices "
         f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
     )
 

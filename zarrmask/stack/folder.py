@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import NamedTuple
 
-from zarrmask.errors import StackError, some_of
+from zarrmask.errors import StackError, escaped, some_of
 
-from .header import Header, header_or_problem, printable
+from .header import Header, header_or_problem
 from .image import jpeg_header, png_header, png_labels_header, read_jpeg, read_png, read_png_labels
 from .mended import too_many
 from .remote import File, Remote, shown
@@ -84,7 +84,7 @@ def open_folder(
     names, odd = slice_files(place, formats)
     extension = only_extension(place, names + odd)
     numbered, problems = by_number(names)
-    problems = [f"{printable(n)}: a broken link, or no regular file" for n in odd] + problems
+    problems = [f"{escaped(n)}: a broken link, or no regular file" for n in odd] + problems
     files = formats[extension]
     found = read_headers(place, files.header, numbered, progress)
     bad, usual = disagreements(found)
@@ -136,7 +136,7 @@ def slice_files(
         else:
             (names if kind == "file" else odd).append(name)
     if not names and not odd:
-        there = ", ".join(f"{count:,} {printable(what)}" for what, count in others.most_common(10))
+        there = ", ".join(f"{count:,} {escaped(what)}" for what, count in others.most_common(10))
         raise StackError(
             f"{shown(place)} holds no slices (found: {there or 'nothing, it is empty'}); "
             f"expected numbered files ({', '.join(formats)}), a multipage TIFF or a zarr"
@@ -163,7 +163,7 @@ def entries(place: str | Remote) -> Iterator[tuple[str, str]]:
                 else:
                     yield entry.name, "file" if os.path.isfile(entry.path) else "other"  # noqa: PTH113
     except OSError as error:
-        raise StackError(f"{printable(place)} cannot be listed: {error.strerror}") from None
+        raise StackError(f"{escaped(place)} cannot be listed: {error.strerror}") from None
 
 
 def only_extension(place: str | Remote, names: Iterable[str]) -> str:
@@ -209,11 +209,11 @@ def by_number(names: Iterable[str]) -> tuple[dict[int, str], list[str]]:
     files: dict[int | None, list[str]] = defaultdict(list)
     for name in names:
         files[slice_number(name)].append(name)
-    problems = [f"{printable(n)}: no number in its name" for n in files.pop(None, [])]
+    problems = [f"{escaped(n)}: no number in its name" for n in files.pop(None, [])]
     numbered = {number: files[number] for number in sorted(n for n in files if n is not None)}
     problems += [
         f"slice number {number} (the last digits in a name) more than once: "
-        + some_of([printable(name) for name in same])
+        + some_of([escaped(name) for name in same])
         for number, same in numbered.items()
         if len(same) > 1
     ]

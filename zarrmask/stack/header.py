@@ -66,11 +66,6 @@ def wrong_dtype(dtype: np.dtype, *, labels: bool = False) -> str | None:
     return f"{dtype.newbyteorder('=')} pixels; expected {PIXELS}: {hint}"
 
 
-def printable(text: str) -> str:
-    """Make a file name safe to print: line breaks, control and undecodable characters escaped."""
-    return text if text.isprintable() else ascii(text)
-
-
 def header_or_problem(read: Callable[[Item], Result], item: Item) -> Result | str:
     """Read a header, or say what is wrong: no file, however odd, stops the check of the rest.
 

@@ -16,10 +16,10 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, escaped
 from zarrmask.place import ATTEMPTS, public, redacted
 
-from .header import NotThereError, printable
+from .header import NotThereError
 
 AT_ONCE = 16
 """Files that are asked for at once."""
@@ -253,7 +253,7 @@ def opened(file: File) -> Stream:
 
 def shown(place: str | Remote) -> str:
     """Name a path or URL for a person, without secrets."""
-    return printable(place) if isinstance(place, str) else place.shown
+    return escaped(place) if isinstance(place, str) else place.shown
 
 
 class PatientStore(WrapperStore[Any]):

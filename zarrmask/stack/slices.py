@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from zarrmask.errors import StackError, first_of
+from zarrmask.errors import StackError, escaped, first_of
 
-from .header import PIXELS, Header, printable
+from .header import PIXELS, Header
 from .remote import AT_ONCE, File, Remote, Stamp, shown
 from .source import RegionSource
 from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
@@ -132,7 +132,7 @@ class SliceSource(RegionSource):
         try:
             found = os.stat(path)  # noqa: PTH116
         except OSError as error:
-            raise StackError(f"{printable(path)}: {error.strerror}") from None
+            raise StackError(f"{escaped(path)}: {error.strerror}") from None
         return found.st_size, found.st_mtime_ns
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
@@ -191,7 +191,7 @@ class SliceSource(RegionSource):
             if not isinstance(error, StackError):
                 line += " (damaged, or changed since it was checked?)"
             path = place.url(name) if isinstance(place, Remote) else str(file_in(place, name))
-            lines.append(line if path in line else f"{printable(path)}: {line}")
+            lines.append(line if path in line else f"{escaped(path)}: {line}")
         return UnreadableError(self.path, self.shape, why, "\n".join(first_of(lines)))
 
 
@@ -242,7 +242,7 @@ def complaints(problems: Mapping[str, str], total: int) -> list[str]:
     """
     if len(problems) == total > 1 and len(set(problems.values())) == 1:
         return [f"all {total:,} slices: {next(iter(problems.values()))}"]
-    return [f"{printable(label)}: {what}" for label, what in problems.items()]
+    return [f"{escaped(label)}: {what}" for label, what in problems.items()]
 
 
 def refusal(place: str | Remote, problems: Sequence[str], expected: str) -> StackError:

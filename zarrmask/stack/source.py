@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .header import printable
+from zarrmask.errors import escaped
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -125,7 +125,7 @@ class RegionSource(ABC):
     first = 0
 
     def __repr__(self) -> str:
-        return f"<{self.kind} {self.shape} {self.dtype} from {printable(self.path)}>"
+        return f"<{self.kind} {self.shape} {self.dtype} from {escaped(self.path)}>"
 
     @property
     def numbers(self) -> np.ndarray:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import zarr
 
-from zarrmask.errors import StackError, first_of, some_of
+from zarrmask.errors import StackError, escaped, first_of, some_of
 from zarrmask.files import by_place
 from zarrmask.place import redacted, zarr_store
 from zarrmask.transformations import combined
 
-from .header import printable, wrong_dtype
+from .header import wrong_dtype
 from .remote import PatientStore, Remote
 from .source import RegionSource, Source
 from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
@@ -196,7 +196,7 @@ class ZarrSource(RegionSource):
                 os.stat(os.path.join(self.path, key))  # noqa: PTH116, PTH118
         except (OSError, StackError) as error:
             raise StackError(
-                f"{printable(self._root())} is gone from {platform.node()}, or cannot be reached: "
+                f"{escaped(self._root())} is gone from {platform.node()}, or cannot be reached: "
                 f"{reason(error)}. Was a disk unmounted, or a folder moved? What is read of it "
                 "would be zeros, so nothing more is; once it is back, the same command goes on"
             ) from None
@@ -240,7 +240,7 @@ class ZarrSource(RegionSource):
             if not isinstance(error, StackError):
                 hint = f" ({self._damaged(layers[layer][0], y, x) or 'a damaged chunk?'})"
             lines.append(
-                f"{printable(self._root())}: slices {first} to {last}, rows {y.start} to "
+                f"{escaped(self._root())}: slices {first} to {last}, rows {y.start} to "
                 f"{y.stop - 1} cannot be read: {reason(error)}{hint}"
             )
         raise UnreadableError(self.path, self.shape, why, "\n".join(first_of(lines)))
@@ -280,7 +280,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     StackError
         If it is neither, is no volume, or not uint8, uint16 or float32.
     """
-    path = place.shown if isinstance(place, Remote) else printable(place)
+    path = place.shown if isinstance(place, Remote) else escaped(place)
     store: Any = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else place
     try:
         with zarr.config.set(STOCK_PIPELINE):
@@ -307,7 +307,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         raise StackError(f"{path}: its OME metadata is damaged: {error!r}") from error
     array, *others = arrays
     if not isinstance(array, zarr.Array):
-        raise StackError(f"{path}: its level 0, {printable(said.paths[0])!r}, is not a zarr array")
+        raise StackError(f"{path}: its level 0, {escaped(said.paths[0])!r}, is not a zarr array")
     coarser = coarser_levels(array, others, said.scales)
     source = checked(place, "OME-Zarr", array, said.voxel_size, coarser, labels=labels)
     source.offset, source.oblong = said.offset, said.oblong
@@ -466,7 +466,7 @@ def checked(
     if problem := wrong_dtype(np.dtype(array.dtype), labels=labels):
         problems.append(problem)
     if problems:
-        path = place.shown if isinstance(place, Remote) else printable(place)
+        path = place.shown if isinstance(place, Remote) else escaped(place)
         raise StackError(f"{path}: {'; '.join(problems)}")
     if isinstance(place, Remote) and array.shards:
         place.fetch(f"{array.path}/zarr.json".lstrip("/"), 0, 1)  # chunks are parts of files
@@ -480,9 +480,9 @@ def no_image(path: str, group: zarr.Group) -> str:
     except Exception:  # not every server lists what it has
         found = []
     members = [
-        f"{printable(name)} ({' x '.join(map(str, m.shape))} array)"
+        f"{escaped(name)} ({' x '.join(map(str, m.shape))} array)"
         if isinstance(m, zarr.Array)
-        else f"{printable(name)} (group)"
+        else f"{escaped(name)} (group)"
         for name, m in found
     ]
     return (

@@ -42,7 +42,7 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
     if replaced := [one["z"] for one in record["replaced"]]:
         warnings.append(
             f"{len(replaced)} of {record['count']} keyframes contradict those around them, however "
-            f"they are looked at, and are not used: {listed(replaced)}"
+            f"they are looked at, and are not used (--no-mend uses them): {listed(replaced)}"
         )
     if redone := [one["z"] for one in record["redone"]]:
         warnings.append(

@@ -41,11 +41,11 @@ def test_what_grows_is_no_outlier(radii):
 
 def test_what_the_detector_was_unsure_of_or_what_is_dark_goes_sooner():
     right, piece = disc(30), disc(12, x=85, y=85)
-    beside = [seen(right, contrast=40.0)] * 3
+    beside = [seen(right, contrast=40.0)] * 4
     for share, score, contrast in ((False, 1.0, 40.0), (True, 0.2, 40.0), (True, 1.0, -40.0)):
         odd = seen(right | disc(6, x=88, y=88), score, contrast)
-        assert (outliers([*beside, odd, *beside]) == [3]) == share
-    assert outliers([*beside, seen(right | piece, contrast=40.0), *beside]) == [3]
+        assert (outliers([*beside, odd, *beside]) == [4]) == share
+    assert outliers([*beside, seen(right | piece, contrast=40.0), *beside]) == [4]
 
 
 def test_contradiction_counts_what_neither_has_and_what_both_have():
@@ -72,3 +72,25 @@ def test_it_is_said_what_speaks_against_a_keyframe():
     assert "borders" in difference(right, seen(~disc(30)), right)
     assert difference(right, seen(disc(30, x=60)), right).endswith("on neither side")
     assert "missing" in difference(right, seen(disc(10)), right)
+
+
+@pytest.mark.parametrize("seen_on", range(1, 8))
+@pytest.mark.parametrize("ends", [1, 30])
+def test_what_is_seen_on_a_few_keyframes_is_kept(seen_on, ends):
+    """However soon it is over: it may be all that there is."""
+    nothing = [seen(disc(0))] * ends
+    shapes = [disc(40 if 0 < n < seen_on - 1 else 25) for n in range(seen_on)]
+    assert outliers([*nothing, *map(seen, shapes), *nothing]) == []
+
+
+def test_what_a_few_keyframes_lack_is_mended_all_the_same():
+    right, wrong = seen(disc(40)), seen(disc(0))
+    assert outliers([right, right, wrong, right, right]) == [2]
+
+
+def test_many_keyframes_outweigh_one_that_has_more():
+    right, more = seen(disc(30)), seen(disc(30) | disc(12, x=85, y=85))
+    for beside, expected in ((3, []), (4, [4])):
+        assert outliers([*[right] * beside, more, *[right] * beside]) == expected
+    alone = [seen(disc(0))] * 20
+    assert outliers([*[right] * 8, *alone, more, *alone]) == [28]

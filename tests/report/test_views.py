@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zarrmask.errors import OutputError
 from zarrmask.report import views
-from zarrmask.report.views import open_pyramid, outlines, read_views, spread, survey_mask
+from zarrmask.report.views import open_levels, outlines, read_views, spread, survey_mask
 
 
 @given(st.integers(1, 30_000), st.integers(1, 9))
@@ -41,7 +41,7 @@ def test_outlines_run_within_the_mask_and_around_all_of_it(seed, height, width):
 
 def test_the_survey_on_the_finest_level_is_exact(tmp_path, fake_run):
     record = fake_run(tmp_path, (25, 41, 57))
-    mask = open_pyramid(tmp_path / "mask.zarr")
+    mask = open_levels(tmp_path / "mask.zarr")
     survey = survey_mask(mask, record["voxels"]["kept"])
     voxels = np.asarray(mask.levels[0]) > 0
     assert survey.level == 0
@@ -67,7 +67,7 @@ def test_levels_that_others_rounded_down_are_shown_as_coarse(tmp_path, fake_run,
 def test_the_survey_on_a_coarse_level_agrees_with_what_was_kept(tmp_path, fake_run, monkeypatch):
     record = fake_run(tmp_path, (67, 81, 93))
     monkeypatch.setattr(views, "SURVEY_VOXELS", 100_000)
-    mask = open_pyramid(tmp_path / "mask.zarr")
+    mask = open_levels(tmp_path / "mask.zarr")
     survey = survey_mask(mask, record["voxels"]["kept"])
     assert survey.level == 1
     assert survey.edges[-1] == 67
@@ -83,7 +83,7 @@ def test_the_survey_on_a_coarse_level_agrees_with_what_was_kept(tmp_path, fake_r
 def test_the_coarsest_level_that_is_large_enough_is_shown(tmp_path, fake_run, monkeypatch, level):
     fake_run(tmp_path, (20, 90, 120))
     monkeypatch.setattr(views, "SLICE_PIXELS", 120 >> level)
-    pyramid = open_pyramid(tmp_path / "volume.zarr")
+    pyramid = open_levels(tmp_path / "volume.zarr")
     assert pyramid.level_for(120 >> level, (1, 2)) == level
     seen = read_views(tmp_path, {})
     for plane in seen.slices:
@@ -104,7 +104,7 @@ def test_a_picture_without_coarse_levels_is_shrunk(tmp_path, fake_run, monkeypat
 def test_sections_cut_through_the_middle(tmp_path, fake_run):
     fake_run(tmp_path, (30, 40, 56))
     seen = read_views(tmp_path, {})
-    image = np.asarray(open_pyramid(tmp_path / "volume.zarr").levels[0])
+    image = np.asarray(open_levels(tmp_path / "volume.zarr").levels[0])
     for plane, cut in ((seen.xz, image[:, seen.xz.index]), (seen.yz, image[:, :, seen.yz.index])):
         assert plane.image.shape == cut.shape
         assert np.corrcoef(plane.image.ravel(), cut.ravel())[0, 1] > 0.95

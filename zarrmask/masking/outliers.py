@@ -5,6 +5,9 @@ way, so that leaving it out mends both steps, is a mistake of the detector. What
 cheapest path through the keyframes: a step between neighbours costs what changes, a keyframe that
 has what neither neighbour has, or lacks what both have, costs that, and leaving one out has a
 price. Edges that stray by no more than a margin cost nothing.
+
+Leaving out what lacks something loses nothing. What has something is left out only where there are
+many others that show an object: of an object that is seen on a few keyframes, all are right.
 """
 
 from __future__ import annotations
@@ -24,6 +27,11 @@ PRICE = 0.15
 """Of leaving out what the detector was sure of, in shares of a usual mask's area."""
 TOGETHER = 3
 """Keyframes in a row that may be left out: what lasts longer is taken for real."""
+FEW = 8
+"""Keyframes that show an object, for each in a row that may be left out and has what its neighbours
+have not."""
+LOSS = 0.01
+"""What a keyframe may have of that, and yet be left out anywhere; in shares of a usual mask."""
 MARGIN = 0.02
 """By this share of the longer side an edge may stray from its neighbours' at no cost."""
 
@@ -133,9 +141,17 @@ def _cheapest_path(sightings: Sequence[Sighting]) -> list[int]:
     usual = usual_area(sightings)
     contrast = _usual_contrast(sightings)
     left_out = np.cumsum([0.0, *(_price(one, contrast) for one in sightings)])
+    most = sum(one.sketch.area > 0 for one in sightings) // FEW
     ways: dict[tuple[int, int], tuple[float, int | None]] = {}
     for here in range(1, size):
         for before in range(max(0, here - TOGETHER - 1), here):
+            between = sightings[before + 1 : here]
+            if (
+                len(between) > most
+                and _losses(sightings[before], between, sightings[here], usual) > most
+            ):
+                ways[before, here] = float("inf"), None
+                continue
             step = _step(sightings[before], sightings[here], usual)
             step += float(left_out[here] - left_out[before + 1])
             if before == 0:
@@ -156,6 +172,12 @@ def _cheapest_path(sightings: Sequence[Sighting]) -> list[int]:
         path.append(before)
         before, here = further, before
     return [*dict.fromkeys([before, *reversed(path)])]
+
+
+def _losses(before: Sighting, between: Sequence[Sighting], behind: Sighting, usual: float) -> int:
+    """How many keyframes have what neither of two around them has, beyond the margin."""
+    either = _grown(before.sketch) | _grown(behind.sketch)
+    return sum(count(one.sketch.bits & ~either) > LOSS * usual for one in between)
 
 
 def _step(one: Sighting, other: Sighting, usual: float) -> float:

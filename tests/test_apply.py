@@ -15,9 +15,11 @@ import zarrmask as package
 from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.given.apply import apply
 from zarrmask.given.filling import parts
-from zarrmask.given.masks import GivenMasks
+from zarrmask.given.masks import GivenMasks, open_given
 from zarrmask.masking import KeyframeStore, enlarged_mask
 from zarrmask.progress import Reporter
+from zarrmask.pyramid import write_metadata
+from zarrmask.stack import open_source
 
 
 def level(out, name, n=0):
@@ -221,3 +223,44 @@ def test_parts_cover_all_masks_once(depth, rows, chosen, same):
         seen[part.first : part.stop, part.top : part.bottom] += 1
         assert part.top % 512 == 0
     assert (seen == 1).all()
+
+
+def image(path, shape, *, origin=(0.0, 0.0, 0.0), voxel_size=None):
+    """An OME-Zarr of zeros that begins somewhere."""
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", shape=shape, chunks=shape, dtype=np.uint8)
+    write_metadata(path, "mask", 1, voxel_size=voxel_size, origin=origin)
+    return path
+
+
+def test_masks_go_where_their_image_says_that_they_lie(tmp_path):
+    whole = open_source(image(tmp_path / "whole.zarr", (30, 40, 50)))
+    part = image(tmp_path / "part.zarr", (8, 40, 50), origin=(11.0, 0.0, 0.0))
+    assert open_given(part, whole).numbers.tolist() == list(range(11, 19))
+    assert open_given(part, whole, first=3).numbers.tolist() == list(range(3, 11))
+    cut = open_source(image(tmp_path / "cut.zarr", (30, 40, 50), origin=(4.0, 2.0, 3.0)))
+    beside = image(tmp_path / "beside.zarr", (8, 40, 50), origin=(11.0, 2.0, 3.0))
+    assert open_given(beside, cut).numbers.tolist() == list(range(7, 15))
+    same = image(tmp_path / "same.zarr", (30, 40, 50))  # says nothing
+    assert open_given(same, cut).numbers.tolist() == list(range(30))
+
+
+def test_masks_of_a_part_of_each_slice_are_no_small_ones(tmp_path):
+    whole = open_source(image(tmp_path / "whole.zarr", (9, 40, 60), voxel_size=8))
+    placed = image(tmp_path / "placed.zarr", (9, 20, 30), origin=(0.0, 10.0, 15.0))
+    with pytest.raises(StackError, match=r"\+10 rows and \+15 columns"):
+        open_given(placed, whole)
+    plain = image(tmp_path / "plain.zarr", (9, 20, 30), voxel_size=8)
+    with pytest.raises(StackError, match="of the same voxel size"):
+        open_given(plain, whole)
+    half = image(tmp_path / "half.zarr", (9, 20, 30), voxel_size=16)
+    assert open_given(half, whole).shape == (20, 30)
+    rows, columns = slice(10, 30), slice(15, 45)
+    assert open_given(placed, whole, crop=(rows, columns)).crop == (rows, columns)
+
+
+def test_the_first_slice_of_a_runs_masks_can_be_said(run, stack):
+    out, record = run
+    source = open_source(stack)
+    assert open_given(out, source).numbers[0] == record["z"][0]
+    assert open_given(out, source, first=103).numbers[0] == 103

@@ -106,8 +106,9 @@ def open_given(
     stack : Source
         What they are for.
     first : int, optional
-        Number of the slice that a volume's first mask is for; by default the stack's first, if
-        there are as many masks as slices. A folder's masks have their numbers in their names.
+        Number of the slice that a volume's first mask is for; by default the one where its OME-Zarr
+        says that it lies, or the stack's first, if there are as many masks as slices. A folder's
+        masks have their numbers in their names.
     begins : mapping, optional
         For other numbers of masks, which slice the first of them is for.
     crop : (rows, columns), optional
@@ -121,7 +122,10 @@ def open_given(
     place = place_of(path)
     with reached(place, to_be="read"):
         record = Journal.of_run(place).read()
-        given = _of_images(place, stack, first, begins) if record is None else _of_run(place)
+        if record is None:
+            given = _of_images(place, stack, first, begins)
+        else:
+            given = _of_run(place, stack, first)
     sides = () if crop is None else tuple(part.stop - part.start for part in crop)
     if given.shape == sides != stack.shape[1:]:
         given = replace(given, crop=crop)
@@ -133,20 +137,22 @@ def open_given(
     return given
 
 
-def _of_run(place: Place) -> GivenMasks:
+def _of_run(place: Place, stack: Source, first: int | None) -> GivenMasks:
     """Masks of another run, as it wrote them; where they are held, each once."""
     record = finished_record(place)
     settings = record["settings"]
     if any(settings[axis] != [None, None] for axis in ("y", "x")):
         raise StackError(f"the run in {place} wrote a crop (--y, --x); masks of whole slices are")
     source = open_source(place / "mask.zarr")
-    first, stop = record["z"]
-    numbers = np.arange(first, stop, dtype=np.int64)
+    own, stop = record["z"]
+    indices = np.arange(stop - own, dtype=np.int64)
     if settings.get("propagate") == "hold" and not record.get("corrections"):
         store = KeyframeStore(place / "keyframes.zarr")
         keyframes = np.array(store.numbers())[store.seen()]
-        numbers = numbers[np.isin(numbers, keyframes) | (numbers == first)]
-    return GivenMasks(source, numbers - first, numbers)
+        indices = indices[np.isin(indices + own, keyframes) | (indices == 0)]
+    stated = _stated_slice(source, stack)
+    begin = next(number for number in (first, stated, own) if number is not None)
+    return GivenMasks(source, indices, indices + begin)
 
 
 def _of_images(
@@ -163,6 +169,8 @@ def _of_images(
         return GivenMasks(source, numbers - source.numbers[0], numbers)
     depth = source.shape[0]
     begins = {stack.shape[0]: int(stack.numbers[0]), **(begins or {})}
+    if first is None:
+        first = _stated_slice(source, stack)
     if first is None and depth not in begins:
         raise StackError(
             f"{source.path} holds {depth} masks and the stack {stack.shape[0]} slices, so it is "
@@ -171,6 +179,39 @@ def _of_images(
     begin = begins[depth] if first is None else first
     numbers = np.arange(begin, begin + depth, dtype=np.int64)
     return GivenMasks(source, numbers - begin, numbers)
+
+
+def _stated_slice(masks: Source, stack: Source) -> int | None:
+    """Number of the slice at which an image says that it begins; None where it says nothing."""
+    if not any(masks.offset) or not np.isclose(_times(masks, stack), 1, rtol=1e-3):
+        return None
+    return round(masks.offset[0] - stack.offset[0])
+
+
+def _times(masks: Source, stack: Source) -> float:
+    """How many times as large the masks' voxels are, as far as both are known."""
+    if masks.voxel_size is None or stack.voxel_size is None:
+        return 1.0
+    return masks.voxel_size / stack.voxel_size
+
+
+def _same_voxels(given: GivenMasks, stack: Source) -> bool:
+    """Whether both say how large their voxels are, and that is the same."""
+    known = given.source.voxel_size is not None and stack.voxel_size is not None
+    return known and bool(np.isclose(_times(given.source, stack), 1, rtol=1e-3))
+
+
+def _displacement(given: GivenMasks, stack: Source) -> tuple[float, float]:
+    """How far an image says that it lies from where its masks would go: rows and columns."""
+    if not any(given.source.offset):
+        return 0.0, 0.0
+    times = _times(given.source, stack)
+    begin = (0, 0) if given.crop is None else tuple(part.start for part in given.crop)
+    y, x = (
+        mine * times - its - start
+        for mine, its, start in zip(given.source.offset[1:], stack.offset[1:], begin, strict=True)
+    )
+    return y, x
 
 
 def _problems(given: GivenMasks, stack: Source) -> list[str]:
@@ -187,6 +228,17 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
         problems.append(
             f"they are {rows} x {columns} pixels, the slices {height} x {width}: not the same "
             "shape made smaller"
+        )
+    elif given.shape != stack.shape[1:] and given.crop is None and _same_voxels(given, stack):
+        problems.append(
+            f"they are {rows} x {columns} pixels and the slices {height} x {width}, of the same "
+            "voxel size: a part of them? Masks of whole slices are expected"
+        )
+    y, x = _displacement(given, stack)
+    if max(abs(y), abs(x)) > 1:
+        problems.append(
+            f"by their metadata they lie {y:+g} rows and {x:+g} columns from the slices: masks of "
+            "whole slices are expected"
         )
     looked_at = np.unique(np.linspace(0, len(given.indices) - 1, LOOKED_AT).astype(int))
     values = {

@@ -228,6 +228,24 @@ def where(path):
     return [(float(image[axis][0]), image[axis].attrs.get("units")) for axis in "zyx"]
 
 
+def test_all_viewers_see_where_a_crop_of_ngff_05_lies(stack, cluster, tmp_path):
+    """Most heed what stands with a level alone; khartes, which wants it apart, reads 0.4."""
+    options = {"voxel_size": 7.91, "z": "103:", "chunk": 16, "scheduler": cluster}
+    old, new = (
+        zarrmask.convert(stack, tmp_path / f"{ngff}.zarr", ngff=ngff, **options)
+        for ngff in ("0.4", "0.5")
+    )
+    assert where(old) == where(new)
+    (multiscale,) = json.loads((new / "zarr.json").read_text())["attributes"]["ome"]["multiscales"]
+    assert "coordinateTransformations" not in multiscale
+    for n, dataset in enumerate(multiscale["datasets"]):
+        scale, translation = dataset["coordinateTransformations"]
+        assert scale["scale"] == pytest.approx([7.91 * 2**n] * 3)
+        middle = (2**n - 1) / 2
+        expected = [7.91 * (start + middle) for start in (103, 0, 0)]
+        assert translation["translation"] == pytest.approx(expected)
+
+
 def test_masks_lie_over_a_volume_that_was_cut_out(stack, cluster, tmp_path):
     options = {"scheduler": cluster, "voxel_size": 7.91, "chunk": 16}
     volume = zarrmask.convert(stack, tmp_path / "v.zarr", z="103:", y="10:150", **options)

@@ -49,6 +49,11 @@ def test_a_folder_is_absolute_and_an_output_without_links(tmp_path, monkeypatch)
     assert output_place("link/out") == tmp_path / "disk" / "out"
 
 
+def test_a_name_may_hold_what_chains_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert output_place("scan::1") == tmp_path / "scan::1"
+
+
 def test_a_place_in_a_bucket_goes_to_other_processes_with_its_options():
     place = output_place(UPath("s3://bucket/out", key="me", secret="hidden")) / "a.zarr"
     assert output_place("s3://bucket/out/") == output_place("s3://bucket/out")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from zarrmask.cluster import connect
 from zarrmask.errors import ZarrmaskError
-from zarrmask.memory import PeakMemory
+from zarrmask.memory import PeakMemory, memory_in_use
 from zarrmask.progress import Reporter
 from zarrmask.vitals import Roll, watched
 
@@ -240,3 +241,9 @@ def test_a_cluster_that_somebody_restarts_is_not_called_gone(here, told):
         pytest.raises(ZarrmaskError, match="was restarted; run the same command again"),
     ):
         work(client, other, memory)
+
+
+def test_memory_is_measured_where_the_system_does_not_say_what_is_shared(monkeypatch):
+    unshared = SimpleNamespace(uss=3)
+    monkeypatch.setattr("psutil.Process.memory_full_info", lambda _: unshared)
+    assert memory_in_use() >= 3

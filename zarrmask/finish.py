@@ -63,6 +63,7 @@ def finish_run(
     reporter : Reporter
     """
     from zarrmask.report import (  # it takes its time, and a conversion needs none of it
+        khartes_opens,
         read_views,
         write_khartes_project,
         write_overview,
@@ -74,18 +75,26 @@ def finish_run(
         link_label(place / "masked.zarr", place / "mask.zarr")
     form = next(iter(pyramids.values())).format
     for_khartes = is_local(place) and form.ngff == "0.4"  # it opens folders, of zarr 2
+    project = place / "scroll.khprj"
     with reporter.stage("report", 2 + for_khartes, "files") as advance:
         views = read_views(place, record)
         write_overview(place, record, views)
         advance(1)
         write_report(place, record, views)
         advance(1)
-        if isinstance(place, Path) and for_khartes:
+        if isinstance(place, Path) and isinstance(project, Path) and for_khartes:
             volumes = {name: place / f"{name}.zarr" for name in pyramids}
-            if record["volume"] is not None and Path(record["volume"], ".zgroup").exists():
-                volumes["volume"] = Path(record["volume"])
-            project = place / "scroll.khprj"
+            if (given := record["volume"]) is not None:
+                if "://" not in given and khartes_opens(Path(given)):
+                    volumes["volume"] = Path(given)
+                else:
+                    reporter.say(
+                        f"khartes does not open {given} as it is: the project holds the mask and "
+                        "the masked volume (with --volume a volume is written that it opens)"
+                    )
             write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
             advance(1)
+        elif isinstance(project, Path) and project.exists():  # of pyramids that are gone
+            write_khartes_project(project, {}, voxel_size_um=plan.voxel_size)
     flush_metadata(pyramids)
     journal.finish(record)

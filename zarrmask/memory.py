@@ -209,12 +209,13 @@ def field_bytes(keyframes: int, height: int, shape: tuple[int, int]) -> int:
 
 
 def memory_in_use() -> int:
-    """Bytes held by this process and all it started (summed proportional set size)."""
+    """Bytes held by this process and all it started (proportional set sizes, where known)."""
     total = 0
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         try:
-            total += process.memory_full_info().pss
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)  # Linux alone knows what is shared
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
     return total

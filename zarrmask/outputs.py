@@ -57,7 +57,7 @@ def referenced_volume(stack: object, source: Source, plan: Plan, settings: Setti
     """Path of the input where it is itself a pyramid that serves as the volume, else None.
 
     It does where each of its levels is half of the one before along all axes, rounded up or down:
-    report, exports and khartes go by that.
+    report and exports go by that.
     """
     changed = settings.window is not None or plan.shape != source.shape
     if source.kind != "OME-Zarr" or settings.volume is not None or changed:

@@ -49,7 +49,7 @@ def place_of(path: str | os.PathLike[str] | UPath) -> Place:
         Where nothing installed here knows the URL's protocol.
     """
     text = str(path)
-    if isinstance(path, Path) or ("://" not in text and "::" not in text):
+    if isinstance(path, Path) or "://" not in text:
         return Path(text).absolute()
     try:
         place: UPath = UPath(path)

@@ -128,6 +128,18 @@ def test_a_run_that_changes_while_it_is_exported(run, cluster, tmp_path):
     assert list(images(tmp_path / "a")) == [100, 101, 102, 103]
 
 
+def test_a_stack_that_serves_as_the_volume_and_has_changed(stack, cluster, tmp_path):
+    volume = package.convert(stack, tmp_path / "v.zarr", chunk=16, scheduler=cluster)
+    out = tmp_path / "out"
+    assert package.run(volume, out, every=7, scheduler=cluster)["volume"] == str(volume)
+    export(out, tmp_path / "a", what="volume", z=":2", scheduler=cluster)
+    voxels = zarr.open_array(volume / "0", mode="r+")
+    voxels[:] = voxels[:] // 2
+    with pytest.raises(OutputError, match="has changed since the run read it"):
+        export(out, tmp_path / "b", what="volume", z=":2", scheduler=cluster)
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_killed_export_goes_on(run, tmp_path):
     out, _ = run
     command = [sys.executable, "-m", "zarrmask", "export", out, tmp_path / "a", "--workers", "1"]

@@ -6,10 +6,13 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from zarrmask.errors import OutputError
-from zarrmask.report import write_khartes_project
+from zarrmask.pyramid import write_metadata
+from zarrmask.report import khartes_opens, write_khartes_project
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d\dZ")
 
@@ -166,3 +169,38 @@ def test_what_khartes_could_not_open_is_refused_all_at_once(tmp_path, volumes):
     with pytest.raises(OutputError, match="in the way"):
         write_khartes_project(file, volumes, voxel_size_um=None)
     assert file.read_text() == "mine"
+
+
+def test_what_a_run_no_longer_leaves_is_dropped_and_what_a_person_added_stays(project, volumes):
+    write_khartes_project(project, volumes, voxel_size_um=None)
+    (project / "volumes" / "mine.volzarr").write_text('{"zarr_dir": "/elsewhere/mine.zarr"}')
+    write_khartes_project(project, {"mask": volumes["mask"]}, voxel_size_um=None)
+    assert {path.stem for path in (project / "volumes").iterdir()} == {"mask", "mine"}
+
+
+def image(path, shapes, names="0123"):
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    for name, shape in zip(names, shapes, strict=False):
+        group.create_array(name, shape=shape, dtype=np.uint8)
+    write_metadata(path, "image", len(shapes), voxel_size=8, origin=(3, 0, 0))
+    attributes = read(path / ".zattrs")
+    for dataset, name in zip(attributes["multiscales"][0]["datasets"], names, strict=False):
+        dataset["path"] = name
+    (path / ".zattrs").write_text(json.dumps(attributes))
+    return path
+
+
+def test_pyramids_that_khartes_opens(tmp_path):
+    """By its rules: levels "0", "1", ..., of scale 1, 2, ..., halved and rounded up, in zarr 2."""
+    halves = [(9, 12, 13), (5, 6, 7), (3, 3, 4)]
+    good = image(tmp_path / "good.zarr", halves)
+    assert khartes_opens(good)
+    assert not khartes_opens(image(tmp_path / "named.zarr", halves, ["s0", "s1", "s2"]))
+    assert not khartes_opens(image(tmp_path / "floor.zarr", [(9, 12, 13), (4, 6, 6)]))
+    attributes = read(good / ".zattrs")
+    for dataset in attributes["multiscales"][0]["datasets"]:
+        dataset["coordinateTransformations"][0]["scale"] = [7.91 * 2 ** int(dataset["path"])] * 3
+    (good / ".zattrs").write_text(json.dumps(attributes))
+    assert not khartes_opens(good)
+    zarr.open_group(tmp_path / "new.zarr", mode="w", zarr_format=3)
+    assert not khartes_opens(tmp_path / "new.zarr")

@@ -151,7 +151,7 @@ def export(
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)
-            if not _is_as_it_was(place, record):
+            if not _is_as_it_was(place, record, record["volume"] if what == "volume" else None):
                 for number in missing.tolist():
                     (target.path / form.name(number)).unlink(missing_ok=True)
                 raise OutputError(
@@ -167,10 +167,17 @@ def export(
     return told
 
 
-def _is_as_it_was(run: Place, record: Mapping[str, Any]) -> bool:
-    """Whether a finished run still is what its record said."""
+def _is_as_it_was(run: Place, record: Mapping[str, Any], given: str | None) -> bool:
+    """Whether a finished run, and a stack that is read as its volume, are what they were."""
     now = Journal.of_run(run).read() or {}
-    return all(now.get(key) == record.get(key) for key in ("state", "identity", "corrections"))
+    same = all(now.get(key) == record.get(key) for key in ("state", "identity", "corrections"))
+    return same and (given is None or not _has_changed(given, record))
+
+
+def _has_changed(stack: str, record: Mapping[str, Any]) -> bool:
+    """Whether a run's stack is another one than the run read."""
+    then: str = record["identity"]["input"]["fingerprint"]
+    return open_source(stack).fingerprint() != then
 
 
 def _check_options(what: str, format: str, lzw: bool, quality: int, window: object) -> None:
@@ -233,6 +240,11 @@ def _opened(place: Place, record: Mapping[str, Any], what: str, level: int) -> V
     if given is None and not path.exists():
         hint = "; the run did not write it: the stack is the volume" if what == "volume" else ""
         raise OutputError(f"{path} is not there{hint}")
+    if given is not None and _has_changed(given, record):
+        raise OutputError(
+            f"the volume of {printable(place)} is its stack {given}, which has changed since the "
+            "run read it; put it back"
+        )
     datasets = read_metadata(path)["datasets"]
     if not 0 <= level < len(datasets):
         raise SettingsError(f"--level {level}: {path} has levels 0 to {len(datasets) - 1}")

@@ -53,28 +53,33 @@ def write_metadata(
     group = open_group(path, "r+")
     unit = {} if voxel_size is None else {"unit": "micrometer"}
     axes = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
-    datasets = [{"path": str(n), "coordinateTransformations": _level(n)} for n in range(levels)]
-    fmt = FormatV04() if ngff == "0.4" else FormatV05()
-    write_multiscales_metadata(group, datasets, fmt=fmt, axes=axes, name=name)
-    whole: list[dict[str, Any]] = []
     size = 1.0 if voxel_size is None else voxel_size
-    if voxel_size is not None or any(origin):
-        whole.append({"type": "scale", "scale": [size] * 3})
-    if any(origin):
-        whole.append({"type": "translation", "translation": [size * start for start in origin]})
-    if whole:
+    # khartes, which reads 0.4 alone, wants levels of scale 1, 2, 4 ..., and passes over what scales
+    # all of them; other viewers pass over that too, or do not heed where it moves the image.
+    apart = ngff == "0.4"
+    of_level = (1.0, (0.0, 0.0, 0.0)) if apart else (size, origin)
+    datasets = [
+        {"path": str(n), "coordinateTransformations": _level(n, *of_level)} for n in range(levels)
+    ]
+    fmt = FormatV04() if apart else FormatV05()
+    write_multiscales_metadata(group, datasets, fmt=fmt, axes=axes, name=name)
+    if apart and (voxel_size is not None or any(origin)):
         attributes: dict[str, Any] = dict(group.attrs)
-        image = attributes if ngff == "0.4" else attributes["ome"]
-        image["multiscales"][0]["coordinateTransformations"] = whole
+        whole: list[dict[str, Any]] = [{"type": "scale", "scale": [size] * 3}]
+        if any(origin):
+            whole.append({"type": "translation", "translation": [size * start for start in origin]})
+        attributes["multiscales"][0]["coordinateTransformations"] = whole
         group.attrs.put(attributes)
 
 
-def _level(level: int) -> list[dict[str, Any]]:
-    scale = float(2**level)
-    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [scale] * 3}]
-    if level:
-        # The middle of a voxel that stands for 2^level: half of them, less half of itself.
-        transformations.append({"type": "translation", "translation": [(scale - 1) / 2] * 3})
+def _level(level: int, size: float, origin: tuple[float, float, float]) -> list[dict[str, Any]]:
+    """Where a level lies: voxels of such a size at level 0, the first of them there."""
+    times = float(2**level)
+    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [size * times] * 3}]
+    # The middle of a voxel that stands for 2^level: half of them, less half of itself.
+    moved = [size * (start + (times - 1) / 2) for start in origin]
+    if any(moved):
+        transformations.append({"type": "translation", "translation": moved})
     return transformations
 
 

@@ -8,13 +8,18 @@ there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
+from zarrmask.pyramid import read_metadata
+from zarrmask.report.views import open_levels
 
 KHARTES_VOXEL_SIZE_UM = 7.91
 """What khartes assumes where a project names no voxel size."""
@@ -38,13 +43,32 @@ def khartes_time(moment: datetime) -> str:
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 10_000:02d}Z"
 
 
+def khartes_opens(path: Path) -> bool:
+    """Whether khartes shows an OME-Zarr, and all of it.
+
+    It wants zarr format 2 and levels "0", "1", ... of scale 1, 2, 4, ..., and reads index i // 2^n
+    of level n: each has to be half of the one before, rounded up.
+    """
+    if (path / "zarr.json").exists() or not (path / ".zgroup").exists():
+        return False
+    datasets = read_metadata(path)["datasets"]
+    shapes = [np.array(level.shape) for level in open_levels(path).levels]
+    named = all(
+        dataset["path"] == str(n)
+        and {"type": "scale", "scale": [2.0**n] * 3} in dataset.get("coordinateTransformations", [])
+        for n, dataset in enumerate(datasets)
+    )
+    return named and all(((a + 1) // 2 == b).all() for a, b in pairwise(shapes))
+
+
 def write_khartes_project(
     path: Path, volumes: Mapping[str, Path], *, voxel_size_um: float | None
 ) -> None:
     """Make or refresh a khartes project that opens the given pyramids.
 
     An existing project keeps its creation time, name, fragments, views and any volume a person
-    added; an entry whose pyramid lay beside the project and is gone is dropped.
+    added. An entry of a run's that is not given now is dropped, and one whose pyramid lay beside
+    the project and is gone.
 
     Parameters
     ----------
@@ -64,7 +88,7 @@ def write_khartes_project(
     now = khartes_time(datetime.now(UTC))
     for folder in (path, path / "volumes", path / "fragments"):
         folder.mkdir(parents=True, exist_ok=True)
-    _drop_lost_volumes(path)
+    _drop_lost_volumes(path, COLOURS.keys() - volumes.keys())
     for name, pyramid in volumes.items():
         file = path / "volumes" / f"{name}.volzarr"
         _write_json(
@@ -118,8 +142,12 @@ def _first_views(volumes: Mapping[str, Path]) -> dict[str, Any]:
     }
 
 
-def _drop_lost_volumes(path: Path) -> None:
+def _drop_lost_volumes(path: Path, names: Set[str]) -> None:
+    """Drop entries of these names, and those of pyramids beside the project that are gone."""
     for file in (path / "volumes").glob("*.volzarr"):
+        if file.stem in names:
+            file.unlink()
+            continue
         target = _read_json(file).get("zarr_dir")
         if not isinstance(target, str):
             continue

@@ -22,6 +22,7 @@ from zarrmask.report.greys import MOST, Greys, common, look_through, spread
 from zarrmask.report.keyframes import Keyframes, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import bad_slices, number, pick
+from zarrmask.stack.zarr_source import described
 
 Z, Y, X = range(3)
 
@@ -274,6 +275,7 @@ def open_levels(path: Place) -> Levels:
         attributes: Any = dict(group.attrs)
         multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
         levels = [group[dataset["path"]] for dataset in multiscale["datasets"]]
+        voxel_size = described(multiscale).voxel_size
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(
             f"{path} is not a readable OME-Zarr image ({type(error).__name__}: {error}): expected "
@@ -282,17 +284,7 @@ def open_levels(path: Place) -> Levels:
     arrays = tuple(level for level in levels if isinstance(level, zarr.Array) and level.ndim == 3)
     if not arrays or len(arrays) < len(levels):
         raise OutputError(f"{path} does not hold arrays of three axes at each level.")
-    return Levels(arrays, _voxel_size(multiscale))
-
-
-def _voxel_size(multiscale: Mapping[str, Any]) -> float | None:
-    units = [pick(axis, "unit") for axis in multiscale.get("axes", ())]
-    if set(units) != {"micrometer"}:
-        return None
-    for transformation in multiscale.get("coordinateTransformations", ()):
-        if transformation.get("type") == "scale":
-            return float(transformation["scale"][-1])
-    return None
+    return Levels(arrays, voxel_size)
 
 
 def survey_mask(mask: Levels, kept: float | None) -> Survey:

@@ -124,7 +124,8 @@ def train(
     KeyboardInterrupt
         If it was stopped by SIGINT or SIGTERM, at the end of an iteration, from which it goes on.
     """
-    cores = len(os.sched_getaffinity(0))
+    here = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(here(0)) if here else os.cpu_count() or 1
     workers = min(lesson.recipe.workers, cores) if workers is None else workers
     with joined(device) as world:
         check_share(lesson.recipe.batch, world)

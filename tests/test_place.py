@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from zarrmask.atomic import replace_file, replacing
+from zarrmask.atomic import replace_file, replacing, require_replaceable
 from zarrmask.errors import OutputError, ZarrmaskError
 from zarrmask.ledger import Ledger
 from zarrmask.place import (
@@ -47,6 +47,16 @@ def test_a_folder_is_absolute_and_an_output_without_links(tmp_path, monkeypatch)
     (tmp_path / "link").symlink_to("disk")
     assert place_of("link/out") == tmp_path / "link" / "out"
     assert output_place("link/out") == tmp_path / "disk" / "out"
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_of_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    with pytest.raises(OutputError, match=f"no permission to write into {tmp_path}; name another"):
+        output_place(tmp_path / "a" / "b")
+    with pytest.raises(OutputError, match="no permission"):
+        require_replaceable(tmp_path / "a")
+    (tmp_path / "mine").mkdir()
+    assert output_place(tmp_path / "mine" / "out") == tmp_path / "mine" / "out"
 
 
 def test_a_name_may_hold_what_chains_urls(tmp_path, monkeypatch):

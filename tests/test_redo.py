@@ -533,8 +533,13 @@ def test_the_command(out, cluster, zarrmask, tmp_path):
     code, printed, _ = zarrmask("redo", out, *options)
     assert (code, "slices 120 to 129" in printed) == (0, True)
     np.testing.assert_array_equal(level(out, "mask")[20:30] > 0, labels > 0)
-    code, printed, _ = zarrmask("redo", out, "--undo", "--scheduler", cluster)
-    assert (code, "0 of them are left" in printed) == (0, True)
+    code, _, told = zarrmask("redo", out, *options)
+    assert (code, "this one comes on top of it" in told) == (0, True)
+    assert zarrmask("info", out)[1].count("--z 120:130 --masks") == 2
+    zarrmask("redo", out, "--undo", "--scheduler", cluster)
+    code, printed, told = zarrmask("redo", out, "--undo", "--scheduler", cluster)
+    assert (code, "corrections left: 0" in printed) == (0, True)
+    assert "taking back: --z 120:130 --masks" in told
     code, _, told = zarrmask("redo", out, "--z", "120:130")
     assert (code, "--from" in told) == (1, True)
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from zarrmask.errors import OutputError
-from zarrmask.place import Place
+from zarrmask.place import Place, require_writable
 
 
 def replace_file(place: Place, content: bytes) -> None:
@@ -69,6 +69,7 @@ def require_replaceable(out: Path) -> None:
     OutputError
     """
     refuse_full(out)
+    require_writable(out.absolute().parent)
     if out.exists() and (out.samefile(Path.cwd()) or out.is_mount()):
         raise OutputError(f"{out} is made whole, elsewhere first: name a folder in it")
 

@@ -235,7 +235,9 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @OUT
 @CHECKPOINT
 @click.option(
-    "--config", type=_Local(path_type=Path), help="YAML of settings, or a detectron2 config."
+    "--config",
+    type=_Local(path_type=Path),
+    help="YAML of settings, or a detectron2 config.  [default: the .yaml beside the weights]",
 )
 @click.option(
     "--backend",
@@ -373,7 +375,7 @@ def redo_command(out: str, **options: Any) -> None:
     record = redo(out, **options)
     if options["undo"]:
         left = len(record.get("corrections", []))
-        click.echo(f"the last correction of {out} is undone; {left} of them are left")
+        click.echo(f"the last correction of {out} is undone; corrections left: {left}")
         return
     correction = record["corrections"][-1]
     first, stop = correction["z"]
@@ -422,11 +424,11 @@ def plan_command(out: str, as_json: bool, **options: Any) -> None:
     if as_json:
         room = {"free_bytes": free, "hours": hours, "problems": problems, "warnings": warnings}
         click.echo(json.dumps({**forecast.record(), **room}, indent=2))
-        return
-    lines = describe_forecast(forecast, free, hours)
-    lines |= {"refused": "\n".join(problems)} if problems else {}
-    lines |= {"warning": "\n".join(warnings)} if warnings else {}
-    click.echo(in_columns(lines))
+    else:
+        lines = describe_forecast(forecast, free, hours)
+        lines |= {"refused": "\n".join(problems)} if problems else {}
+        lines |= {"warning": "\n".join(warnings)} if warnings else {}
+        click.echo(in_columns(lines))
 
 
 @cli.command("demo")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import xarray as xr
 
+from zarrmask.correcting.corrections import Correction
 from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError, some_of
 from zarrmask.images.numbered import EXPORTED, PROXIES
@@ -67,9 +70,14 @@ def _run(record: dict) -> dict[str, str]:
         "kept": f"{voxels['kept'] / voxels['total']:.1%} of {voxels['total']:,} voxels",
         "keyframes": f"{keyframes['count']}, {empty} without detection",
         "bad slices": _bad(record.get(ENTRIES, [])),
-        "corrections": str(len(record.get("corrections", []))),
+        "corrections": "\n".join(_corrections(record)) or "none",
         "warnings": "\n".join(record["warnings"]) or "none",
     }
+
+
+def _corrections(record: dict[str, Any]) -> list[str]:
+    entries = map(Correction.from_json, record.get("corrections", []))
+    return [" ".join(correction.arguments) for correction in entries]
 
 
 def _bad(entries: list[dict]) -> str:

@@ -47,9 +47,19 @@ class Ledger:
         for key in keys:
             remove(self.folder / f"{key}{SUFFIX}")
 
-    def results(self) -> dict[str, Any]:
-        """Give what came of each finished task, by its key."""
+    def results(self, keys: Iterable[Hashable] = ()) -> dict[str, Any]:
+        """Give what came of each finished task, by its key.
+
+        Parameters
+        ----------
+        keys : iterable, optional
+            Of tasks that are finished for certain: a shared file system may list entries that other
+            machines wrote a moment ago only later, but opens them by name.
+        """
         entries = read_files(self.folder, SUFFIX)
+        for name in (f"{key}{SUFFIX}" for key in keys):
+            if name not in entries:
+                entries[name] = (self.folder / name).read_bytes()
         return {name.removesuffix(SUFFIX): json.loads(entry) for name, entry in entries.items()}
 
     def missing(self, keys: Iterable[Hashable]) -> list[int]:

@@ -103,7 +103,9 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
         raise OutputError(f"the output {text} has lost a slash; give a URL as text, or as a UPath")
     place = place_of(path)
     if isinstance(place, Path):
-        return place.resolve()
+        place = place.resolve()
+        require_writable(place)
+        return place
     if "::" in text:
         problem = "is a chain of file systems; name the place itself"
     elif place.protocol == "memory":
@@ -115,6 +117,21 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
     else:
         return place
     raise OutputError(f"the output {place} {problem}")
+
+
+def require_writable(path: Path) -> None:
+    """Refuse what this process may not write to, or make.
+
+    Raises
+    ------
+    OutputError
+    """
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{path} cannot be written: you have no permission to write into {there}; name another "
+            "output, or have it permitted"
+        )
 
 
 def is_local(place: Place) -> bool:

@@ -346,7 +346,7 @@ def write_pyramids(
             voxels = prod(grid.shape) * len(coarser) // len(grid)
             size += voxels * np.dtype(pyramid.dtype).itemsize
         compute_bricks(client, layers, f"writing from level {level}", total, size, reporter)
-    return sum(first.results().values())
+    return sum(first.results(map(brick_key, bricks)).values())
 
 
 def forget_slices(

@@ -59,7 +59,7 @@ def test_classes_that_a_checkpoint_lacks_are_refused_before_all(
 ):
     if not has_config:
         checkpoint.with_suffix(".yaml").unlink()
-    message = r"classes 2, 7 are asked for, but .* choose out of 0 to 1"
+    message = r"classes 2, 7 are asked for, but .* knows 2 classes, 0 to 1"
     for work in (zarrmask.run, foresee):
         with pytest.raises(SettingsError, match=message):
             work(stack, tmp_path / "out", checkpoint=checkpoint, classes="1 2 7")

@@ -136,7 +136,7 @@ def test_a_lasting_change_is_told_where_it_happens():
     ]
     (one,) = suspects(keyframes(masks), greys(), {})
     assert (one.first, one.last) == (6, 7)
-    assert "changes at once between z 60 and z 70" in one.why[0]
+    assert "changes abruptly between z 60 and z 70" in one.why[0]
 
 
 def test_a_mask_at_the_border_is_told_unless_most_are_there():

@@ -130,6 +130,13 @@ def redo(
         there = open_run(place)
     span = _undone(there).z if undo else there.span(z or (None, None))
     taken = _taken(there, span, asked, masks, reporter)
+    if undo:
+        reporter.say(f"taking back: {' '.join(_undone(there).arguments)}")
+    elif there.stopped is None and _is_last(there, taken.correction):
+        reporter.warn(
+            "the last correction was the same, and is finished: this one comes on top of it "
+            "(--undo takes back the last)"
+        )
     crew = find_crew(scheduler, workers, memory, patience, reporter)
     crew = _fitted(crew, there, taken.looks, held_at_once(there, span, taken.numbers))
     given, looks = taken.given, taken.looks
@@ -193,6 +200,11 @@ def _require_one(
         raise SettingsError("--undo takes back the last correction, whatever it was; leave --z out")
     if "undo" not in asked and z is None:
         raise SettingsError("say on which slices: --z A:B (--z : is all of them)")
+
+
+def _is_last(there: FinishedRun, correction: Correction) -> bool:
+    """Whether the last correction was asked for in the same words."""
+    return bool(there.corrections) and there.corrections[-1].arguments == correction.arguments
 
 
 def _undone(there: FinishedRun) -> Correction:

@@ -77,7 +77,7 @@ def find_changes(
         )
         with reporter.stage("comparing masks", len(missing), "bricks") as advance:
             results(client, [compared], advance)
-    found: Mapping[str, Any] = ledger.results()
+    found: Mapping[str, Any] = ledger.results(map(brick_key, near))
     changed = [place for place in near if found[brick_key(place)]["changed"]]
     return changed, sum(found[brick_key(place)]["kept"] for place in near)
 

@@ -151,10 +151,9 @@ class ModelConfig:
         """
         if unknown := [number for number in chosen if number not in range(self.classes)]:
             names = ", ".join(map(str, unknown))
-            raise SettingsError(
-                f"classes {names} are asked for, but {source} knows no more than {self.classes}, "
-                f"counted from 0; choose out of 0 to {self.classes - 1}"
-            )
+            last = self.classes - 1
+            known = "one class, 0" if not last else f"{self.classes} classes, 0 to {last}"
+            raise SettingsError(f"classes {names} are asked for, but {source} knows {known}")
 
 
 RESNET_LEVELS = ("res2", "res3", "res4", "res5")

@@ -98,8 +98,9 @@ def fill_keyframes(
         looks = one_task_each(places, look_at_mask, store=store, ledger=looking)
         with reporter.stage("looking at masks", len(places), "masks") as advance:
             results(client, [looks], advance)
-    found = looking.results()
-    sightings = [Sighting.from_json(found[str(n)]) for n in range(len(found))]
+    every = range(len(given.numbers))
+    found = looking.results(every)
+    sightings = [Sighting.from_json(found[str(n)]) for n in every]
     store.write_sightings(given.numbers, sightings)
 
 

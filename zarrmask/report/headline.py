@@ -54,7 +54,7 @@ def size_in_voxels(views: Views) -> str:
 
 
 def keyframes(views: Views) -> str:
-    """Write how many keyframes there are, and how many were in vain."""
+    """Write how many keyframes there are, and on how many there is nothing."""
     empty = len(views.keyframes.empty_z)
     every = counted(len(views.keyframes.z), "keyframe")
     return every + (f", {empty:,} without a detection" if empty else "")

@@ -119,6 +119,7 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         "bad_unlisted": max(0, len(words.bad_slices(record)) - LISTED),
         "unlisted": max(0, len(views.suspects) - LISTED),
         "measured": bool(views.keyframes.sketches),
+        "before": "the mask as it was given" if _given(record) else "what the detector found",
         "curves": curves(views, number(pick(record, "settings", "score"))),
         "greys": histogram(views),
         "script": SCRIPT,
@@ -137,6 +138,11 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
     }
 
 
+def _given(record: Mapping[str, Any]) -> bool:
+    """Whether the masks were given: there was no detector."""
+    return pick(record, "masks") is not None
+
+
 def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Give the figures that matter most: what, how much, out of what."""
     voxels = partial(pick, record, "voxels")
@@ -151,7 +157,7 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
             "keyframes",
             f"{len(keyframes.z):,}",
             (f"{empty:,}" if empty else "none")
-            + " without a detection"
+            + (" empty" if _given(record) else " without a detection")
             + (f", {replaced:,} replaced" if replaced else ""),
         ),
         (

@@ -224,7 +224,7 @@ def _steps(keyframes: Keyframes, odd: Set[int]) -> Iterator[Doubt]:
         if {place, place + 1} & odd:
             continue
         z, behind = keyframes.z[place : place + 2]
-        why = f"the mask changes at once between z {z} and z {behind}: IoU {alike[place]:.2f}"
+        why = f"the mask changes abruptly between z {z} and z {behind}: IoU {alike[place]:.2f}"
         for side in (place, place + 1):
             yield Doubt(side, (usual - float(alike[place])) / 2, why)
 

@@ -191,7 +191,17 @@ def slices_of(
         volume = open_source(run / "volume.zarr")
         if isinstance(volume, ZarrSource) and usable(volume):
             return volume.numbered(record["z"][0]), False
+    path = record["input"]["path"]
+    kept = "://...@" not in path and not path.endswith("?...")
+    advice = (
+        "Put the stack back"
+        if kept
+        else (
+            "The login or query of its URL was not kept: give credentials in ~/.netrc or in the "
+            "environment, or a copy of the stack, and run anew"
+        )
+    )
     raise OutputError(
-        f"the slices of {printable(run)} are gone: its stack {record['input']['path']} {lacks}; "
-        f"and it has no volume.zarr of {kind}. Put the stack back"
+        f"the slices of {printable(run)} are gone: its stack {path} {lacks}; and it has no "
+        f"volume.zarr of {kind}. {advice}"
     )

@@ -86,9 +86,16 @@ def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 def _in(unit: str) -> BeforeValidator:
     """Read a number that may have this unit behind it."""
-    return BeforeValidator(
-        lambda value: _ascii(value).removesuffix(unit) if isinstance(value, str) else value
-    )
+
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return float(_ascii(value).removesuffix(unit))
+        except ValueError:
+            raise ValueError(f"write a number, as 7.91 or 7.91{unit}") from None
+
+    return BeforeValidator(read)
 
 
 def _ascii(text: str) -> str:

@@ -218,9 +218,10 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
     problems = []
     first, last = int(stack.numbers[0]), int(stack.numbers[-1])
     if not ((given.numbers >= first) & (given.numbers <= last)).any():
+        named = given.source.kind.endswith(" slices")
         problems.append(
             f"they are of slices {given.numbers[0]} to {given.numbers[-1]}; the stack's are "
-            f"{first} to {last}"
+            f"{first} to {last}" + ("" if named else " (--first says which the first of them is)")
         )
     (rows, columns), (height, width) = given.shape, stack.shape[1:]
     apart = abs(rows - height * columns / width), abs(columns - width * rows / height)

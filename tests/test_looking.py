@@ -90,7 +90,7 @@ def test_what_is_seen_anew_or_replaced_is_recorded(mended):
     assert keyframes["used"] == keyframes["count"] - 1
     assert keyframes["without_detection"] == []
     warnings = "\n".join(record["warnings"])
-    assert f"are not used: {AIR}" in warnings
+    assert f"are not used (--no-mend uses them): {AIR}" in warnings
     assert f"detected anew: {DARK}" in warnings
     assert json.loads((out / "run.json").read_text())["keyframes"] == keyframes
     store = KeyframeStore(out / "keyframes.zarr")

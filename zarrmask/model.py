@@ -47,7 +47,13 @@ def find_checkpoint(settings: Settings) -> Path:
 
 
 def config_of(settings: Settings, checkpoint: Path) -> object:
-    """All of a checkpoint's config that may change the result; [] where the weights tell it."""
+    """All of a checkpoint's config that may change the result; [] where the weights tell it.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not understood.
+    """
     file = config_file(checkpoint, settings.model)
     documents = read_documents(file) if file else []
     if documents and settings.backend == "torchvision":  # detectron2 understands more
@@ -56,7 +62,14 @@ def config_of(settings: Settings, checkpoint: Path) -> object:
 
 
 def network_of(settings: Settings, checkpoint: Path) -> Network:
-    """What of a run's detector there is to know before it is loaded."""
+    """What of a run's detector there is to know before it is loaded.
+
+    Raises
+    ------
+    CheckpointError
+        If its config is not understood.
+    """
+    config_of(settings, checkpoint)
     file = config_file(checkpoint, settings.model)
     documents = read_documents(file) if file else []
     seen = NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))

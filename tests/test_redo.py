@@ -505,7 +505,7 @@ def test_what_cannot_be_corrected(out, tmp_path):
         redo(out, z="120:130", hold=100, dilate=3)
     with pytest.raises(SettingsError, match="--z A:B"):
         redo(out, hold=100)
-    with pytest.raises(SettingsError, match="--first is of"):
+    with pytest.raises(SettingsError, match="--first goes with"):
         redo(out, z="120:130", hold=100, first=100)
     with pytest.raises(SettingsError, match="leave --z out"):
         redo(out, z="120:130", undo=True)

@@ -535,13 +535,14 @@ import hashlib, sys
 from pathlib import Path
 from zarrmask.training.fine_tuning import annotated_lesson
 from zarrmask.training.loop import Training
+from zarrmask.training.stop import Stop
 from zarrmask.training.world import joined
 
 coco, images, config, out = map(Path, sys.argv[1:])
 lesson = annotated_lesson(coco, images, config=config, iterations=3)
-with joined("cpu") as world:
+with joined("cpu") as world, Stop() as stop:
     training = Training(lesson, world, None)
-    training.go(out, 0, lambda step: None)
+    training.go(out, 0, lambda step: None, stop)
     values = b"".join(one.detach().numpy().tobytes() for one in training.pupil.parameters())
     (out / f"weights{world.rank}").write_text(hashlib.sha256(values).hexdigest())
 """

@@ -424,11 +424,11 @@ def plan_command(out: str, as_json: bool, **options: Any) -> None:
     if as_json:
         room = {"free_bytes": free, "hours": hours, "problems": problems, "warnings": warnings}
         click.echo(json.dumps({**forecast.record(), **room}, indent=2))
-    else:
-        lines = describe_forecast(forecast, free, hours)
-        lines |= {"refused": "\n".join(problems)} if problems else {}
-        lines |= {"warning": "\n".join(warnings)} if warnings else {}
-        click.echo(in_columns(lines))
+        return
+    lines = describe_forecast(forecast, free, hours)
+    lines |= {"refused": "\n".join(problems)} if problems else {}
+    lines |= {"warning": "\n".join(warnings)} if warnings else {}
+    click.echo(in_columns(lines))
 
 
 @cli.command("demo")

@@ -16,6 +16,12 @@ from zarrmask.journal import Journal
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings
 
+DARK = (
+    "use less than an eighth of their grey range, so their high byte shows the detector next to "
+    "nothing; --detect-window auto spreads what they use"
+)
+"""What to warn of where `grey.uses_little`."""
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -103,10 +109,7 @@ def settle_contrast(
         )
     )
     if contrast.dark:
-        reporter.warn(
-            "the slices use less than an eighth of their grey range, so their high byte shows the "
-            "detector next to nothing; --detect-window auto spreads what they use"
-        )
+        reporter.warn(f"the slices {DARK}")
     return contrast
 
 

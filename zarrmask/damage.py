@@ -8,7 +8,7 @@ from typing import Any
 
 from zarrmask.errors import OutputError, StackError
 from zarrmask.journal import Journal
-from zarrmask.place import Place, printable
+from zarrmask.place import Place, lacks_secrets, printable
 from zarrmask.progress import listed
 from zarrmask.stack import Source, anchors, mended, open_source
 from zarrmask.stack.zarr_source import ZarrSource
@@ -130,6 +130,11 @@ def interpolated(entries: list[dict[str, Any]]) -> list[int]:
     return [entry["z"] for entry in entries if entry["treated"] == INTERPOLATED]
 
 
+def is_unchanged(source: Source, record: Mapping[str, Any]) -> bool:
+    """Whether a stack is the one that an output was made from."""
+    return bool(source.fingerprint() == record["identity"]["input"]["fingerprint"])
+
+
 def is_repaired(source: Source, record: Mapping[str, Any]) -> bool:
     """Whether a stack is the one that an output was made from, but for slices that were bad."""
     bad = [entry["z"] for entry in record.get(ENTRIES, [])]
@@ -150,8 +155,9 @@ def _reopened(record: Mapping[str, Any]) -> Source | None:
     source = open_source(
         record["input"]["path"], allow_missing=True, allow_unreadable=bool(entries)
     )
-    same = source.fingerprint() == record["identity"]["input"]["fingerprint"]
-    return mended(source, interpolated(entries)) if same or is_repaired(source, record) else None
+    if is_unchanged(source, record) or is_repaired(source, record):
+        return mended(source, interpolated(entries))
+    return None
 
 
 def slices_of(
@@ -192,15 +198,12 @@ def slices_of(
         if isinstance(volume, ZarrSource) and usable(volume):
             return volume.numbered(record["z"][0]), False
     path = record["input"]["path"]
-    kept = "://...@" not in path and not path.endswith("?...")
-    advice = (
-        "Put the stack back"
-        if kept
-        else (
+    advice = "Put the stack back"
+    if lacks_secrets(path):
+        advice = (
             "The login or query of its URL was not kept: give credentials in ~/.netrc or in the "
             "environment, or a copy of the stack, and run anew"
         )
-    )
     raise OutputError(
         f"the slices of {printable(run)} are gone: its stack {path} {lacks}; and it has no "
         f"volume.zarr of {kind}. {advice}"

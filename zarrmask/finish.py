@@ -75,26 +75,25 @@ def finish_run(
         link_label(place / "masked.zarr", place / "mask.zarr")
     form = next(iter(pyramids.values())).format
     for_khartes = is_local(place) and form.ngff == "0.4"  # it opens folders, of zarr 2
-    project = place / "scroll.khprj"
     with reporter.stage("report", 2 + for_khartes, "files") as advance:
         views = read_views(place, record)
         write_overview(place, record, views)
         advance(1)
         write_report(place, record, views)
         advance(1)
-        if isinstance(place, Path) and isinstance(project, Path) and for_khartes:
-            volumes = {name: place / f"{name}.zarr" for name in pyramids}
-            if (given := record["volume"]) is not None:
-                if "://" not in given and khartes_opens(Path(given)):
-                    volumes["volume"] = Path(given)
-                else:
-                    reporter.say(
-                        f"khartes does not open {given} as it is: the project holds the mask and "
-                        "the masked volume (with --volume a volume is written that it opens)"
-                    )
-            write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
-            advance(1)
-        elif isinstance(project, Path) and project.exists():  # of pyramids that are gone
-            write_khartes_project(project, {}, voxel_size_um=plan.voxel_size)
+        if isinstance(place, Path):
+            project = place / "scroll.khprj"
+            volumes = {name: place / f"{name}.zarr" for name in pyramids} if for_khartes else {}
+            given = record["volume"] if for_khartes else None
+            if given is not None and "://" not in given and khartes_opens(Path(given)):
+                volumes["volume"] = Path(given)
+            elif given is not None:
+                reporter.say(
+                    f"khartes does not open {given} as it is: the project holds the mask and the "
+                    "masked volume (with --volume a volume is written that it opens)"
+                )
+            if for_khartes or project.exists():  # with none, entries of before are dropped
+                write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
+            advance(for_khartes)
     flush_metadata(pyramids)
     journal.finish(record)

@@ -9,7 +9,7 @@ from distributed import Client
 
 from zarrmask.detection.actors import Recipe
 from zarrmask.detection.config import ModelConfig, config_file, guessed, interpret, read_fields
-from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
 from zarrmask.detectors import Detectors
@@ -54,11 +54,7 @@ def config_of(settings: Settings, checkpoint: Path) -> object:
     CheckpointError
         If it is not understood.
     """
-    file = config_file(checkpoint, settings.model)
-    documents = read_documents(file) if file else []
-    if documents and settings.backend == "torchvision":  # detectron2 understands more
-        return interpret(documents, str(file))
-    return documents
+    return _understood(settings, *_stated(settings, checkpoint))
 
 
 def network_of(settings: Settings, checkpoint: Path) -> Network:
@@ -69,11 +65,22 @@ def network_of(settings: Settings, checkpoint: Path) -> Network:
     CheckpointError
         If its config is not understood.
     """
-    config_of(settings, checkpoint)
-    file = config_file(checkpoint, settings.model)
-    documents = read_documents(file) if file else []
-    seen = NetworkInput(*read_fields(documents, str(file), "min_size", "max_size"))
+    documents, source = _stated(settings, checkpoint)
+    _understood(settings, documents, source)
+    seen = NetworkInput(*read_fields(documents, source, "min_size", "max_size"))
     return Network(checkpoint.stat().st_size, seen)
+
+
+def _stated(settings: Settings, checkpoint: Path) -> tuple[list[Document], str]:
+    """What the config that goes with a checkpoint states, if there is one, and what to call it."""
+    file = config_file(checkpoint, settings.model)
+    return read_documents(file) if file else [], str(file)
+
+
+def _understood(settings: Settings, documents: list[Document], source: str) -> object:
+    if documents and settings.backend == "torchvision":  # detectron2 understands more
+        return interpret(documents, source)
+    return documents
 
 
 def detectors_of(

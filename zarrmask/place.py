@@ -177,6 +177,17 @@ def public(url: str) -> str:
     return f"{scheme}://{'...@' if login else ''}{path}{'?...' if secret else ''}"
 
 
+def lacks_secrets(url: str) -> bool:
+    """Whether something was taken out of a URL by `public`, without which it may not open.
+
+    Examples
+    --------
+    >>> lacks_secrets("https://...@host/scan"), lacks_secrets("https://host/scan")
+    (True, False)
+    """
+    return "://...@" in url or url.endswith("?...")
+
+
 def printable(place: Place) -> str:
     """Name a place without its secrets."""
     return redacted(str(place))

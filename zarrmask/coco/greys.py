@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from zarrmask.coco.dataset import CocoImage, read_grey
+from zarrmask.contrast import DARK
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
 from zarrmask.grey import auto_window, sample, uses_little
@@ -39,15 +40,9 @@ def settle_window(
     if wished == "seed":
         deep = [part for part in values if part.dtype == np.uint16]
         dark = bool(deep) and uses_little(np.concatenate(deep))
-        return wished, [_DARK] if dark else []
+        return wished, [f"the images {DARK}"] if dark else []
     if len({str(part.dtype) for part in values}) > 1:
         raise SettingsError(
             "some images have 8 bits and some have 16: no window suits both; take them apart"
         )
     return auto_window(np.concatenate(values)), []
-
-
-_DARK = (
-    "the images use less than an eighth of their 16 bits, so their high byte shows the detector "
-    "next to nothing; --detect-window auto spreads what they use"
-)

@@ -132,7 +132,11 @@ def redo(
     taken = _taken(there, span, asked, masks, reporter)
     if undo:
         reporter.say(f"taking back: {' '.join(_undone(there).arguments)}")
-    elif there.stopped is None and _is_last(there, taken.correction):
+    elif (
+        there.stopped is None
+        and there.corrections
+        and there.corrections[-1].same_as(taken.correction)
+    ):
         reporter.warn(
             "the last correction was the same, and is finished: this one comes on top of it "
             "(--undo takes back the last)"
@@ -200,11 +204,6 @@ def _require_one(
         raise SettingsError("--undo takes back the last correction, whatever it was; leave --z out")
     if "undo" not in asked and z is None:
         raise SettingsError("say on which slices: --z A:B (--z : is all of them)")
-
-
-def _is_last(there: FinishedRun, correction: Correction) -> bool:
-    """Whether the last correction was asked for in the same words."""
-    return bool(there.corrections) and there.corrections[-1].arguments == correction.arguments
 
 
 def _undone(there: FinishedRun) -> Correction:

@@ -183,29 +183,23 @@ def _of_images(
 
 def _stated_slice(masks: Source, stack: Source) -> int | None:
     """Number of the slice at which an image says that it begins; None where it says nothing."""
-    if not any(masks.offset) or not np.isclose(_times(masks, stack), 1, rtol=1e-3):
+    if not any(masks.offset) or not np.isclose(_times(masks, stack) or 1, 1, rtol=1e-3):
         return None
     return round(masks.offset[0] - stack.offset[0])
 
 
-def _times(masks: Source, stack: Source) -> float:
-    """How many times as large the masks' voxels are, as far as both are known."""
+def _times(masks: Source, stack: Source) -> float | None:
+    """How many times as large the masks' voxels are; None where one of them does not say."""
     if masks.voxel_size is None or stack.voxel_size is None:
-        return 1.0
+        return None
     return masks.voxel_size / stack.voxel_size
-
-
-def _same_voxels(given: GivenMasks, stack: Source) -> bool:
-    """Whether both say how large their voxels are, and that is the same."""
-    known = given.source.voxel_size is not None and stack.voxel_size is not None
-    return known and bool(np.isclose(_times(given.source, stack), 1, rtol=1e-3))
 
 
 def _displacement(given: GivenMasks, stack: Source) -> tuple[float, float]:
     """How far an image says that it lies from where its masks would go: rows and columns."""
     if not any(given.source.offset):
         return 0.0, 0.0
-    times = _times(given.source, stack)
+    times = _times(given.source, stack) or 1.0
     begin = (0, 0) if given.crop is None else tuple(part.start for part in given.crop)
     y, x = (
         mine * times - its - start
@@ -225,12 +219,14 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
         )
     (rows, columns), (height, width) = given.shape, stack.shape[1:]
     apart = abs(rows - height * columns / width), abs(columns - width * rows / height)
+    times = _times(given.source, stack)
+    as_large = times is not None and np.isclose(times, 1, rtol=1e-3)
     if given.crop is None and min(apart) > 1:
         problems.append(
             f"they are {rows} x {columns} pixels, the slices {height} x {width}: not the same "
             "shape made smaller"
         )
-    elif given.shape != stack.shape[1:] and given.crop is None and _same_voxels(given, stack):
+    elif given.crop is None and given.shape != (height, width) and as_large:
         problems.append(
             f"they are {rows} x {columns} pixels and the slices {height} x {width}, of the same "
             "voxel size: a part of them? Masks of whole slices are expected"

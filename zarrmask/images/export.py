@@ -20,6 +20,7 @@ from zarrmask.blocks import results
 from zarrmask.cluster import find_crew
 from zarrmask.contrast import detected_window
 from zarrmask.crop import crop
+from zarrmask.damage import is_unchanged
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
     EXPORTED,
@@ -171,13 +172,7 @@ def _is_as_it_was(run: Place, record: Mapping[str, Any], given: str | None) -> b
     """Whether a finished run, and a stack that is read as its volume, are what they were."""
     now = Journal.of_run(run).read() or {}
     same = all(now.get(key) == record.get(key) for key in ("state", "identity", "corrections"))
-    return same and (given is None or not _has_changed(given, record))
-
-
-def _has_changed(stack: str, record: Mapping[str, Any]) -> bool:
-    """Whether a run's stack is another one than the run read."""
-    then: str = record["identity"]["input"]["fingerprint"]
-    return open_source(stack).fingerprint() != then
+    return same and (given is None or is_unchanged(open_source(given), record))
 
 
 def _check_options(what: str, format: str, lzw: bool, quality: int, window: object) -> None:
@@ -240,7 +235,7 @@ def _opened(place: Place, record: Mapping[str, Any], what: str, level: int) -> V
     if given is None and not path.exists():
         hint = "; the run did not write it: the stack is the volume" if what == "volume" else ""
         raise OutputError(f"{path} is not there{hint}")
-    if given is not None and _has_changed(given, record):
+    if given is not None and not is_unchanged(open_source(given), record):
         raise OutputError(
             f"the volume of {printable(place)} is its stack {given}, which has changed since the "
             "run read it; put it back"

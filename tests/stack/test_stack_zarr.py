@@ -9,7 +9,8 @@ import zarr
 
 from zarrmask.errors import StackError
 from zarrmask.stack import open_source, open_stack
-from zarrmask.stack.zarr_source import described, sides_of, voxel_size
+from zarrmask.stack.voxels import sides_of, voxel_size
+from zarrmask.stack.zarr_source import described
 
 
 def write_image(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5)) -> Path:

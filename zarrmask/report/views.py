@@ -275,7 +275,7 @@ def open_levels(path: Place) -> Levels:
         attributes: Any = dict(group.attrs)
         multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
         levels = [group[dataset["path"]] for dataset in multiscale["datasets"]]
-        voxel_size = described(multiscale).voxel_size
+        voxel_size = described(multiscale).voxels.size
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(
             f"{path} is not a readable OME-Zarr image ({type(error).__name__}: {error}): expected "

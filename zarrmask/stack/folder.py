@@ -18,7 +18,8 @@ from .mended import too_many
 from .remote import File, Remote, shown
 from .slices import ReadSlice, SliceSource, complaints, disagreements, file_in, refusal
 from .source import Progress
-from .tiff import read_tiff, tiff_header
+from .tiff import read_tiff, tiff_header, tiff_voxels
+from .voxels import UNKNOWN, Voxels
 
 
 class Format(NamedTuple):
@@ -27,9 +28,10 @@ class Format(NamedTuple):
     name: str
     header: Callable[[File], Header]
     read: ReadSlice
+    voxels: Callable[[File], Voxels] = lambda _: UNKNOWN
 
 
-TIFF = Format("TIFF", tiff_header, read_tiff)
+TIFF = Format("TIFF", tiff_header, read_tiff, tiff_voxels)
 JPEG = Format("JPEG", jpeg_header, read_jpeg)
 PNG = Format("PNG", png_header, read_png)
 FORMATS = {".tif": TIFF, ".tiff": TIFF, ".jpg": JPEG, ".jpeg": JPEG, ".png": PNG}
@@ -98,6 +100,7 @@ def open_folder(
         problems += complaints({numbered[number]: what for number, what in bad.items()}, len(found))
         problems += [excess] if allow_unreadable and excess else []
         raise refusal(place, problems, "; ".join(expected))
+    good = next(number for number in numbered if number not in bad)
     return SliceSource(
         place,
         f"{files.name} slices",
@@ -109,6 +112,7 @@ def open_folder(
             for number in range(first, last + 1)
         ],
         {number - first: why for number, why in unreadable.items()},
+        files.voxels(file_in(place, numbered[good])),
     )
 
 

@@ -9,8 +9,9 @@ from zarrmask.errors import StackError
 
 from .header import BadSliceError, Header, header_or_problem
 from .remote import Remote, shown
-from .slices import SliceSource, complaints, disagreements, refusal
-from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff
+from .slices import SliceSource, complaints, disagreements, file_in, refusal
+from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff, voxels_of
+from .voxels import UNKNOWN, Voxels
 
 
 def open_multipage(place: str | Remote, *, labels: bool = False) -> SliceSource:
@@ -34,19 +35,22 @@ def open_multipage(place: str | Remote, *, labels: bool = False) -> SliceSource:
         If it is no TIFF, its pages differ or are no slices, or it has channels or times.
     """
 
-    def headers(place: str | Remote) -> list[Header | str]:
-        with open_tiff(place if isinstance(place, str) else place.file("")) as tif:
+    def headers(place: str | Remote) -> tuple[list[Header | str], Voxels]:
+        with open_tiff(file_in(place, "")) as tif:
             read = partial(page_header, labels=labels)
-            return arranged(tif, [header_or_problem(read, page) for page in full_pages(tif)])
+            pages = [header_or_problem(read, page) for page in full_pages(tif)]
+            return arranged(tif, pages), UNKNOWN if labels else voxels_of(tif)
 
     found = header_or_problem(headers, place)
     if isinstance(found, str):
         raise StackError(f"{shown(place)}: {found}")
-    bad, expected = disagreements({f"page {i}": header for i, header in enumerate(found)})
+    pages, voxels = found
+    bad, expected = disagreements({f"page {i}": header for i, header in enumerate(pages)})
     if bad:
-        raise refusal(place, complaints(bad, len(found)), expected)
-    slices = [header for header in found if isinstance(header, Header)]
-    return SliceSource(place, "multipage TIFF", read_tiff, 0, [""] * len(slices), slices)
+        raise refusal(place, complaints(bad, len(pages)), expected)
+    slices = [header for header in pages if isinstance(header, Header)]
+    names = [""] * len(slices)
+    return SliceSource(place, "multipage TIFF", read_tiff, 0, names, slices, voxels=voxels)
 
 
 def arranged(tif: TiffFile, found: list[Header | str]) -> list[Header | str]:

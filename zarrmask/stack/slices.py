@@ -17,6 +17,7 @@ from .header import PIXELS, Header
 from .remote import AT_ONCE, File, Remote, Stamp, shown
 from .source import RegionSource
 from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
+from .voxels import UNKNOWN, Voxels
 
 SAMPLED = 3
 """Slices that stand for all of a file."""
@@ -45,9 +46,9 @@ class SliceSource(RegionSource):
         Each slice's, all of one shape and dtype; None where it is missing or unreadable.
     unreadable : mapping, optional
         By index, what is wrong with slices that are known to be unreadable.
+    voxels : Voxels, optional
+        What is known of their sides.
     """
-
-    voxel_size: float | None = None
 
     def __init__(
         self,
@@ -58,11 +59,13 @@ class SliceSource(RegionSource):
         names: Sequence[str | None],
         headers: Sequence[Header | None],
         unreadable: Mapping[int, str] | None = None,
+        voxels: Voxels = UNKNOWN,
     ) -> None:
         there = [header for header in headers if header is not None]
         rows, columns = there[0].shape
         self.path = place if isinstance(place, str) else place.shown
         self.kind = kind
+        self.voxel_size, self.oblong = voxels
         self.shape = (len(names), rows, columns)
         self.dtype = there[0].dtype
         # What lies as it is can be read in any part, but is asked for by whole rows.

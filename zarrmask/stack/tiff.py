@@ -15,6 +15,7 @@ from zarrmask.buffers import buffer
 
 from .header import PIXELS, BadSliceError, Header, wrong_dtype
 from .remote import File, RangeFile
+from .voxels import MICROMETRES, UNKNOWN, Voxels, stated_voxels
 
 # A bad file is reported once, by us; without a handler Python would print tifffile's log as well.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -25,6 +26,8 @@ GAP = 2**14
 ALONG = 16
 """They are, if this many times as much is wanted: else bricks beside each other, on machines that
 do not share what is read, would read a stack many times."""
+ROUNDED = 1e-3
+"""How far apart sides of a voxel may be that are the same but for rounding."""
 
 
 def tiff_header(file: File, *, labels: bool = False) -> Header:
@@ -57,6 +60,53 @@ def open_tiff(file: File) -> Iterator[TiffFile]:
         if not tif.pages.is_multipage and not len(tif.pages):
             raise BadSliceError("a TIFF without any image")
         yield tif
+
+
+def tiff_voxels(file: File) -> Voxels:
+    """Tell what a TIFF that is one slice says of its voxels; see `voxels_of`."""
+    with open_tiff(file) as tif:
+        return voxels_of(tif)
+
+
+def voxels_of(tif: TiffFile) -> Voxels:
+    """Tell the sides of a TIFF's voxels where OME or ImageJ describe them.
+
+    A distance between slices that is not stated is that between pixels. Dots per inch are nobody's
+    measurement: the resolution of other TIFFs does not count.
+    """
+    try:
+        stated = _ome_sides(tif) if tif.is_ome else _imagej_sides(tif) if tif.is_imagej else None
+    except Exception:  # a description may be anything at all
+        return UNKNOWN
+    if stated is None:
+        return UNKNOWN
+    sides, units = stated
+    known = set(units) <= MICROMETRES.keys() and all(0 < side < math.inf for side in sides)
+    return stated_voxels(np.array(sides), units) if known else UNKNOWN
+
+
+def _ome_sides(tif: TiffFile) -> tuple[list[float], list[str]] | None:
+    """Sides and units along z, y, x; https://www.openmicroscopy.org/Schemas/OME/2016-06."""
+    images = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
+    pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
+    if "PhysicalSizeX" not in pixels:
+        return None
+    axes = [axis if f"PhysicalSize{axis}" in pixels else "X" for axis in "ZYX"]
+    sides = [float(pixels[f"PhysicalSize{axis}"]) for axis in axes]
+    return sides, [str(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in axes]
+
+
+def _imagej_sides(tif: TiffFile) -> tuple[list[float], list[str]] | None:
+    """Sides and units along z, y, x; ImageJ states pixels a unit, to six decimal places."""
+    said, tags = tif.imagej_metadata or {}, tif.pages.first.tags
+    unit = str(said.get("unit", "")).replace(r"\u00B5", "\u00b5")
+    if not {"XResolution", "YResolution"} <= {tag.name for tag in tags}:
+        return None
+    y, x = (parts / whole for whole, parts in (tags[f"{axis}Resolution"].value for axis in "YX"))
+    z = float(said.get("spacing", x))
+    same = max(z, y, x) - min(z, y, x) <= ROUNDED * max(z, y, x)
+    sides = [float(f"{z:.5g}")] * 3 if same else [z, y, x]
+    return sides, [unit] * 3
 
 
 def image_count(tif: TiffFile) -> int:

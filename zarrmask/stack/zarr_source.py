@@ -25,18 +25,9 @@ from .header import wrong_dtype
 from .remote import PatientStore, Remote
 from .source import RegionSource, Source
 from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
+from .voxels import UNKNOWN, Voxels, stated_voxels
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
-_UNITS = {
-    1e-4: ("angstrom",),
-    1e-3: ("nanometer", "nanometre", "nm"),
-    1.0: ("micrometer", "micrometre", "micron", "microns", "um", "\u00b5m", "\u03bcm"),
-    1e3: ("millimeter", "millimetre", "mm"),
-    1e4: ("centimeter", "centimetre", "cm"),
-    1e6: ("meter", "metre", "m"),
-}
-MICROMETRES = {name: size for size, names in _UNITS.items() for name in names}
-"""By the names of NGFF (the first of each), and by what people write instead."""
 # An array keeps the pipeline that it was opened with, also when pickled. The faster zarrs cannot
 # read big-endian or Fortran-ordered arrays, so it is not used for what others wrote.
 STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
@@ -68,8 +59,8 @@ class ZarrSource(RegionSource):
         For people.
     array : zarr.Array
         What is read; leading axes of size 1 are dropped.
-    voxel_size : float or None
-        Micrometres.
+    voxels : Voxels
+        What is known of their sides.
     coarser : sequence of Level
         The image's other levels, finest first.
     """
@@ -81,11 +72,12 @@ class ZarrSource(RegionSource):
         place: str | Remote,
         kind: str,
         array: zarr.Array,
-        voxel_size: float | None = None,
+        voxels: Voxels = UNKNOWN,
         coarser: Sequence[Level] = (),
     ) -> None:
         self.path = place.shown if isinstance(place, Remote) else place
-        self.kind, self.voxel_size = kind, voxel_size
+        self.kind = kind
+        self.voxel_size, self.oblong = voxels
         self._place, self._coarser = place, tuple(coarser)
         z, y, x = array.shape[-3:]
         self.shape = (z, y, x)
@@ -309,8 +301,8 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     if not isinstance(array, zarr.Array):
         raise StackError(f"{path}: its level 0, {escaped(said.paths[0])!r}, is not a zarr array")
     coarser = coarser_levels(array, others, said.scales)
-    source = checked(place, "OME-Zarr", array, said.voxel_size, coarser, labels=labels)
-    source.offset, source.oblong = said.offset, said.oblong
+    source = checked(place, "OME-Zarr", array, said.voxels, coarser, labels=labels)
+    source.offset = said.offset
     return source
 
 
@@ -323,17 +315,16 @@ class Description(NamedTuple):
         Of the levels' arrays in the group, finest first.
     scales : list of numpy.ndarray, shape (3,)
         The levels', along z, y, x: ones where the version gives none.
-    voxel_size : float or None
-        Of the finest, micrometres.
-    offset, oblong
+    voxels : Voxels
+        Of the finest.
+    offset
         See `Source`.
     """
 
     paths: list[str]
     scales: list[np.ndarray]
-    voxel_size: float | None
+    voxels: Voxels
     offset: tuple[float, float, float]
-    oblong: str
 
 
 def described(multiscale: dict[str, Any]) -> Description:
@@ -355,13 +346,11 @@ def described(multiscale: dict[str, Any]) -> Description:
     # Levels and image may both scale, and the scales multiply.
     placed = [combined(_steps(dataset) + _steps(multiscale), 3) for dataset in datasets]
     scales = [scale for scale, _ in placed]
-    size = voxel_size(scales[0], units)
     return Description(
         [str(dataset["path"]) for dataset in datasets],
         scales,
-        size,
+        stated_voxels(scales[0], units),
         offset_of(*placed[0]),
-        "" if size else sides_of(scales[0], units),
     )
 
 
@@ -375,25 +364,6 @@ def offset_of(scale: np.ndarray, start: np.ndarray) -> tuple[float, float, float
         return 0.0, 0.0, 0.0
     z, y, x = np.round(start / scale, 6).tolist()
     return z, y, x
-
-
-def sides_of(scale: np.ndarray, units: Sequence[str | None]) -> str:
-    """Say of a voxel that has no one size what sides it has; nothing where there is nothing to say.
-
-    Parameters
-    ----------
-    scale, units
-        As of `voxel_size`, that gives none for them.
-    """
-    same = len(set(units)) == 1 and np.ptp(scale) <= 1e-6 * scale.max()
-    if same and np.all(scale == 1):
-        return ""
-    sides = [f"{side:g} {unit or ''}".rstrip() for side, unit in zip(scale, units, strict=True)]
-    if len(set(units)) == 1:
-        sides = [*(f"{side:g}" for side in scale[:-1]), sides[-1]]
-    unknown = [unit for unit in dict.fromkeys(units) if unit and unit not in MICROMETRES]
-    why = f"of no unit that is known ({', '.join(unknown)})" if unknown else "not cubic"
-    return f"{' x '.join(sides)}, {why}"
 
 
 UNFINISHED = (
@@ -453,7 +423,7 @@ def checked(
     place: str | Remote,
     kind: str,
     array: zarr.Array,
-    voxel_size: float | None = None,
+    voxels: Voxels = UNKNOWN,
     coarser: Sequence[Level] = (),
     *,
     labels: bool = False,
@@ -470,7 +440,7 @@ def checked(
         raise StackError(f"{path}: {'; '.join(problems)}")
     if isinstance(place, Remote) and array.shards:
         place.fetch(f"{array.path}/zarr.json".lstrip("/"), 0, 1)  # chunks are parts of files
-    return ZarrSource(place, kind, array, voxel_size, coarser)
+    return ZarrSource(place, kind, array, voxels, coarser)
 
 
 def no_image(path: str, group: zarr.Group) -> str:
@@ -490,30 +460,3 @@ def no_image(path: str, group: zarr.Group) -> str:
         f"it holds: {some_of(members, LISTED) or 'nothing'}. "
         "Give the path of an array or image inside it"
     )
-
-
-def voxel_size(scale: np.ndarray, units: Sequence[str | None]) -> float | None:
-    """Return the side of a voxel, if it is told and the same on all axes.
-
-    Parameters
-    ----------
-    scale : numpy.ndarray, shape (3,)
-        Along z, y, x.
-    units : sequence of str or None
-        Likewise; a scale without a unit is taken as micrometres, unless it is 1.
-
-    Returns
-    -------
-    float or None
-        Micrometres.
-
-    Examples
-    --------
-    >>> voxel_size(np.full(3, 7910.0), ["nanometer"] * 3)
-    7.91
-    """
-    if not any(units) and np.all(scale == 1):
-        return None
-    sizes = scale * [1.0 if unit is None else MICROMETRES.get(unit, np.nan) for unit in units]
-    isotropic = np.all(sizes > 0) and np.ptp(sizes) <= 1e-6 * sizes.max()
-    return round(float(sizes[0]), 9) if isotropic else None

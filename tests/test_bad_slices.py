@@ -189,7 +189,7 @@ def test_bad_slices_are_interpolated_to_the_byte(kind, volume, expected, here, t
         (20, [19, 21]),
     ]
     assert all(entry["treated"] == "interpolated" and entry["why"] for entry in entries)
-    assert any("4 slices cannot be read and are inter" in said for said in vandal.warnings)
+    assert any("4 slices cannot be read, inter" in said for said in vandal.warnings)
     assert {path.name for path in tmp_path.iterdir()} == {"stack", "out.zarr"}
     assert describe(out)["bad slices"] == ", ".join(f"{z} interpolated" for z in BAD)
 
@@ -523,9 +523,7 @@ def test_a_run_is_that_of_the_mended_stack(damaged_run):
 
 def test_people_are_told(damaged_run):
     out, record = damaged_run
-    assert (
-        sum("interpolated from those around them: 109, 112" in w for w in record["warnings"]) == 1
-    )
+    assert sum("interpolated from those around: 109, 112" in w for w in record["warnings"]) == 1
     assert describe(out)["bad slices"] == "109 interpolated, 112 interpolated"
     assert describe(out.parent / "expected")["bad slices"] == "none"
     page = (out / "report.html").read_text()

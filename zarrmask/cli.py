@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from zarrmask import __version__
-from zarrmask.errors import ZarrmaskError
+from zarrmask.errors import ZarrmaskError, counted
 
 
 class _Local(click.Path):
@@ -383,7 +383,7 @@ def redo_command(out: str, **options: Any) -> None:
         in_columns(
             {
                 "corrected": f"slices {first} to {stop - 1}",
-                "written": f"{correction['bricks']:,} bricks of those that there are",
+                "written": f"{counted(correction['bricks'], 'bricks')} of those that there are",
                 "inside": f"{correction['voxels']:+,} voxels",
             }
         )
@@ -455,7 +455,7 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     from zarrmask.demo import make_phantom
 
     make_phantom(out, shape, seed=seed)
-    click.echo(f"wrote {shape[0]} slices to {out}, their true masks to {out / 'truth'}")
+    click.echo(f"wrote {counted(shape[0], 'slices')} to {out}, their true masks to {out / 'truth'}")
 
 
 @cli.command("train", short_help="Train a detector, or go on with a training.", cls=_NumbersCommand)
@@ -611,7 +611,8 @@ def annotate_command(
     if every_keyframe and worst is not None:
         raise click.UsageError("--every-keyframe and --worst exclude each other")
     numbers = annotate(out, folder, worst=None if every_keyframe else worst or 20, png=png)
-    click.echo(f"wrote {folder / 'annotations.json'} and {len(numbers)} images; look first at z:")
+    written = counted(len(numbers), "images")
+    click.echo(f"wrote {folder / 'annotations.json'} and {written}; look first at z:")
     click.echo(listed(numbers))
 
 
@@ -691,8 +692,8 @@ def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     record = proxy(stack, folder, **options)
     slices, voxels = record["stack"]["slices"], record["stack"]["voxel_bytes"]
     click.echo(
-        f"{slices:,} slices are in {folder}: {sized(record['bytes'])} instead of {sized(voxels)} "
-        f"of voxels, {voxels / record['bytes']:.0f} times smaller"
+        f"{counted(slices, 'slices')} in {folder}: {sized(record['bytes'])} instead of "
+        f"{sized(voxels)} of voxels, {voxels / record['bytes']:.0f} times smaller"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zarrmask.errors import OutputError, StackError
+from zarrmask.errors import OutputError, StackError, counted
 from zarrmask.journal import Journal
 from zarrmask.place import Place, lacks_secrets, printable
 from zarrmask.progress import listed
@@ -113,10 +113,14 @@ class Damage:
         """What a person should know of it."""
         later = [entry["z"] for entry in self.entries if entry["treated"] is None]
         told = {
-            "cannot be read and are interpolated from those around them": self.interpolated,
+            "cannot be read, interpolated from those around": self.interpolated,
             "could not be read at first": later,
         }
-        return [f"{len(some)} slices {what}: {listed(some)}" for what, some in told.items() if some]
+        return [
+            f"{counted(len(some), 'slices')} {what}: {listed(some)}"
+            for what, some in told.items()
+            if some
+        ]
 
     def record(self) -> dict[str, Any]:
         """What a finished output keeps of it."""

@@ -62,6 +62,23 @@ def some_of(names: Sequence[object], most: int = NAMED) -> str:
     return ", ".join(map(str, names[:most])) + more
 
 
+def counted(count: int, things: str) -> str:
+    """A number of things for a person.
+
+    Parameters
+    ----------
+    count : int
+    things : str
+        Their name in the plural, which ends in an s.
+
+    Examples
+    --------
+    >>> counted(27_000, "slices"), counted(1, "missing slices")
+    ('27,000 slices', '1 missing slice')
+    """
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
 def escaped(text: str) -> str:
     """Make a file name safe to print: line breaks, control and undecodable characters escaped."""
     return text if text.isprintable() else ascii(text)

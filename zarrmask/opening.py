@@ -9,7 +9,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from zarrmask.errors import OutputError, StackError, ZarrmaskError
+from zarrmask.errors import OutputError, StackError, ZarrmaskError, counted
 from zarrmask.journal import Journal
 from zarrmask.place import Place, place_of
 from zarrmask.progress import Reporter, listed
@@ -61,7 +61,8 @@ def open_input(
         )
     if source.missing:
         reporter.warn(
-            f"{len(source.missing)} slices are missing and read as zeros: " + listed(source.missing)
+            f"{counted(len(source.missing), 'missing slices')}, zeros in what is read: "
+            + listed(source.missing)
         )
     if stated and not wished:
         settings = settings.model_copy(update={"voxel_size": stated})

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from zarrmask.errors import some_of
+from zarrmask.errors import counted, some_of
 from zarrmask.pace import Pace, until_next
 from zarrmask.place import redacted
 
@@ -285,7 +285,7 @@ def _told(stage: Stage, pace: Pace, each: Each) -> str:
     now = time.monotonic()
     speed, items = pace.mean_speed(now), pace.total - pace.before
     fast = f", {rates(speed, stage.unit, each)}" if speed else ""
-    return f"{stage.name}: {items:,} {stage.unit} in {now - pace.begun:.1f} s{fast}"
+    return f"{stage.name}: {counted(items, stage.unit)} in {now - pace.begun:.1f} s{fast}"
 
 
 def _line(stage: Stage, pace: Pace, each: Each, vitals: str, now: float) -> str:

@@ -9,7 +9,7 @@ from tempfile import gettempdir
 
 import dask
 
-from zarrmask.errors import RoomError
+from zarrmask.errors import RoomError, counted
 from zarrmask.forecast import Forecast
 from zarrmask.memory import sized
 from zarrmask.place import Place, is_local
@@ -115,8 +115,8 @@ def want_of_memory(forecast: Forecast) -> str:
         advice.insert(0, count)
     elif writing:
         advice.append("an uncompressed stack, of which less is held at once")
-    workers = "1 worker" if crew.workers == 1 else f"{crew.workers} workers"
     return (
-        f"{workers} and the client will take {sized(memory.total)} of memory, but have "
-        f"{sized(crew.memory or 0)}: {task} takes {sized(memory.task)}; use " + ", or ".join(advice)
+        f"{counted(crew.workers, 'workers')} and the client will take {sized(memory.total)} of "
+        f"memory, but have {sized(crew.memory or 0)}: {task} takes {sized(memory.task)}; use "
+        + ", or ".join(advice)
     )

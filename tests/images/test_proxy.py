@@ -71,6 +71,6 @@ def test_the_command(stack, cluster, zarrmask, tmp_path):
         "proxy", stack, "a", "--side", 64, "--every", 11, "--scheduler", cluster
     )
     assert code == 0
-    assert printed.startswith("3 slices are in a: ")
+    assert printed.startswith("3 slices in a: ")
     assert "times smaller" in printed
     assert read(tmp_path / "a" / "00111.jpg").shape == (56, 64)

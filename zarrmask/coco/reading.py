@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from zarrmask.coco.dataset import CocoDataset, CocoImage, Instance, read_grey
 from zarrmask.coco.region import Region
-from zarrmask.errors import AnnotationError, escaped, first_of
+from zarrmask.errors import AnnotationError, counted, escaped, first_of
 
 
 class _Category(BaseModel):
@@ -257,6 +257,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _refusal(path: Path, problems: Sequence[str]) -> AnnotationError:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     lines = "\n".join(f"  {line}" for line in first_of(problems))
-    return AnnotationError(f"{path} cannot be used: {count}\n{lines}")
+    return AnnotationError(f"{path} cannot be used: {counted(len(problems), 'problems')}\n{lines}")

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import NamedTuple
 
-from zarrmask.errors import StackError, escaped, some_of
+from zarrmask.errors import StackError, counted, escaped, some_of
 
 from .header import Header, header_or_problem
 from .image import jpeg_header, png_header, png_labels_header, read_jpeg, read_png, read_png_labels
@@ -254,7 +254,7 @@ def doubtful_numbers(numbers: Collection[int], allow_missing: bool) -> list[str]
         ]
     if gaps and not allow_missing:
         return [
-            f"{missing:,} missing slice numbers: {spelled(gaps)} "
+            f"{counted(missing, 'missing slice numbers')}: {spelled(gaps)} "
             "(--allow-missing reads zeros there)"
         ]
     return []

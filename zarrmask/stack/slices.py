@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from zarrmask.errors import StackError, escaped, first_of
+from zarrmask.errors import StackError, counted, escaped, first_of
 
 from .header import PIXELS, Header
 from .remote import AT_ONCE, File, Remote, Stamp, shown
@@ -250,9 +250,8 @@ def complaints(problems: Mapping[str, str], total: int) -> list[str]:
 
 def refusal(place: str | Remote, problems: Sequence[str], expected: str) -> StackError:
     """Make the one error that tells of everything that is wrong with a stack."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     return StackError(
-        f"{shown(place)} cannot be read as one volume: {count}\n"
+        f"{shown(place)} cannot be read as one volume: {counted(len(problems), 'problems')}\n"
         + "\n".join(f"  {line}" for line in first_of(problems))
         + f"\nexpected: {expected}"
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.errors import some_of
 from zarrmask.masking.sketch import agreement
 from zarrmask.report.greys import Greys
 from zarrmask.report.keyframes import Keyframes
@@ -96,10 +97,10 @@ def suspects(keyframes: Keyframes, greys: Greys, record: Mapping[str, Any]) -> l
     settled = [doubt for doubt in doubts if doubt.place in corrected]
     still = [doubt for doubt in doubts if doubt.place not in corrected]
     still += _found_anew(keyframes, corrections(record))
-    ranges = [_joined(together) for together in _neighbours(still)]
+    ranges = [_joined(together, keyframes.z) for together in _neighbours(still)]
     ranges += [
         replace(one, weight=LEAST, why=("corrected since", *one.why))
-        for one in map(_joined, _neighbours(settled))
+        for one in (_joined(together, keyframes.z) for together in _neighbours(settled))
     ]
     return sorted(ranges, key=lambda one: (-one.weight, one.first))
 
@@ -302,12 +303,19 @@ def _neighbours(doubts: Sequence[Doubt]) -> Iterator[list[Doubt]]:
         yield together
 
 
-def _joined(doubts: Sequence[Doubt]) -> Suspect:
+def _joined(doubts: Sequence[Doubt], numbers: NDArray[np.int64]) -> Suspect:
+    """Make one suspect of what speaks against keyframes that follow each other."""
     weights: dict[int, float] = {}
     for doubt in doubts:
         weights[doubt.place] = weights.get(doubt.place, 0.0) + doubt.weight
     worst = max(weights, key=lambda place: (weights[place], -place))
     first, last = doubts[0].place, doubts[-1].place
     gravest = sorted(doubts, key=lambda one: (one.place != worst, -one.weight))
-    why = tuple(dict.fromkeys(doubt.why for doubt in gravest))
+    slices: dict[str, list[int]] = {}
+    for doubt in gravest:
+        slices.setdefault(doubt.why, []).append(int(numbers[doubt.place]))
+    why = tuple(
+        text if first == last else f"z {some_of(sorted(set(there)))}: {text}"
+        for text, there in slices.items()
+    )
     return Suspect(first, last, worst, weights[worst], why)

@@ -240,21 +240,32 @@ def test_bricks_of_rows_as_they_lie_do_not_grow_with_memory():
     assert bricks == {(256, 256, 8_096)}
 
 
+def with_any_bricks(forecast):
+    """The same with bricks of all sizes."""
+    form = forecast.pyramids["mask"].format
+    for budget in (2**n for n in range(20, 36)):
+        grid = brick_grid(forecast.plan.shape, 2, forecast.source.block, budget, form.step)
+        yield forecast.with_bricks(grid)
+
+
 @given(st.integers(1, 200), st.integers(1, 64), st.sampled_from([1, 10, 256, 8_096]))
 def test_what_is_chosen_fits_or_is_the_least(memory, workers, rows):
     source = stack_of((1_000, 8_096, 8_096), (rows, 8_096))
     foreseen = forecast_of(source, Path("out"), crew(memory * GB, workers))
     if not foreseen.fits:
-        assert foreseen.plan.grid.brick == (256, 256, 512)
+        assert not any(one.fits for one in with_any_bricks(foreseen))
         with pytest.raises(RoomError, match="--memory"):
             check_room(foreseen, Path("/"), None)
 
 
-def test_workers_are_fewer_for_want_of_memory_unless_they_were_asked_for():
-    fewer = forecast_of(stack_of(SCROLL), Path("out"), crew(6 * GB, 64, fixed=False))
+@pytest.mark.parametrize("memory", [4, 6, 10])
+def test_workers_are_fewer_for_want_of_memory_unless_they_were_asked_for(memory):
+    fewer = forecast_of(stack_of(SCROLL), Path("out"), crew(memory * GB, 64, fixed=False))
     assert 1 < fewer.crew.workers < 64
     assert fewer.fits
-    asked = forecast_of(stack_of(SCROLL), Path("out"), crew(6 * GB, 64))
+    more = replace(fewer, crew=replace(fewer.crew, workers=fewer.crew.workers + 1))
+    assert not any(one.fits for one in with_any_bricks(more))
+    asked = forecast_of(stack_of(SCROLL), Path("out"), crew(memory * GB, 64))
     assert asked.crew.workers == 64
     assert f"--workers {fewer.crew.workers}" in want_of_memory(asked)
 

@@ -11,14 +11,48 @@ Examples
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from zarrmask.errors import (
+    AnnotationError,
+    CheckpointError,
+    OutputError,
+    RoomError,
+    SettingsError,
+    StackError,
+    TrainingError,
+    ZarrmaskError,
+)
+
+if TYPE_CHECKING:
+    from zarrmask.coco.evaluation import evaluate
+    from zarrmask.coco.export import annotate
+    from zarrmask.correcting.redo import redo
+    from zarrmask.given.apply import apply
+    from zarrmask.images.export import export
+    from zarrmask.images.proxy import proxy
+    from zarrmask.pipeline import convert, foresee, run
+    from zarrmask.progress import Reporter
+    from zarrmask.pyramid import open_pyramid
+    from zarrmask.stack import open_stack
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnotationError",
+    "CheckpointError",
+    "OutputError",
+    "Reporter",
+    "RoomError",
+    "SettingsError",
+    "StackError",
+    "TrainingError",
     "ZarrmaskError",
     "__version__",
+    "annotate",
     "apply",
     "convert",
+    "evaluate",
     "export",
+    "foresee",
     "open_pyramid",
     "open_stack",
     "proxy",
@@ -26,21 +60,14 @@ __all__ = [
     "run",
 ]
 
-if TYPE_CHECKING:
-    from zarrmask.correcting.redo import redo
-    from zarrmask.errors import ZarrmaskError
-    from zarrmask.given.apply import apply
-    from zarrmask.images.export import export
-    from zarrmask.images.proxy import proxy
-    from zarrmask.pipeline import convert, run
-    from zarrmask.pyramid import open_pyramid
-    from zarrmask.stack import open_stack
-
 _HOMES = {
-    "ZarrmaskError": "zarrmask.errors",
+    "Reporter": "zarrmask.progress",
+    "annotate": "zarrmask.coco.export",
     "apply": "zarrmask.given.apply",
     "convert": "zarrmask.pipeline",
+    "evaluate": "zarrmask.coco.evaluation",
     "export": "zarrmask.images.export",
+    "foresee": "zarrmask.pipeline",
     "open_pyramid": "zarrmask.pyramid",
     "open_stack": "zarrmask.stack",
     "proxy": "zarrmask.images.proxy",

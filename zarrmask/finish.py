@@ -8,7 +8,7 @@ from typing import Any
 
 from zarrmask.flush import flush_all, flush_soon
 from zarrmask.journal import Journal
-from zarrmask.place import Place, is_local
+from zarrmask.place import is_local
 from zarrmask.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid, link_label, write_metadata
@@ -40,7 +40,6 @@ def flush_metadata(pyramids: Mapping[str, Pyramid]) -> None:
 
 
 def finish_run(
-    place: Place,
     journal: Journal,
     record: Mapping[str, Any],
     pyramids: Mapping[str, Pyramid],
@@ -51,10 +50,8 @@ def finish_run(
 
     Parameters
     ----------
-    place : Place
-        The run's folder.
     journal : Journal
-        Its journal.
+        The run's.
     record : mapping
         What `run.json` is to hold.
     pyramids : mapping
@@ -70,6 +67,7 @@ def finish_run(
         write_report,
     )
 
+    place = journal.out
     describe_pyramids(pyramids, plan)
     if isinstance(place, Path):  # elsewhere there are no links
         link_label(place / "masked.zarr", place / "mask.zarr")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
@@ -323,14 +323,17 @@ class Forecast:
     def staffed(self) -> Forecast:
         """The same with as many workers as fit; where not even one does, with one."""
         fewer = self
-        while not fewer.fits and (crew := fewer.crew.fewer()):
-            fewer = replace(fewer, crew=crew)
+        for crew in smaller_crews(self.crew):
+            if fewer.fits:
+                break
+            fewer = replace(self, crew=crew)
         return fewer
 
     def fitted(self) -> Forecast:
         """The same with as many workers, and then as large bricks of whole blocks, as fit.
 
-        Where not even the smallest bricks do, it is with those.
+        Small bricks are many tasks, which the client keeps: the smallest do not take least. Where
+        nothing fits, it is with one worker and the bricks that do.
         """
         form = next(iter(self.pyramids.values())).format
         shape, itemsize = self.plan.shape, self.source.dtype.itemsize
@@ -344,11 +347,22 @@ class Forecast:
 
         if self.crew.memory is None:
             return cut(self, min(USUAL_BRICK, largest))
-        fewer = cut(self, SMALLEST_BRICK).staffed()
-        budget = largest
-        while budget > SMALLEST_BRICK and not cut(fewer, budget).fits:
-            budget //= 2
-        return cut(fewer, budget)
+        budgets = [largest]
+        while budgets[-1] > SMALLEST_BRICK:
+            budgets.append(budgets[-1] // 2)
+        for budget in budgets:
+            if (all_of_them := cut(self, budget)).fits:
+                return all_of_them
+        crews = list(smaller_crews(self.crew))
+        fitting: Forecast | None = None
+        for budget in budgets:
+            while crews and (more := cut(replace(self, crew=crews[-1]), budget)).fits:
+                fitting = more
+                crews.pop()
+        if fitting:
+            return fitting
+        least = replace(self, crew=crews[-1]) if crews else self
+        return min((cut(least, budget) for budget in budgets), key=lambda one: one.memory.total)
 
     @property
     def least_bytes(self) -> int:
@@ -381,6 +395,13 @@ class Forecast:
             "peak_memory_bytes_a_worker": memory.a_worker,
             "peak_memory_bytes": memory.total,
         }
+
+
+def smaller_crews(crew: Crew) -> Iterator[Crew]:
+    """Go through crews that are smaller by a worker each time."""
+    while smaller := crew.fewer():
+        crew = smaller
+        yield crew
 
 
 def cuts(grid: BrickGrid, origin: Shape) -> tuple[list[slice], ...]:

@@ -79,7 +79,6 @@ def detect_keyframes(
             ledger.stage(stage).forget()  # somebody removed what it speaks of
     taken = detectors.taken_over()
     eyes = _Eyes(client, source, plan, window, taken, store, ledger, reporter, shares)
-    del taken
     for found in seek(plan.placing, eyes.looks, mends=plan.mends):
         if found.complete:
             store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)

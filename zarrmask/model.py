@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distributed import Client
 
 from zarrmask.detection.actors import Recipe
-from zarrmask.detection.config import ModelConfig, config_file, guessed, interpret, read_fields
+from zarrmask.detection.config import (
+    ModelConfig,
+    config_file,
+    guessed,
+    interpret,
+    read_fields,
+    stated_keys,
+)
 from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
@@ -46,15 +55,22 @@ def find_checkpoint(settings: Settings) -> Path:
     return checkpoint
 
 
-def config_of(settings: Settings, checkpoint: Path) -> object:
-    """All of a checkpoint's config that may change the result; [] where the weights tell it.
+def config_identity(settings: Settings, checkpoint: Path) -> str | None:
+    """Hash what a checkpoint's config states that may change the result; None: it has no config.
+
+    Defaults do not count, so that a key that is understood one day makes no run another.
 
     Raises
     ------
     CheckpointError
         If it is not understood.
     """
-    return _understood(settings, *_stated(settings, checkpoint))
+    documents, source = _stated(settings, checkpoint)
+    if not documents:
+        return None
+    config = _understood(settings, documents, source)
+    told = stated_keys(config) if isinstance(config, ModelConfig) else config
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def network_of(settings: Settings, checkpoint: Path) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
 from zarrmask.looking import record_of
 from zarrmask.memory import sized
-from zarrmask.model import config_of, detectors_of, find_checkpoint
+from zarrmask.model import config_identity, detectors_of, find_checkpoint
 from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
 from zarrmask.outlook import Outlook
 from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
@@ -143,7 +142,7 @@ def run(
             **outcome(plan, volume, contrast, kept),
             "keyframes": keyframes,
         }
-        finish_run(place, journal, record, pyramids, plan, reporter)
+        finish_run(journal, record, pyramids, plan, reporter)
     return record
 
 
@@ -202,7 +201,7 @@ def convert(
 
 
 def foresee(
-    stack: str | Path,
+    stack: str | Place,
     out: str | Place,
     *,
     conversion: bool = False,
@@ -218,7 +217,24 @@ def foresee(
 ) -> Outlook:
     """Say what a run, or a conversion, will take; without `measure` no pixel is read.
 
-    Parameters are those of `run`.
+    Parameters
+    ----------
+    conversion : bool
+        Of `convert`, not of `run`.
+    measure : bool
+        Whether a piece of the stack is worked on, to tell how long all of it will take.
+    stack, out, config, scheduler, workers, gpus, memory, patience, reporter, **options
+        Those of `run`.
+
+    Returns
+    -------
+    Outlook
+        Its `forecast` has tasks, files, bytes and memory.
+
+    Raises
+    ------
+    ZarrmaskError
+        What was found, what was expected, and what to do.
     """
     if gpus and conversion:
         raise SettingsError("a conversion detects nothing; leave --gpus out")
@@ -281,13 +297,12 @@ def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str,
 
     The kind of device, where it is not named, is settled when detectors are loaded.
     """
-    config = config_of(settings, checkpoint)
     exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device", "overlap"}
     exclude |= {name for name, value in LATER.items() if getattr(settings, name) == value}
     return {
         "settings": json.loads(settings.model_dump_json(exclude=exclude)),
         "input": input_identity(source),
         "checkpoint": sha256(checkpoint),
-        "model": hashlib.sha256(repr(config).encode()).hexdigest() if config else None,
+        "model": config_identity(settings, checkpoint),
         "device": None if settings.device == "auto" else settings.device,
     }

@@ -165,6 +165,11 @@ class Reporter:
     _shown: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @classmethod
+    def quiet(cls) -> Reporter:
+        """One that prints nothing; warnings are kept all the same."""
+        return cls(Console(quiet=True))
+
     def say(self, text: str) -> None:
         """Print a line."""
         text = redacted(text)

@@ -176,7 +176,7 @@ def redo(
             _enter(there, correction, CORRECTING)
             _write(client, there, changed, after, scheduler, reporter)
         record = _corrected(there, replace(correction, bricks=len(changed), voxels=voxels))
-        finish_run(place, there.journal, record, there.pyramids, there.plan, reporter)
+        finish_run(there.journal, record, there.pyramids, there.plan, reporter)
         if undo:
             remove(store_of(place, number - 1).path)
     return record

@@ -152,7 +152,7 @@ def apply(
             "masks": given.record(),
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
         }
-        finish_run(place, journal, record, pyramids, plan, reporter)
+        finish_run(journal, record, pyramids, plan, reporter)
     return record
 
 

@@ -34,6 +34,7 @@ from zarrmask.images.numbered import (
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
 from zarrmask.journal import Journal, finished_record
 from zarrmask.memory import PeakMemory, decoding_bytes
+from zarrmask.opening import refuse_worker
 from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import read_metadata, sides
@@ -99,6 +100,7 @@ def export(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
+    refuse_worker()
     reporter = reporter or Reporter()
     settings = read_settings(z=z, window=window)
     _check_options(what, format, lzw, quality, settings.window)

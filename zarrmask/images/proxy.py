@@ -27,6 +27,7 @@ from zarrmask.images.numbered import (
     require_space,
 )
 from zarrmask.memory import PeakMemory, detecting_bytes
+from zarrmask.opening import refuse_worker
 from zarrmask.place import Place
 from zarrmask.plan import make_plan
 from zarrmask.progress import Reporter
@@ -80,6 +81,7 @@ def proxy(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
+    refuse_worker()
     reporter = reporter or Reporter()
     settings = read_settings(
         every=every,

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zarrmask.errors import counted
 from zarrmask.place import Place
 from zarrmask.report.views import Views
-from zarrmask.report.words import DASH, counted, duration, number, percent, pick, plain
+from zarrmask.report.words import DASH, duration, number, percent, pick, plain
 
 
 def title(out: Place, record: Mapping[str, Any]) -> str:
@@ -56,7 +57,7 @@ def size_in_voxels(views: Views) -> str:
 def keyframes(views: Views) -> str:
     """Write how many keyframes there are, and on how many there is nothing."""
     empty = len(views.keyframes.empty_z)
-    every = counted(len(views.keyframes.z), "keyframe")
+    every = counted(len(views.keyframes.z), "keyframes")
     return every + (f", {empty:,} without a detection" if empty else "")
 
 

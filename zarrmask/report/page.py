@@ -16,6 +16,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zarrmask.atomic import replace_file
+from zarrmask.errors import counted
 from zarrmask.place import Place, is_local
 from zarrmask.progress import listed
 from zarrmask.report import headline, words
@@ -23,7 +24,7 @@ from zarrmask.report.charts import curves, histogram
 from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture
 from zarrmask.report.suspects import Suspect, at_border_always, corrections
 from zarrmask.report.views import Views, open_levels
-from zarrmask.report.words import DASH, counted, number, pick, plain
+from zarrmask.report.words import DASH, number, pick, plain
 
 PROJECT = "scroll.khprj"
 FILES = {
@@ -311,4 +312,4 @@ def _stored(path: Place) -> str:
         return ""
     pyramid = open_levels(path)
     shape = " × ".join(f"{side:,}" for side in pyramid.shape)
-    return f"{shape}, {pyramid.levels[0].dtype}, {counted(len(pyramid.levels), 'level')}"
+    return f"{shape}, {pyramid.levels[0].dtype}, {counted(len(pyramid.levels), 'levels')}"

@@ -76,17 +76,6 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def counted(count: int, thing: str) -> str:
-    """Count things.
-
-    Examples
-    --------
-    >>> counted(1, "keyframe"), counted(2700, "keyframe")
-    ('1 keyframe', '2,700 keyframes')
-    """
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
-
-
 def large(value: Any) -> str:
     """Write a large count in words.
 

@@ -18,7 +18,6 @@ import zarrmask
 from zarrmask import ZarrmaskError
 from zarrmask.cluster import come_to_rest, connect, find_crew, require_sight
 from zarrmask.errors import SettingsError
-from zarrmask.memory import PeakMemory
 from zarrmask.progress import Reporter
 from zarrmask.vitals import at_work
 
@@ -200,8 +199,8 @@ def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
     cluster, tmp_path, capsys
 ):
     crew = find_crew(cluster)
-    at = crew, cluster, tmp_path / "out", [], Reporter(), PeakMemory()
-    with at_work(*at) as (client, _):
+    at = crew, cluster, tmp_path / "out", [], Reporter()
+    with at_work(*at) as (client, *_):
         _begin(client, tmp_path, 1.0)
     assert not (tmp_path / "done").exists()
     with at_work(*at):
@@ -211,6 +210,6 @@ def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
 
 def test_no_login_of_an_output_is_shown_on_the_dashboard(cluster):
     out = UPath("http://me:hidden@localhost/out")
-    with at_work(find_crew(cluster), cluster, out, [], Reporter(), PeakMemory()):
+    with at_work(find_crew(cluster), cluster, out, [], Reporter()):
         (name,) = dask.get_annotations()["span"]["name"]
     assert name == "zarrmask http://...@localhost/out"

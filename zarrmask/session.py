@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,6 @@ from zarrmask.errors import StackError
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
 from zarrmask.masking import SettledMasks
-from zarrmask.memory import PeakMemory
 from zarrmask.mending import Mender
 from zarrmask.model import network_of
 from zarrmask.outputs import require_outputs
@@ -33,7 +32,7 @@ from zarrmask.room import check_room, scratch_disk
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.stages import bricks_left, forget_slices, sample_greys, write_pyramids
-from zarrmask.vitals import Roll, at_work
+from zarrmask.vitals import Workshop, at_work
 
 if TYPE_CHECKING:
     from zarrmask.detection.devices import Kind
@@ -73,9 +72,7 @@ class Session:
     reporter: Reporter
     scheduler: str | None
     resumed: bool = False
-    _memory: PeakMemory = field(default_factory=PeakMemory)
-    _roll: Roll = field(default_factory=Roll)
-    _client: Client | None = None
+    _workshop: Workshop | None = None
 
     @property
     def plan(self) -> Plan:
@@ -85,7 +82,7 @@ class Session:
     @property
     def peak_memory(self) -> int:
         """Bytes that all processes took together."""
-        return self._memory.peak
+        return self._at_work.memory.peak
 
     @contextmanager
     def held(self, *, overwrite: bool) -> Iterator[bool]:
@@ -123,15 +120,9 @@ class Session:
     def working(self, seen: Sequence[Place]) -> Iterator[Client]:
         """Connect to those who work, and look after them; they are to see some places."""
         crew = self.forecast.crew
-        with (
-            self._memory as memory,
-            at_work(crew, self.scheduler, self.journal.out, seen, self.reporter, memory) as (
-                self._client,
-                self._roll,
-            ),
-        ):
-            self.reporter.say(f"dashboard: {self._client.dashboard_link}")
-            yield self._client
+        with at_work(crew, self.scheduler, self.journal.out, seen, self.reporter) as workshop:
+            self._workshop = workshop
+            yield workshop.client
         self._require_same_input()
         for warning in self.damage.warnings():
             self.reporter.warn(warning)
@@ -182,7 +173,7 @@ class Session:
 
         def sample() -> NDArray:
             return self.mending(
-                lambda source: sample_greys(self._client, source, slices, self.reporter)
+                lambda source: sample_greys(self._at_work.client, source, slices, self.reporter)
             )
 
         return settle_contrast(
@@ -208,7 +199,7 @@ class Session:
         """
         with shared_disk(self.journal, self.scheduler) as disk:
             return write_pyramids(
-                self._client,
+                self._at_work.client,
                 source,
                 self.plan,
                 self.pyramids,
@@ -220,13 +211,18 @@ class Session:
             )
 
     @property
+    def _at_work(self) -> Workshop:
+        assert self._workshop is not None, "nobody is at work before `working`"
+        return self._workshop
+
+    @property
     def damage(self) -> Damage:
         """What of the stack turned out to be unreadable."""
         return Damage(self.journal, self.source)
 
     def mending(self, work: Callable[[Source], Result]) -> Result:
         """Do what reads the stack, and takes it; see `Mender.mending`."""
-        return self._mender.mending(self._client, work)
+        return self._mender.mending(self._at_work.client, work)
 
     @cached_property
     def _mender(self) -> Mender:
@@ -244,7 +240,7 @@ class Session:
             "stages": [vars(stage) for stage in self.reporter.stages],
             "plan": self.forecast.record(),
             "peak_memory_bytes": self.peak_memory,
-            "workers": self._roll.record(),
+            "workers": self._at_work.roll.record(),
             "warnings": self.reporter.warnings,
             **self.damage.record(),
         }

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import Client, span
 from distributed.client import ClosedClientError
@@ -67,6 +67,24 @@ class Roll:
         return {"most": self.most, "lost": self.lost, "regained": self.regained}
 
 
+class Workshop(NamedTuple):
+    """A crew at work.
+
+    Attributes
+    ----------
+    client : Client
+        Connected to it.
+    roll : Roll
+        Who is there.
+    memory : PeakMemory
+        Of this process and those that it started.
+    """
+
+    client: Client
+    roll: Roll
+    memory: PeakMemory
+
+
 @contextmanager
 def at_work(
     crew: Crew,
@@ -74,8 +92,7 @@ def at_work(
     out: Place,
     seen: Sequence[Place],
     reporter: Reporter,
-    memory: PeakMemory,
-) -> Iterator[tuple[Client, Roll]]:
+) -> Iterator[Workshop]:
     """Connect to a crew, and look after it; see `zarrmask.cluster.connect` and `watched`.
 
     What it still does for a session that was stopped is waited for: it might write, or enter in the
@@ -92,10 +109,9 @@ def at_work(
     seen : sequence of Place
         What it is to see.
     reporter : Reporter
-    memory : PeakMemory
-        Of this process and those that it starts.
     """
     with (
+        PeakMemory() as memory,
         connect(
             scheduler,
             None if scheduler else crew.workers,
@@ -111,7 +127,8 @@ def at_work(
     ):
         if scheduler is not None:
             come_to_rest(client, reporter)
-        yield client, roll
+        reporter.say(f"dashboard: {client.dashboard_link}")
+        yield Workshop(client, roll, memory)
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from zarrmask.journal import CORRECTING
 from zarrmask.looking import detect_keyframes, record_of
 from zarrmask.masking import SettledMasks
 from zarrmask.masking.layers import LayeredMasks
-from zarrmask.memory import PeakMemory
 from zarrmask.model import detectors_of, find_checkpoint
 from zarrmask.opening import refuse_worker, to_be_seen
 from zarrmask.place import (
@@ -147,11 +146,7 @@ def redo(
     seen = to_be_seen(there.journal, there.source, *(given.local if given else []))
     with reached(place), there.journal.lock():
         correction, writing = _begin(there, taken.correction, reporter)
-        with (
-            PeakMemory() as measured,
-            at_work(crew, scheduler, place, seen, reporter, measured) as (client, _),
-        ):
-            reporter.say(f"dashboard: {client.dashboard_link}")
+        with at_work(crew, scheduler, place, seen, reporter) as (client, *_):
             reaches = span if hold is None else (min(span[0], hold), max(span[1], hold + 1))
             before = there.masks(client, reaches, reporter)
             number = len(there.corrections)

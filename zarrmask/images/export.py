@@ -33,7 +33,7 @@ from zarrmask.images.numbered import (
 )
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
 from zarrmask.journal import Journal, finished_record
-from zarrmask.memory import PeakMemory, decoding_bytes
+from zarrmask.memory import decoding_bytes
 from zarrmask.opening import refuse_worker
 from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.progress import Advance, Reporter
@@ -146,11 +146,7 @@ def export(
             shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
             seen = [journal.held]
             with (
-                PeakMemory() as measured,
-                at_work(crew, scheduler, journal.out, seen, reporter, measured) as (
-                    client,
-                    _,
-                ),
+                at_work(crew, scheduler, journal.out, seen, reporter) as (client, *_),
                 reporter.stage("writing", len(missing), "slices") as advance,
             ):
                 _write(client, volume, missing, form, target.path, target.scratch, advance)

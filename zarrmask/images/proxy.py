@@ -26,7 +26,7 @@ from zarrmask.images.numbered import (
     local_folder,
     require_space,
 )
-from zarrmask.memory import PeakMemory, detecting_bytes
+from zarrmask.memory import detecting_bytes
 from zarrmask.opening import refuse_worker
 from zarrmask.place import Place
 from zarrmask.plan import make_plan
@@ -136,13 +136,7 @@ def proxy(
                 journal.start(identity)
             indices = plan.keyframes[np.isin(plan.numbers, missing)]
             seen = [journal.held]
-            with (
-                PeakMemory() as measured,
-                at_work(crew, scheduler, journal.out, seen, reporter, measured) as (
-                    client,
-                    _,
-                ),
-            ):
+            with at_work(crew, scheduler, journal.out, seen, reporter) as (client, *_):
                 sample = partial(sample_greys, client, source, plan.keyframes, reporter)
                 contrast = settle_contrast(
                     journal, source.dtype, settings, sample, reporter, detecting=True

@@ -49,6 +49,8 @@ masked volume what it likes."""
 
 # https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 SHARD_INDEX_ENTRY, SHARD_INDEX_CHECKSUM = 16, 4
+MEASURED = 3
+"""Times its pixels that a mask takes, in bytes, while its fields are measured."""
 LARGEST_BRICK, SMALLEST_BRICK = 2**40, 2**20
 """Bytes between which bricks are chosen by the memory there is, by halving."""
 
@@ -93,6 +95,8 @@ class Forecast:
         Whether bricks are written while detecting goes on.
     held : int
         Masks of whole slices that a brick is cut by, beside those of the plan's keyframes.
+    copying : int
+        Bytes that a task takes which copies masks that are given.
     """
 
     source: Source
@@ -104,6 +108,7 @@ class Forecast:
     rescales: bool = False
     overlaps: bool = False
     held: int = 0
+    copying: int = 0
 
     @property
     def detects(self) -> bool:
@@ -266,6 +271,11 @@ class Forecast:
                 for span, length in zip(runs.spans(), runs.lengths, strict=True)
             }
             each["detecting on a slice"] = max(sizes), self.tasks["detecting"]
+        hands = self.crew.workers * self.crew.threads
+        if self.copying:
+            each["copying masks"] = self.copying, hands
+        if self.masks and self.plan.propagate != "hold":
+            each["measuring masks"] = MEASURED * height * width, hands
         if self.decodes_ahead:
             reading, whole = (1, 1, 1), False
             decoding = decoding_bytes((1, height, width), block, itemsize)
@@ -282,7 +292,6 @@ class Forecast:
                     coarser_bytes(pyramid.bricks(level).brick, pyramid.format, size),
                     len(pyramid.bricks(level)),
                 )
-        hands = self.crew.workers * self.crew.threads
         return Memory(
             client=CLIENT + A_TASK * max(self.tasks.values()),
             shared=shared,

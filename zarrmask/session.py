@@ -254,14 +254,25 @@ def forecast_of(
     settings: Settings,
     checkpoint: Path | None,
     held: int = 0,
+    copying: int = 0,
 ) -> Forecast:
     """What a run with a checkpoint, or a conversion without, will take; see `Forecast`."""
     samples = needs_sample(source.dtype, settings, detecting=checkpoint is not None)
     network = None if checkpoint is None else network_of(settings, checkpoint)
     rescales = settings.window is not None
     overlaps = network is not None and writes_meanwhile(crew, settings)
-    what = source, plan, pyramids, crew, network, samples, rescales, overlaps, held
-    return Forecast(*what).fitted()
+    return Forecast(
+        source,
+        plan,
+        pyramids,
+        crew,
+        network,
+        samples=samples,
+        rescales=rescales,
+        overlaps=overlaps,
+        held=held,
+        copying=copying,
+    ).fitted()
 
 
 def writes_meanwhile(crew: Crew, settings: Settings) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from zarrmask.cluster import find_crew
 from zarrmask.errors import SettingsError, StackError
 from zarrmask.finish import finish_run
-from zarrmask.given.filling import fill_keyframes
+from zarrmask.given.filling import copying_bytes, fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
@@ -114,7 +114,8 @@ def apply(
     keep_apart(source, journal)
     keep_apart(given.source, journal)
     crew = find_crew(scheduler, workers, memory, patience, reporter)
-    forecast = forecast_of(source, plan, pyramids, crew, settings, None)
+    copying = copying_bytes(given, shape)
+    forecast = forecast_of(source, plan, pyramids, crew, settings, None, copying=copying)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
     with session.held(overwrite=overwrite) as begun:
         if not begun:

@@ -17,6 +17,7 @@ from zarrmask.given.masks import GivenMasks
 from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
+from zarrmask.memory import decoding_bytes
 from zarrmask.progress import Reporter
 from zarrmask.stages import one_task_each
 
@@ -68,6 +69,19 @@ def parts(given: GivenMasks, shape: tuple[int, int]) -> Iterator[Part]:
         first += length
 
 
+def copying_bytes(given: GivenMasks, shape: tuple[int, int]) -> int:
+    """Bytes that copying a part of some masks takes; parameters are those of `parts`."""
+    itemsize, block = given.source.dtype.itemsize, given.source.block
+    most = 0
+    for part in parts(given, shape):
+        first, last = given.indices[part.first], given.indices[part.stop - 1]
+        rows = part.bottom - part.top if given.shape == shape else given.shape[0]
+        region = int(last - first) + 1, rows, given.shape[1]
+        working = max(decoding_bytes(region, block, itemsize), 2 * prod(shape))
+        most = max(most, prod(region) * itemsize + working)
+    return most
+
+
 def fill_keyframes(
     client: Client,
     given: GivenMasks,
@@ -117,12 +131,13 @@ def copy_masks(
     indices = given.indices[one.first : one.stop]
     first = int(indices[0])
     rows = slice(one.top, one.bottom) if given.shape == shape else slice(None)
-    labels = given.source[first : int(indices[-1]) + 1, rows][indices - first]
-    for place, label in enumerate(labels, start=one.first):
-        mask = (label > 0).view(np.uint8) * np.uint8(255)
+    labels = given.source[first : int(indices[-1]) + 1, rows]
+    for place, index in enumerate(indices, start=one.first):
+        mask = (labels[index - first] > 0).view(np.uint8) * np.uint8(255)
         if given.crop is not None:
-            part, mask = mask, np.zeros(shape, np.uint8)
-            mask[given.crop] = part
+            whole = np.zeros(shape, np.uint8)
+            whole[given.crop] = mask
+            mask = whole
         elif given.shape != shape:
             mask = enlarged_mask(mask, shape)
         store.write_rows(place, one.top, mask)

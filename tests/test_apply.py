@@ -65,6 +65,7 @@ def test_masks_are_held_over_gaps(stack, cluster, tmp_path):
     assert (out / "report.html").exists()
     assert (out / "scroll.khprj").exists()
     assert any("slices 100 to 101 come before" in warning for warning in record["warnings"])
+    assert any("slices 112 to 119 come after the last" in warning for warning in record["warnings"])
     assert record["masks"]["count"] == 3
     assert record["voxels"]["kept"] == np.count_nonzero(expected)
     apply(stack, tmp_path / "masks", tmp_path / "later", z="113:118", scheduler=cluster)
@@ -178,8 +179,10 @@ def test_masks_that_do_not_fit(run, stack, tmp_path):
         apply(stack, tmp_path / "empty", tmp_path / "out")
     with pytest.raises(StackError, match="slices of a scan"):
         apply(stack, stack, tmp_path / "out")
-    with pytest.raises(StackError, match="numbers in their names"):
-        apply(stack, painted(tmp_path / "fine", [100]), tmp_path / "out", first=100)
+    painted(tmp_path / "fine", [100])
+    painted(tmp_path / "larger", [100], shape=(300, 340))
+    with pytest.raises(StackError, match="300 x 340 pixels, more than the slices, 150 x 170"):
+        apply(stack, tmp_path / "larger", tmp_path / "out")
     with pytest.raises(StackError, match=r"slice 120, .*slices 100 to 119 have none"):
         apply(stack, painted(tmp_path / "late", [120]), tmp_path / "out", z=":120")
     with pytest.raises(SettingsError, match="--dilate or --erode"):
@@ -243,6 +246,46 @@ def test_masks_go_where_their_image_says_that_they_lie(tmp_path):
     assert open_given(beside, cut).numbers.tolist() == list(range(7, 15))
     same = image(tmp_path / "same.zarr", (30, 40, 50))  # says nothing
     assert open_given(same, cut).numbers.tolist() == list(range(30))
+
+
+def test_masks_whose_numbers_are_in_doubt_are_refused_until_it_is_said_whose_they_are(tmp_path):
+    masks = painted(tmp_path / "masks", range(1, 31), shape=(40, 50))
+    whole = open_source(image(tmp_path / "whole.zarr", (30, 40, 50)))
+    with pytest.raises(
+        StackError, match=r"numbered 1 to 30, but the slices 0 to 29.*--first 0 .*1"
+    ):
+        open_given(masks, whole)
+    assert open_given(masks, whole, first=0).numbers.tolist() == list(range(30))
+    assert open_given(masks, whole, first=1).numbers.tolist() == list(range(1, 31))
+    cut = open_source(image(tmp_path / "cut.zarr", (10, 40, 50), origin=(5.0, 0.0, 0.0)))
+    with pytest.raises(StackError, match=r"begins at slice 5 of another.*--first -4 .*--first 1 "):
+        open_given(masks, cut)
+    assert open_given(masks, cut, first=-4).numbers[:5].tolist() == [-4, -3, -2, -1, 0]
+
+
+def test_masks_of_larger_voxels_lie_as_far_apart(tmp_path):
+    whole = open_source(image(tmp_path / "whole.zarr", (9, 40, 60), voxel_size=8))
+    half = image(tmp_path / "half.zarr", (5, 20, 30), voxel_size=16)
+    assert open_given(half, whole).numbers.tolist() == [0, 2, 4, 6, 8]
+    part = image(tmp_path / "part.zarr", (2, 20, 30), voxel_size=16, origin=(3.0, 0.0, 0.0))
+    assert open_given(part, whole).numbers.tolist() == [6, 8]
+    unplaced = image(tmp_path / "unplaced.zarr", (2, 20, 30), voxel_size=16)
+    with pytest.raises(StackError, match="unclear whose they are"):
+        open_given(unplaced, whole)
+    assert open_given(unplaced, whole, first=4).numbers.tolist() == [4, 6]
+    finer = image(tmp_path / "finer.zarr", (18, 40, 60), voxel_size=4)
+    with pytest.raises(StackError, match=r"0\.5 times as large"):
+        open_given(finer, whole, first=0)
+
+
+def test_labels_of_many_objects_are_no_scan(tmp_path):
+    whole = open_source(image(tmp_path / "whole.zarr", (2, 40, 60)))
+    labels = np.arange(2 * 40 * 60, dtype=np.int32).reshape(2, 40, 60)
+    tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"})
+    assert len(open_given(tmp_path / "labels.tif", whole).numbers) == 2
+    tifffile.imwrite(tmp_path / "scan.tif", labels.astype(np.uint16), metadata={"axes": "ZYX"})
+    with pytest.raises(StackError, match="slices of a scan"):
+        open_given(tmp_path / "scan.tif", whole)
 
 
 def test_masks_of_a_part_of_each_slice_are_no_small_ones(tmp_path):

@@ -95,6 +95,14 @@ def test_a_crop_says_where_it_lay(slices, voxels, cluster, tmp_path):
     )
     image = zarrmask.open_pyramid(out)["0/image"]
     assert [float(image[axis][0]) for axis in "zyx"] == [1000, 13, 7]
+    assert describe(out)["begins at"].startswith("z 1000, y 13, x 7 (voxels of")
+
+
+def test_a_conversion_keeps_which_slices_are_missing(slices, cluster, tmp_path):
+    for path in sorted(slices.iterdir())[:9:2]:
+        shutil.copy(path, tmp_path)
+    out = zarrmask.convert(tmp_path, tmp_path / "out.zarr", scheduler=cluster, allow_missing=True)
+    assert describe(out)["missing"] == "1001, 1003, 1005, 1007"
 
 
 def test_a_cropped_run_is_the_whole_ones_part(stack, cluster, tmp_path):

@@ -94,9 +94,23 @@ def _pyramid(path: Place) -> dict[str, str]:
     finest = next(iter(tree.children.values()))
     if size := _voxel_size(finest.dataset["image"]):
         lines["voxel size"] = size
+    if place := _place(finest.dataset["image"]):
+        lines["begins at"] = place
     if (record := Journal.of_conversion(path).read()) is not None:
         lines["bad slices"] = _bad(record.get(ENTRIES, []))
+        lines["missing"] = some_of(record.get("missing", []), LISTED) or "none"
     return lines
+
+
+def _place(image: xr.DataArray) -> str:
+    """Where an image begins in what it was cut from; nothing where it begins with that."""
+    axes = [(name, image.coords[name]) for name in image.dims[-3:] if name in image.coords]
+    scales = image.attrs["scale"][-len(axes) :]
+    starts = [float(axis[0]) / scale for (_, axis), scale in zip(axes, scales, strict=True)]
+    if not any(starts):
+        return ""
+    told = (f"{name} {start:.6g}" for (name, _), start in zip(axes, starts, strict=True))
+    return f"{', '.join(told)} (voxels of what it was cut from)"
 
 
 def _voxel_size(image: xr.DataArray) -> str:

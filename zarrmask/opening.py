@@ -54,6 +54,11 @@ def open_input(
             "lie over it in viewers that go by that"
         )
     stated, wished = source.voxel_size, settings.voxel_size
+    if source.oblong and wished:
+        reporter.warn(
+            f"its voxels are {source.oblong}: outputs state {wished:g} micrometres each way, by "
+            "--voxel-size, and do not lie over it in viewers that go by that"
+        )
     if stated and wished and not isclose(stated, wished, rel_tol=1e-6):
         reporter.warn(
             f"its voxels are {stated:g} micrometres by what it states, {wished:g} by --voxel-size: "

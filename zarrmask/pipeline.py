@@ -195,7 +195,12 @@ def convert(
         reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
         describe_pyramids({place.stem: pyramids["volume"]}, plan)
         flush_metadata(pyramids)
-        record = {"state": "finished", "identity": session.identity, "window": contrast.written}
+        record = {
+            "state": "finished",
+            "identity": session.identity,
+            "window": contrast.written,
+            "missing": list(source.missing),
+        }
         journal.finish(record | session.damage.record())
     return place
 

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 import zarrmask as package
 from zarrmask.errors import OutputError, RoomError, SettingsError
 from zarrmask.images.export import export
+from zarrmask.images.numbered import ImageFormat
 from zarrmask.images.slabs import Slab, pieces
 from zarrmask.progress import Reporter
+from zarrmask.stack import open_source
 
 
 def level(out, name, n=0):
@@ -39,6 +41,19 @@ def run(cluster, stack, tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "out"
     options = {"every": 7, "chunk": 16, "detect_window": (0, 30_000), "scheduler": cluster}
     return out, package.run(stack, out, **options)
+
+
+@pytest.mark.parametrize("lzw", [False, True])
+def test_tiffs_state_the_size_of_their_pixels(tmp_path, lzw):
+    folder = tmp_path / "slices"
+    folder.mkdir()
+    image = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    for number in range(2):
+        form = ImageFormat("tif", lzw=lzw, pixel=15.82)
+        form.write(folder / form.name(number), image)
+    source = open_source(folder)
+    assert source.voxel_size == 15.82
+    np.testing.assert_array_equal(source[:], [image, image])
 
 
 @pytest.mark.parametrize("what", ["masked", "mask", "volume"])

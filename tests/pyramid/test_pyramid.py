@@ -21,6 +21,7 @@ from ome_zarr_models.v04 import Image
 from ome_zarr_models.v04.image_label import ImageLabel
 
 from zarrmask import ZarrmaskError, open_pyramid
+from zarrmask.info import describe
 from zarrmask.pyramid import (
     BrickGrid,
     Format,
@@ -297,6 +298,24 @@ def test_without_voxel_size_coordinates_are_voxels(tmp_path):
     image = open_pyramid(tmp_path / "plain.zarr")["0/image"]
     np.testing.assert_array_equal(image.x, np.arange(5))
     assert "units" not in image.x.attrs
+
+
+def test_levels_in_groups_of_their_own_are_numbered_finest_first(tmp_path):
+    path = tmp_path / "nested.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    names = ("full/resolution", "a/half")
+    datasets = [
+        {"path": name, "coordinateTransformations": [{"type": "scale", "scale": [2.0**n] * 3}]}
+        for n, name in enumerate(names)
+    ]
+    for n, name in enumerate(names):
+        group.create_array(name, shape=(8 // 2**n,) * 3, dtype="u1")
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    image = {"version": "0.4", "axes": axes, "datasets": datasets}
+    group.attrs["multiscales"] = [image]
+    levels = open_pyramid(path)
+    assert [level["image"].shape for level in levels.children.values()] == [(8,) * 3, (4,) * 3]
+    assert describe(path)["level 1"] == "4 x 4 x 4 uint8"
 
 
 def test_what_is_no_pyramid_is_said_to_be_none(tmp_path):

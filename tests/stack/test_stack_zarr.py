@@ -231,3 +231,13 @@ def test_which_coarser_levels_there_are_counts(tmp_path: Path) -> None:
     both = open_source(image).fingerprint()
     coarse[:] = 2
     assert open_source(image).fingerprint() == both != alone
+
+
+def test_channels_are_named(tmp_path: Path) -> None:
+    image = {
+        "axes": [{"name": "c", "type": "channel"}, *axes("micrometer")],
+        "datasets": [{"path": "0", "coordinateTransformations": scale(1.0, 8.0, 8.0, 8.0)}],
+    }
+    place = write_image(tmp_path / "a.zarr", image, (2, 3, 4, 5))
+    with pytest.raises(StackError, match=r"axes c=2, z=3, y=4, x=5; .*each channel .*itself"):
+        open_source(place)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zarrmask.cluster import find_crew
-from zarrmask.errors import SettingsError, StackError
+from zarrmask.errors import SettingsError, StackError, counted
 from zarrmask.finish import finish_run
 from zarrmask.given.filling import copying_bytes, fill_keyframes
 from zarrmask.given.masks import open_given
@@ -91,7 +91,9 @@ def apply(
     source, settings = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
     sampled, stack_first = plan.keyframes, int(source.numbers[0])
-    given = open_given(masks, source, first).needed(plan.first, plan.stop)
+    given = open_given(masks, source, first)
+    beyond = given.numbers[given.numbers > source.numbers[-1]]
+    given = given.needed(plan.first, plan.stop)
     shape = source.shape[1], source.shape[2]
     side = kernel_side(*shape, settings.dilate, plan.voxel_size)
     plan = replace(
@@ -139,7 +141,7 @@ def apply(
                     "with --overwrite"
                 )
             empty = store.without_detection()
-            _warn(reporter, plan.first, given.numbers, empty)
+            _warn(reporter, plan.first, plan.stop - 1, given.numbers, beyond, empty)
             places = store.used()
             held = HeldMasks(store, plan.keyframes, places, store.areas()[places], shape, plan.side)
             settled = [SettledMasks(held)]
@@ -157,11 +159,28 @@ def apply(
     return record
 
 
-def _warn(reporter: Reporter, first: int, numbers: np.ndarray, empty: list[int]) -> None:
-    """Warn of slices that will be empty."""
+def _warn(
+    reporter: Reporter,
+    first: int,
+    last: int,
+    numbers: np.ndarray,
+    beyond: np.ndarray,
+    empty: list[int],
+) -> None:
+    """Warn of slices without a mask, or with one from far away, and of masks without a slice."""
+    if len(beyond):
+        reporter.warn(
+            f"{counted(len(beyond), 'masks')} of slices that the stack does not have, left out: "
+            + listed(beyond.tolist())
+        )
     if first < numbers[0]:
         reporter.warn(
             f"slices {first} to {numbers[0] - 1} come before the first mask, so they are empty"
+        )
+    if last - numbers[-1] > np.diff(numbers, prepend=numbers[0]).max():
+        reporter.warn(
+            f"slices {numbers[-1] + 1} to {last} come after the last mask, and hold it: where they "
+            f"are to be empty, give an empty mask for slice {numbers[-1] + 1}"
         )
     if empty:
         reporter.warn(

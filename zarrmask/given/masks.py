@@ -19,6 +19,7 @@ from zarrmask.masking import KeyframeStore
 from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.progress import listed
 from zarrmask.stack import Source, open_source
+from zarrmask.stack.header import ACCEPTED
 
 MOST_LABELS = 100
 """Different values on a slice beyond which it is taken for a slice of a scan."""
@@ -106,9 +107,9 @@ def open_given(
     stack : Source
         What they are for.
     first : int, optional
-        Number of the slice that a volume's first mask is for; by default the one where its OME-Zarr
-        says that it lies, or the stack's first, if there are as many masks as slices. A folder's
-        masks have their numbers in their names.
+        Number of the slice that the first mask is for; by default, of a folder, the number in its
+        name; of a volume where its OME-Zarr says that it lies, or the stack's first slice, if there
+        are as many masks as slices.
     begins : mapping, optional
         For other numbers of masks, which slice the first of them is for.
     crop : (rows, columns), optional
@@ -160,15 +161,15 @@ def _of_images(
 ) -> GivenMasks:
     source = open_source(place, allow_missing=True, labels=True)
     if source.kind.endswith(" slices"):
-        if first is not None:
-            raise StackError(
-                f"{source.path}: its masks have their numbers in their names, so "
-                "--first does not count"
-            )
         numbers = source.numbers[~np.isin(source.numbers, source.missing)]
-        return GivenMasks(source, numbers - source.numbers[0], numbers)
-    depth = source.shape[0]
-    begins = {stack.shape[0]: int(stack.numbers[0]), **(begins or {})}
+        if first is None and (doubt := _doubtful_numbers(numbers, stack)):
+            raise StackError(f"{source.path}: {doubt}")
+        shift = 0 if first is None else first - numbers[0]
+        return GivenMasks(source, numbers - source.numbers[0], numbers + shift)
+    depth, begins = source.shape[0], dict(begins or {})
+    apart = 1.0 if depth == stack.shape[0] else max(1.0, _times(source, stack) or 1.0)
+    if abs(depth * apart - stack.shape[0]) < apart:  # they are of all slices
+        begins[depth] = int(stack.numbers[0])
     if first is None:
         first = _stated_slice(source, stack)
     if first is None and depth not in begins:
@@ -177,15 +178,34 @@ def _of_images(
             "unclear whose they are; give the slice number of the first mask with --first"
         )
     begin = begins[depth] if first is None else first
-    numbers = np.arange(begin, begin + depth, dtype=np.int64)
-    return GivenMasks(source, numbers - begin, numbers)
+    indices = np.arange(depth, dtype=np.int64)
+    return GivenMasks(source, indices, begin + np.round(indices * apart).astype(np.int64))
+
+
+def _doubtful_numbers(numbers: NDArray[np.int64], stack: Source) -> str | None:
+    """Say why the numbers in masks' names may not be those of a stack's slices, or None."""
+    mine, last, first = int(numbers[0]), int(numbers[-1]), int(stack.numbers[0])
+    if begins := round(stack.offset[0]):
+        return (
+            f"its masks are numbered {mine} to {last}. The stack says that it begins at slice "
+            f"{begins + first} of another, but its own are numbered from {first}: say whose the "
+            f"first mask is, by --first {mine - begins} if the numbers are of the other, by "
+            f"--first {mine} if they are of this one"
+        )
+    if mine != first and len(numbers) == stack.shape[0] == last - mine + 1:
+        return (
+            f"it holds as many masks as there are slices, numbered {mine} to {last}, but the "
+            f"slices {first} to {stack.numbers[-1]}: say whose the first mask is, by --first "
+            f"{first} if it is the first slice's, by --first {mine} if the numbers are right"
+        )
+    return None
 
 
 def _stated_slice(masks: Source, stack: Source) -> int | None:
     """Number of the slice at which an image says that it begins; None where it says nothing."""
-    if not any(masks.offset) or not np.isclose(_times(masks, stack) or 1, 1, rtol=1e-3):
+    if not any(masks.offset):
         return None
-    return round(masks.offset[0] - stack.offset[0])
+    return round(masks.offset[0] * (_times(masks, stack) or 1.0) - stack.offset[0])
 
 
 def _times(masks: Source, stack: Source) -> float | None:
@@ -221,7 +241,12 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
     apart = abs(rows - height * columns / width), abs(columns - width * rows / height)
     times = _times(given.source, stack)
     as_large = times is not None and np.isclose(times, 1, rtol=1e-3)
-    if given.crop is None and min(apart) > 1:
+    if given.crop is None and (rows > height or columns > width):
+        problems.append(
+            f"they are {rows} x {columns} pixels, more than the slices, {height} x {width}: those "
+            "of which these were cut? Smaller masks are enlarged, larger ones are refused"
+        )
+    elif given.crop is None and min(apart) > 1:
         problems.append(
             f"they are {rows} x {columns} pixels, the slices {height} x {width}: not the same "
             "shape made smaller"
@@ -237,12 +262,18 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
             f"by their metadata they lie {y:+g} rows and {x:+g} columns from the slices: masks of "
             "whole slices are expected"
         )
+    if times is not None and times < 1 - 1e-3 and len(given.indices) > 1:
+        problems.append(
+            f"their voxels are {times:.3g} times as large as the stack's: finer masks than slices "
+            "are refused"
+        )
     looked_at = np.unique(np.linspace(0, len(given.indices) - 1, LOOKED_AT).astype(int))
     values = {
         int(given.numbers[n]): len(np.unique(given.source[int(given.indices[n])]))
         for n in looked_at
     }
-    if grey := [number for number, count in values.items() if count > MOST_LABELS]:
+    scans = given.source.dtype in ACCEPTED  # others can only be labels
+    if grey := [number for number, count in values.items() if scans and count > MOST_LABELS]:
         problems.append(
             f"those of slices {listed(grey)} hold {max(values.values())} different values: slices "
             "of a scan? Expected 0 outside and the same few labels inside"

@@ -114,7 +114,8 @@ def export(
             f"window: {what} has 8 bits already, and a JPEG keeps them; leave --window out"
         )
     chosen = volume.numbers[_within(volume, settings.z, record["z"])]
-    form = ImageFormat(format, lzw, quality)
+    size = record.get("voxel_size_um")
+    form = ImageFormat(format, lzw, quality, pixel=size and size * 2**level)
     if format == "jpg" and what == "mask":
         reporter.warn("JPEG blurs the mask's edge; TIFF and PNG keep it")
     elif format == "jpg" and volume.source.dtype == np.uint16:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from zarrmask.room import free_space
 
 ROWS_A_STRIP = 128
 FORMATS = ("tif", "jpg", "png")
+IMAGEJ = "ImageJ=1.54f\nunit=micron\n"
+"""Description by which ImageJ takes a TIFF's resolution for pixels a micrometre."""
 EXPORTED, PROXIES = "export.json", "proxy.json"
 """Records of folders of images."""
 _NUMBERED = re.compile(r"[0-9]{5,}")
@@ -43,12 +46,15 @@ class ImageFormat:
         Of a JPEG, 1 to 100.
     window : (lo, hi) or None
         Grey values of 16 bits that the 8 of a JPEG span.
+    pixel : float or None
+        Side of a pixel, micrometres, for a TIFF to state as ImageJ does.
     """
 
     suffix: str
     lzw: bool = False
     quality: int = 95
     window: tuple[float, float] | None = None
+    pixel: float | None = None
 
     def name(self, number: int) -> str:
         """Name the image of a slice.
@@ -64,7 +70,12 @@ class ImageFormat:
         """Write an image (y, x) of uint8 or uint16: a file that is whole or not there at all."""
         with replacing(path) as file:
             if self.suffix == "tif":
-                compressed = {"compression": "lzw", "predictor": True} if self.lzw else {}
+                options: dict[str, Any] = {}
+                if self.lzw:
+                    options |= {"compression": "lzw", "predictor": True}
+                if self.pixel is not None:
+                    options |= {"description": IMAGEJ, "resolution": (1 / self.pixel,) * 2}
+                    options["resolutionunit"] = "NONE"
                 tifffile.imwrite(
                     file,
                     image,
@@ -72,11 +83,11 @@ class ImageFormat:
                     rowsperstrip=ROWS_A_STRIP,
                     metadata=None,
                     maxworkers=1,
-                    **compressed,
+                    **options,
                 )
                 return
-            options = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if self.suffix == "jpg" else []
-            file.write(cv2.imencode(f".{self.suffix}", self._shown(image), options)[1].data)
+            quality = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if self.suffix == "jpg" else []
+            file.write(cv2.imencode(f".{self.suffix}", self._shown(image), quality)[1].data)
 
     def _shown(self, image: NDArray) -> NDArray:
         if self.suffix != "jpg" or image.dtype == np.uint8 or self.window is None:

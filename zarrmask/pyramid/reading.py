@@ -28,10 +28,10 @@ def open_pyramid(path: str | Place) -> xr.DataTree:
     Returns
     -------
     xarray.DataTree
-        Children "0", "1", ...: datasets with the variable `image` (z, y, x), dask inside, and
-        coordinates at the voxels' middles: in micrometres where the image states its voxel size,
-        else in voxels of the finest level. Attributes hold the multiscale's name, and each level's
-        `scale` (z, y, x).
+        Children "0", "1", ..., or as the image calls its levels, the finest first: datasets with
+        the variable `image` (z, y, x), dask inside, and coordinates at the voxels' middles: in
+        micrometres where the image states its voxel size, else in voxels of the finest level.
+        Attributes hold the multiscale's name, and each level's `scale` (z, y, x).
 
     Raises
     ------
@@ -71,7 +71,9 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     axes = [axis["name"] for axis in multiscale["axes"]]
     units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
     levels = {}
-    for dataset in multiscale["datasets"]:
+    paths = [dataset["path"] for dataset in multiscale["datasets"]]
+    nested = any("/" in path for path in paths)  # a tree would be cut there, and sorted anew
+    for number, dataset in enumerate(multiscale["datasets"]):
         data = da.from_zarr(open_array(place / dataset["path"], "r", fast=False))
         scale, start = combined(dataset["coordinateTransformations"] + whole, len(axes))
         coords = {
@@ -83,6 +85,6 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
             for n, axis in enumerate(axes)
         }
         image = xr.DataArray(data, coords=coords, dims=axes, attrs={"scale": tuple(scale.tolist())})
-        levels[f"/{dataset['path']}"] = xr.Dataset({"image": image})
+        levels[f"/{number if nested else dataset['path']}"] = xr.Dataset({"image": image})
     root = xr.Dataset(attrs={"name": multiscale.get("name"), "ngff": multiscale.get("version")})
     return xr.DataTree.from_dict({"/": root, **levels}, name=str(multiscale.get("name")))

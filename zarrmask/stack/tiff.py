@@ -71,8 +71,8 @@ def tiff_voxels(file: File) -> Voxels:
 def voxels_of(tif: TiffFile) -> Voxels:
     """Tell the sides of a TIFF's voxels where OME or ImageJ describe them.
 
-    A distance between slices that is not stated is that between pixels. Dots per inch are nobody's
-    measurement: the resolution of other TIFFs does not count.
+    Of one slice, which knows of no others, the distance to the next is taken for that between
+    pixels. Dots per inch are nobody's measurement: the resolution of other TIFFs does not count.
     """
     try:
         stated = _ome_sides(tif) if tif.is_ome else _imagej_sides(tif) if tif.is_imagej else None
@@ -89,7 +89,8 @@ def _ome_sides(tif: TiffFile) -> tuple[list[float], list[str]] | None:
     """Sides and units along z, y, x; https://www.openmicroscopy.org/Schemas/OME/2016-06."""
     images = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
     pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
-    if "PhysicalSizeX" not in pixels:
+    alone = int(pixels.get("SizeZ", 1)) == 1
+    if "PhysicalSizeX" not in pixels or not (alone or "PhysicalSizeZ" in pixels):
         return None
     axes = [axis if f"PhysicalSize{axis}" in pixels else "X" for axis in "ZYX"]
     sides = [float(pixels[f"PhysicalSize{axis}"]) for axis in axes]
@@ -97,13 +98,16 @@ def _ome_sides(tif: TiffFile) -> tuple[list[float], list[str]] | None:
 
 
 def _imagej_sides(tif: TiffFile) -> tuple[list[float], list[str]] | None:
-    """Sides and units along z, y, x; ImageJ states pixels a unit, to six decimal places."""
+    """Sides and units along z, y, x; ImageJ states pixels a unit, to six decimal places.
+
+    A distance of 1 between the slices of one file it leaves out (`ij.io.FileInfo.pixelDepth`).
+    """
     said, tags = tif.imagej_metadata or {}, tif.pages.first.tags
     unit = str(said.get("unit", "")).replace(r"\u00B5", "\u00b5")
     if not {"XResolution", "YResolution"} <= {tag.name for tag in tags}:
         return None
     y, x = (parts / whole for whole, parts in (tags[f"{axis}Resolution"].value for axis in "YX"))
-    z = float(said.get("spacing", x))
+    z = float(said.get("spacing", x if said.get("images", 1) == 1 else 1.0))
     same = max(z, y, x) - min(z, y, x) <= ROUNDED * max(z, y, x)
     sides = [float(f"{z:.5g}")] * 3 if same else [z, y, x]
     return sides, [unit] * 3

@@ -301,7 +301,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     if not isinstance(array, zarr.Array):
         raise StackError(f"{path}: its level 0, {escaped(said.paths[0])!r}, is not a zarr array")
     coarser = coarser_levels(array, others, said.scales)
-    source = checked(place, "OME-Zarr", array, said.voxels, coarser, labels=labels)
+    source = checked(place, "OME-Zarr", array, said.voxels, coarser, axes=said.axes, labels=labels)
     source.offset = said.offset
     return source
 
@@ -311,6 +311,8 @@ class Description(NamedTuple):
 
     Attributes
     ----------
+    axes : list of str
+        Their names; none where the version gives none.
     paths : list of str
         Of the levels' arrays in the group, finest first.
     scales : list of numpy.ndarray, shape (3,)
@@ -321,6 +323,7 @@ class Description(NamedTuple):
         See `Source`.
     """
 
+    axes: list[str]
     paths: list[str]
     scales: list[np.ndarray]
     voxels: Voxels
@@ -347,6 +350,7 @@ def described(multiscale: dict[str, Any]) -> Description:
     placed = [combined(_steps(dataset) + _steps(multiscale), 3) for dataset in datasets]
     scales = [scale for scale, _ in placed]
     return Description(
+        names,
         [str(dataset["path"]) for dataset in datasets],
         scales,
         stated_voxels(scales[0], units),
@@ -426,13 +430,19 @@ def checked(
     voxels: Voxels = UNKNOWN,
     coarser: Sequence[Level] = (),
     *,
+    axes: Sequence[str] = (),
     labels: bool = False,
 ) -> ZarrSource:
     """Make a source of an array, once it is known to be one volume of grey values or labels."""
     problems = []
     if array.ndim < 3 or any(n != 1 for n in array.shape[:-3]) or 0 in array.shape:
-        shape = " x ".join(map(str, array.shape))
-        problems.append(f"an array of {shape}; expected slices x rows x columns (z, y, x)")
+        if len(axes) == array.ndim:
+            told = ", ".join(f"{axis}={n}" for axis, n in zip(axes, array.shape, strict=True))
+            advice = "one volume (z, y, x): save each channel or time by itself"
+            problems.append(f"axes {told}; expected {advice}")
+        else:
+            shape = " x ".join(map(str, array.shape))
+            problems.append(f"an array of {shape}; expected slices x rows x columns (z, y, x)")
     if problem := wrong_dtype(np.dtype(array.dtype), labels=labels):
         problems.append(problem)
     if problems:

@@ -11,7 +11,7 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import Client, span
+from distributed import Client, LocalCluster, span
 from upath import UPath
 
 import zarrmask
@@ -158,13 +158,41 @@ def test_workers_that_do_not_see_the_output_are_named(stack, tmp_path):
             process.wait()
 
 
+@pytest.mark.parametrize("name", ["cv2", "torch", "zarr", "zarrs"])
+def test_a_worker_that_lacks_a_module_is_named(monkeypatch, tmp_path, name):
+    (tmp_path / "sitecustomize.py").write_text(LACKING.replace('"zarrmask"', f'"{name}"'))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # workers inherit it
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
+        LocalCluster(1, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        pytest.raises(
+            ZarrmaskError, match=f"the worker tcp://.* lacks the module {name}.*; install"
+        ),
+    ):
+        require_sight(client, [])
+
+
+@pytest.mark.parametrize("what", ["_equipment", "_version"])
+def test_another_version_of_zarrmask_is_refused(monkeypatch, what):
+    def other(*_):
+        return ("9.9.9", []) if what == "_equipment" else "9.9.9"
+
+    monkeypatch.setattr(f"zarrmask.cluster.{what}", other)
+    with (
+        connect(workers=1) as client,
+        pytest.raises(ZarrmaskError, match=r"has zarrmask 9\.9\.9, this is"),
+    ):
+        require_sight(client, [])
+
+
 def test_a_worker_that_dies_when_it_is_asked_is_not_blind(monkeypatch, tmp_path):
     def dying(paths, dask_worker):
         if dask_worker.name == 0:
             os._exit(1)
-        return paths
+        return zarrmask.__version__, paths
 
-    monkeypatch.setattr("zarrmask.cluster._unseen", dying)
+    monkeypatch.setattr("zarrmask.cluster._equipment", dying)
     with connect(workers=2) as client:
         require_sight(client, [])
         with pytest.raises(ZarrmaskError, match=r"1 of the cluster's 1 workers do not see(.|\n)*x"):

@@ -587,6 +587,18 @@ def test_a_full_disk_or_quota_is_named_as_such(cluster, number):
         results(client, [da.zeros(2, chunks=1).map_blocks(write, dtype=float)], lambda n: None)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(errno.EACCES, "Permission denied"), RuntimeError("no (os error 13)")],
+)
+def test_what_the_system_refuses_a_worker_is_no_bug(cluster, error):
+    def write(block):
+        raise error
+
+    with Client(cluster) as client, pytest.raises(ZarrmaskError, match="run the same command again"):
+        results(client, [da.zeros(2, chunks=1).map_blocks(write, dtype=float)], lambda n: None)
+
+
 @pytest.mark.slow
 def test_a_worker_lost_with_its_detector_is_made_good(large_stack, tmp_path):
     process = start(large_stack, tmp_path / "out", "--every", "2")

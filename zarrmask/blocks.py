@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,10 +20,8 @@ from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
-from zarrmask.errors import ZarrmaskError
+from zarrmask.errors import ZarrmaskError, no_space, system_number
 
-FULL = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
-"""What is said where a disk, or a quota, is full; not all who write tell the number."""
 HAND_INS = 3
 """How often a block is handed in; the scheduler itself tries each of them several times."""
 
@@ -175,11 +171,12 @@ def computed(
                     finished(layer)
                     go_on()
     except (OSError, RuntimeError) as error:
-        if any(told in str(error) for told in FULL):
+        if told := no_space(error):
+            raise ZarrmaskError(told) from None
+        if isinstance(error, OSError) or system_number(error) is not None:
             raise ZarrmaskError(
-                f"there is no space left on the output's disk, or none that you may use ({error}); "
-                "make room, then run the same command again: it goes on"
-            ) from None
+                f"{error}: see to that, then run the same command again: it goes on"
+            ) from error
         raise
     finally:
         with suppress(ClosedClientError):

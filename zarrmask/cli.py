@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from zarrmask import __version__
-from zarrmask.errors import ZarrmaskError, counted
+from zarrmask.errors import ZarrmaskError, counted, no_space
 
 
 class _Local(click.Path):
@@ -797,7 +797,7 @@ def main() -> None:
         if debug:
             _fail(traceback.format_exc())
         if isinstance(error, ZarrmaskError | OSError):
-            _fail(f"error: {error}\n")
+            _fail(f"error: {no_space(error) or error}\n")
         name = type(error).__name__
         _fail(f"error: {name}: {error}\nthis is a bug in zarrmask; --debug shows the traceback\n")
     finally:  # all is closed: a signal may end what is left of the process

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, LocalCluster, Worker
 from distributed.system import memory_limit
 
+from zarrmask import __version__
 from zarrmask.errors import SettingsError, ZarrmaskError, first_of
 from zarrmask.gpus import gpu_cluster, visible_gpus
 from zarrmask.place import Place
@@ -30,11 +34,9 @@ _PRELOAD = (
     # When a store fails, the client tells of it: not each request that a worker leaves behind, too.
     "atexit.register(setattr, sys, 'unraisablehook', lambda _: None)\n"
     "atexit.register(logging.disable)\n"
-    # What the first tasks need, while the client makes them.
-    "import importlib, threading\n"
-    "needed = ('dask.array', 'zarrmask.tasks')\n"
-    "fetch = lambda: [importlib.import_module(name) for name in needed]\n"
-    "threading.Thread(target=fetch, daemon=True).start()\n"
+    # What the first tasks need, before there are any: imported while they are unpickled in another
+    # thread, modules would be seen half made.
+    "import dask.array, zarrmask.tasks\n"
 )
 
 ENCODERS = 4
@@ -50,6 +52,8 @@ PAUSE = 0.8
 MOST_NAMED = 5
 """Workers that an error names."""
 LEAST_MEMORY = 10**6
+LATER = ("safetensors", "torch", "zarrs")
+"""Modules that workers import once they need them."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +260,7 @@ def connect(
 
 
 def require_sight(client: Client, paths: Sequence[Place]) -> None:
-    """Refuse a cluster that lacks zarrmask somewhere, or whose workers do not see some files.
+    """Refuse a cluster that lacks what zarrmask needs, has another zarrmask or sees other files.
 
     Parameters
     ----------
@@ -267,23 +271,24 @@ def require_sight(client: Client, paths: Sequence[Place]) -> None:
     Raises
     ------
     ZarrmaskError
-        With the workers and what they do not see.
+        With the workers, and what they lack or do not see.
     """
     try:
-        client.run_on_scheduler(_installed)
+        _require_same("the scheduler", client.run_on_scheduler(_version))
     except ModuleNotFoundError as error:
         raise _lacking("the scheduler", error) from None
     wanted = [str(path) for path in paths if isinstance(path, Path)]
-    answers: dict[str, Any] = client.run(_unseen, wanted, on_error="return")
+    answers: dict[str, Any] = client.run(_equipment, wanted, on_error="return")
     unseen: dict[str, list[str]] = {}
     for worker, answer in answers.items():
-        if isinstance(answer, ModuleNotFoundError):
-            raise _lacking("a worker", answer)
         if isinstance(answer, OSError):
             continue  # it is lost: others work
         if isinstance(answer, Exception):
-            raise answer
-        unseen[worker] = answer
+            # What cannot even be unpickled comes as an Exception that quotes the error.
+            lacking = isinstance(answer, ModuleNotFoundError) or "No module" in str(answer)
+            raise _lacking(f"the worker {worker}", answer) if lacking else answer
+        version, unseen[worker] = answer
+        _require_same(f"the worker {worker}", version)
     blind = {worker: lacking for worker, lacking in unseen.items() if lacking}
     if blind:
         lines = [f"{worker}: {', '.join(lacking)}" for worker, lacking in blind.items()]
@@ -294,19 +299,34 @@ def require_sight(client: Client, paths: Sequence[Place]) -> None:
         )
 
 
-def _lacking(who: str, error: ModuleNotFoundError) -> ZarrmaskError:
-    return ZarrmaskError(
-        f"{who} of the cluster lacks the module {error.name}; install the same zarrmask, with what "
-        "it needs, on the scheduler and on all workers"
-    )
+INSTALL = "install the same zarrmask, with what it needs, on the scheduler and on all workers"
 
 
-def _installed() -> None:
-    """Do nothing: where zarrmask is not installed, this cannot even be unpickled."""
+def _lacking(who: str, error: Exception) -> ZarrmaskError:
+    found = re.search("No module named '([^']+)'", str(error))
+    name = getattr(error, "name", None) or (found[1] if found else error)
+    return ZarrmaskError(f"{who} of the cluster lacks the module {name}; {INSTALL}")
 
 
-def _unseen(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not Path(path).exists()]
+def _require_same(who: str, version: str) -> None:
+    if version != __version__:
+        raise ZarrmaskError(
+            f"{who} of the cluster has zarrmask {version}, this is {__version__}; {INSTALL}"
+        )
+
+
+def _version() -> str:
+    """Of zarrmask; where it is not installed, this cannot even be unpickled."""
+    return __version__
+
+
+def _equipment(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """A worker's version of zarrmask, if it has what that needs, and what the worker cannot see."""
+    import_module("zarrmask.tasks")
+    for name in LATER:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name, name=name)
+    return _version(), [path for path in paths if not Path(path).exists()]
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """What zarrmask says when it cannot go on: one message for a person, never a traceback."""
 
+import errno
+import os
+import re
 from collections.abc import Sequence
 
+FULL = errno.ENOSPC, errno.EDQUOT
 LISTED, NAMED = 20, 5
 """Things that are named in one message, each in a line of its own; in one line."""
 
@@ -36,6 +40,33 @@ class OutputError(ZarrmaskError):
 
 class RoomError(ZarrmaskError):
     """The memory, or the space on the output's disk, will not do."""
+
+
+def system_number(error: BaseException) -> int | None:
+    """Number of an error of the operating system; None where it is none.
+
+    Libraries that are not written in Python tell it in their message.
+
+    Examples
+    --------
+    >>> system_number(RuntimeError("Permission denied (os error 13)"))
+    13
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
+
+
+def no_space(error: BaseException) -> str | None:
+    """Say what to do where a disk, or a quota, is full; None where an error says something else."""
+    full = any(os.strerror(number) in str(error) for number in FULL)
+    if not full and system_number(error) not in FULL:
+        return None
+    return (
+        f"there is no space left on the output's disk, or none that you may use ({error}); "
+        "make room, then run the same command again: it goes on"
+    )
 
 
 def first_of(lines: Sequence[str], most: int = LISTED) -> list[str]:

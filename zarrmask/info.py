@@ -10,7 +10,7 @@ from zarrmask.correcting.corrections import Correction
 from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError, some_of
 from zarrmask.images.numbered import EXPORTED, PROXIES
-from zarrmask.journal import CORRECTING, Journal, RecordFile
+from zarrmask.journal import CORRECTING, Journal, RecordFile, to_go_on
 from zarrmask.place import Place, place_of, reached, written_command
 from zarrmask.pyramid import open_pyramid, read_metadata
 from zarrmask.stack import open_source
@@ -59,7 +59,7 @@ def _run(record: dict) -> dict[str, str]:
     if record["state"] == CORRECTING:
         return {"run": f"being corrected; to go on: {record['pending']['command']}"}
     if record["state"] != "finished":
-        return {"run": f"{record['state']}; to go on, give the command that began it again"}
+        return {"run": f"{record['state']}; {to_go_on(record)}"}
     voxels, keyframes = record["voxels"], record["keyframes"]
     empty = len(keyframes["without_detection"])
     return {

@@ -184,12 +184,18 @@ class Journal:
             raise OutputError(
                 f"{self.out} was made with other settings or input:\n"
                 + "\n".join(f"  {line}" for line in differences)
+                + (f"\nit was begun by: {record['command']}" if "command" in record else "")
                 + "\nname another output, or replace it with --overwrite"
             )
         return str(record["state"])
 
-    def start(self, identity: Mapping[str, Any] | None) -> None:
-        """Make the output this identity's, with nothing in it done; what was there is removed."""
+    def start(
+        self, identity: Mapping[str, Any] | None, begun: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make the output this identity's, with nothing in it done; what was there is removed.
+
+        With it is kept how it was begun, for people.
+        """
         make_folder(self.out)
         # Nobody's until all is gone: a run that is stopped here begins anew.
         self.write({"state": "unfinished", "identity": None})
@@ -198,7 +204,7 @@ class Journal:
         for path in (*self.others, self.scratch, self.ledger.folder):
             remove(path)
         make_folder(self.out)
-        self.write({"state": "unfinished", "identity": identity})
+        self.write({"state": "unfinished", "identity": identity, **(begun or {})})
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Leave the finished record, and nothing of the work folder."""
@@ -263,6 +269,12 @@ class Journal:
                     folder.rmdir()
 
 
+def to_go_on(record: Mapping[str, Any]) -> str:
+    """Say what to do with an output that is unfinished, by its record."""
+    command = record.get("command")
+    return f"to go on: {command}" if command else "to go on, do again what began it"
+
+
 def finished_record(run: Place, *others: str) -> dict[str, Any]:
     """Read the record of a finished run.
 
@@ -286,6 +298,8 @@ def finished_record(run: Place, *others: str) -> dict[str, Any]:
             f"a correction of {printable(run)} was stopped; first finish it: "
             + record["pending"]["command"]
         )
+    if record is not None and record["state"] == "unfinished":
+        raise OutputError(f"the run in {printable(run)} is unfinished; {to_go_on(record)}")
     raise OutputError(
         f"{printable(run)} holds no finished run; expected what `zarrmask run` leaves"
     )

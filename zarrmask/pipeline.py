@@ -127,7 +127,7 @@ def run(
             detectors = detectors_of(client, settings, checkpoint, reporter, patience, device)
             if not session.resumed:
                 detectors.load()  # a bad one leaves nothing behind
-            session.start(detectors.kind)
+            session.start(detectors.kind, written_by(command))
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
             cutout = Cutout(client, session, detectors, contrast)

@@ -14,6 +14,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from zarrmask import __version__
 from zarrmask.cluster import Crew
 from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
 from zarrmask.damage import Damage, is_repaired
@@ -112,6 +113,12 @@ class Session:
             self.resumed = state == "unfinished"
             if self.resumed:
                 self.reporter.say(f"{out} is unfinished; going on with what is missing")
+                began = (journal.read() or {}).get("zarrmask")
+                if began != __version__:
+                    self.reporter.warn(
+                        f"{out} was begun by zarrmask {began}, this is {__version__}: what is "
+                        "written from now on may differ; --overwrite makes all of it anew"
+                    )
                 self.forecast = as_begun(journal, self.forecast)
             require_room(self.forecast, journal, state, self.reporter)
             yield True
@@ -153,18 +160,20 @@ class Session:
         """The kind of device that detectors are to be on; None where that is not settled yet."""
         return self.identity["device"] if self.resumed else None
 
-    def start(self, device: Kind | None = None) -> None:
+    def start(self, device: Kind | None = None, begun: Mapping[str, Any] | None = None) -> None:
         """Make the output this one's, unless that has been done.
 
         Parameters
         ----------
         device : "cpu", "cuda" or "mps", optional
             What detectors are on, if there are any.
+        begun : mapping, optional
+            How it is begun, for people; see `zarrmask.record.written_by`.
         """
         if not self.resumed:
             if device is not None:
                 self.identity = {**self.identity, "device": device}
-            self.journal.start(self.identity)
+            self.journal.start(self.identity, begun)
             self.forecast = as_begun(self.journal, self.forecast)
         self._mender.begin()
 

@@ -254,7 +254,7 @@ def test_what_is_no_finished_run(run, zarrmask, tmp_path):
     out = copied(run, tmp_path)
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "state": "unfinished"}))
-    with pytest.raises(OutputError, match="no finished run"):
+    with pytest.raises(OutputError, match="is unfinished; to go on, do again"):
         annotate(out, tmp_path / "export")
     (out / "run.json").write_text(json.dumps(record))
     shutil.rmtree(out / "keyframes.zarr")

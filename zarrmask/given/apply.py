@@ -123,7 +123,7 @@ def apply(
         if not begun:
             return journal.read() or {}
         with session.working(to_be_seen(journal, source, *given.local)) as client:
-            session.start()
+            session.start(begun=written_by(command))
             plan = session.plan
             contrast = session.contrast(sampled, detecting=False)
             store = KeyframeStore(place / "keyframes.zarr")

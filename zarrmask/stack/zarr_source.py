@@ -283,6 +283,8 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         what = redacted(str(error))
         raise StackError(f"{path}: its zarr metadata cannot be read: {what}") from None
     if isinstance(node, zarr.Array):
+        if isinstance(place, str) and _is_of_unfinished(Path(place).parent):
+            raise StackError(f"{path}: {UNFINISHED}")
         return checked(place, "zarr array", node, labels=labels)
     attributes: dict[str, Any] = dict(node.attrs)
     image = attributes.get("ome", attributes)  # NGFF 0.5 has its own namespace
@@ -386,6 +388,15 @@ def is_unfinished(place: str | Remote, attributes: dict[str, Any]) -> bool:
             record = json.loads((Path(place).parent / "run.json").read_bytes())
     state = record.get("state") if isinstance(record, dict) else None
     return isinstance(state, str) and state != "finished"
+
+
+def _is_of_unfinished(folder: Path) -> bool:
+    """Whether a folder, of which an array is a level, is a pyramid that is still being written."""
+    try:
+        group = zarr.open_group(folder, mode="r")
+    except (OSError, ValueError, KeyError, TypeError):  # an array may lie anywhere
+        return False
+    return is_unfinished(str(folder), dict(group.attrs))
 
 
 def coarser_levels(

@@ -595,7 +595,8 @@ def test_what_the_system_refuses_a_worker_is_no_bug(cluster, error):
     def write(block):
         raise error
 
-    with Client(cluster) as client, pytest.raises(ZarrmaskError, match="run the same command again"):
+    again = "run the same command again"
+    with Client(cluster) as client, pytest.raises(ZarrmaskError, match=again):
         results(client, [da.zeros(2, chunks=1).map_blocks(write, dtype=float)], lambda n: None)
 
 

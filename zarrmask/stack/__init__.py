@@ -10,15 +10,21 @@ from upath import UPath
 
 from zarrmask.errors import StackError, escaped
 from zarrmask.place import place_of
-
-from .decoded import SLABS, cuts_blocks, decode, decoded, decoded_bytes, forget_decoded
-from .folder import FORMATS, LABELS, open_folder
-from .mended import MOST_IN_A_ROW, anchors, mended, too_many
-from .multipage import open_multipage
-from .remote import Remote
-from .source import Progress, Source, as_xarray
-from .unreadable import UnreadableError
-from .zarr_source import is_zarr, open_zarr
+from zarrmask.stack.decoded import (
+    SLABS,
+    cuts_blocks,
+    decode,
+    decoded,
+    decoded_bytes,
+    forget_decoded,
+)
+from zarrmask.stack.folder import FORMATS, LABELS, open_folder
+from zarrmask.stack.mended import MOST_IN_A_ROW, anchors, mended, too_many
+from zarrmask.stack.multipage import open_multipage
+from zarrmask.stack.remote import Remote
+from zarrmask.stack.source import Progress, Source, as_xarray
+from zarrmask.stack.unreadable import UnreadableError
+from zarrmask.stack.zarr_source import is_zarr, open_zarr
 
 if TYPE_CHECKING:
     import xarray as xr

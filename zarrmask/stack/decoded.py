@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from zarrmask.atomic import partial_name
-
-from .header import Header
-from .slices import SliceSource
-from .source import Source
-from .tiff import read_tiff
+from zarrmask.stack.header import Header
+from zarrmask.stack.slices import SliceSource
+from zarrmask.stack.source import Source
+from zarrmask.stack.tiff import read_tiff
 
 SLABS = 2  # on disk at once: one is read while the next is decoded
 

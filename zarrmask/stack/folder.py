@@ -11,15 +11,28 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from zarrmask.errors import StackError, counted, escaped, some_of
-
-from .header import Header, header_or_problem
-from .image import jpeg_header, png_header, png_labels_header, read_jpeg, read_png, read_png_labels
-from .mended import too_many
-from .remote import File, Remote, shown
-from .slices import ReadSlice, SliceSource, complaints, disagreements, file_in, refusal
-from .source import Progress
-from .tiff import read_tiff, tiff_header, tiff_voxels
-from .voxels import UNKNOWN, Voxels
+from zarrmask.stack.header import Header, header_or_problem
+from zarrmask.stack.image import (
+    jpeg_header,
+    png_header,
+    png_labels_header,
+    read_jpeg,
+    read_png,
+    read_png_labels,
+)
+from zarrmask.stack.mended import too_many
+from zarrmask.stack.remote import File, Remote, shown
+from zarrmask.stack.slices import (
+    ReadSlice,
+    SliceSource,
+    complaints,
+    disagreements,
+    file_in,
+    refusal,
+)
+from zarrmask.stack.source import Progress
+from zarrmask.stack.tiff import read_tiff, tiff_header, tiff_voxels
+from zarrmask.stack.voxels import UNKNOWN, Voxels
 
 
 class Format(NamedTuple):

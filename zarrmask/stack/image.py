@@ -7,8 +7,8 @@ import struct
 import imagecodecs
 import numpy as np
 
-from .header import BadSliceError, Header
-from .remote import File, Stream, opened
+from zarrmask.stack.header import BadSliceError, Header
+from zarrmask.stack.remote import File, Stream, opened
 
 # Bytes after the end marker (padding, a scanner's own notes) are let pass within this distance.
 TAIL = 4096

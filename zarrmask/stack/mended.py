@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .source import RegionSource, Source
+from zarrmask.stack.source import RegionSource, Source
 
 MOST_IN_A_ROW = 8
 """Neighbours that are interpolated; between slices that lie farther apart too much changes."""

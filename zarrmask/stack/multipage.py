@@ -6,12 +6,18 @@ from functools import partial
 from tifffile import TiffFile
 
 from zarrmask.errors import StackError
-
-from .header import BadSliceError, Header, header_or_problem
-from .remote import Remote, shown
-from .slices import SliceSource, complaints, disagreements, file_in, refusal
-from .tiff import declared_images, full_pages, open_tiff, page_header, read_tiff, voxels_of
-from .voxels import UNKNOWN, Voxels
+from zarrmask.stack.header import BadSliceError, Header, header_or_problem
+from zarrmask.stack.remote import Remote, shown
+from zarrmask.stack.slices import SliceSource, complaints, disagreements, file_in, refusal
+from zarrmask.stack.tiff import (
+    declared_images,
+    full_pages,
+    open_tiff,
+    page_header,
+    read_tiff,
+    voxels_of,
+)
+from zarrmask.stack.voxels import UNKNOWN, Voxels
 
 
 def open_multipage(place: str | Remote, *, labels: bool = False) -> SliceSource:

@@ -18,8 +18,7 @@ from zarr.storage import WrapperStore
 
 from zarrmask.errors import StackError, escaped
 from zarrmask.place import ATTEMPTS, public, redacted
-
-from .header import NotThereError
+from zarrmask.stack.header import NotThereError
 
 AT_ONCE = 16
 """Files that are asked for at once."""

@@ -12,12 +12,11 @@ from typing import TypeVar
 import numpy as np
 
 from zarrmask.errors import StackError, counted, escaped, first_of
-
-from .header import PIXELS, Header
-from .remote import AT_ONCE, File, Remote, Stamp, shown
-from .source import RegionSource
-from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
-from .voxels import UNKNOWN, Voxels
+from zarrmask.stack.header import PIXELS, Header
+from zarrmask.stack.remote import AT_ONCE, File, Remote, Stamp, shown
+from zarrmask.stack.source import RegionSource
+from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
+from zarrmask.stack.voxels import UNKNOWN, Voxels
 
 SAMPLED = 3
 """Slices that stand for all of a file."""

@@ -19,13 +19,12 @@ import zarr
 from zarrmask.errors import StackError, escaped, first_of, some_of
 from zarrmask.files import by_place
 from zarrmask.place import redacted, zarr_store
+from zarrmask.stack.header import wrong_dtype
+from zarrmask.stack.remote import PatientStore, Remote
+from zarrmask.stack.source import RegionSource, Source
+from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
+from zarrmask.stack.voxels import UNKNOWN, Voxels, stated_voxels
 from zarrmask.transformations import combined
-
-from .header import wrong_dtype
-from .remote import PatientStore, Remote
-from .source import RegionSource, Source
-from .unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
-from .voxels import UNKNOWN, Voxels, stated_voxels
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
 # An array keeps the pipeline that it was opened with, also when pickled. The faster zarrs cannot

@@ -25,7 +25,7 @@ import zarr
 from distributed import Client
 
 from zarrmask.cluster import connect
-from zarrmask.detection.actors import Recipe
+from zarrmask.detection.actors import DetectorSpec
 from zarrmask.detectors import Detectors
 from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -60,7 +60,7 @@ def at_rest(workers: int) -> dict[str, float]:
 
     with connect(workers=workers) as client:
         before = workers_hold(client)
-        detectors = Detectors(client, Recipe(DEFAULT_CHECKPOINT), Reporter())
+        detectors = Detectors(client, DetectorSpec(DEFAULT_CHECKPOINT), Reporter())
         detectors.load()
         after = workers_hold(client)
         me = psutil.Process()

@@ -15,13 +15,13 @@ from distributed import Client, span
 
 import zarrmask
 from zarrmask import stages
+from zarrmask.bridging import REPRIEVES, Bridger
 from zarrmask.cluster import come_to_rest
 from zarrmask.coco.export import annotate
 from zarrmask.damage import Damage
 from zarrmask.errors import OutputError, StackError
 from zarrmask.info import describe
 from zarrmask.journal import Journal
-from zarrmask.mending import REPRIEVES, Mender
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
 from zarrmask.stack import UnreadableError, open_source, remote, unreadable
@@ -369,7 +369,7 @@ def begun(folder, volume):
 def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
     source, journal = begun(tmp_path, volume)
     error = UnreadableError(source.path, source.shape, {2: "torn"}, "slice 2 is torn")
-    mender = Mender(Damage(journal, source), "interpolate", lambda indices: None, Reporter())
+    bridger = Bridger(Damage(journal, source), "interpolate", lambda indices: None, Reporter())
     turns = iter([error] * REPRIEVES)
 
     def work(stack):
@@ -378,30 +378,30 @@ def test_what_only_a_worker_cannot_read_is_not_bad(volume, here, tmp_path):
         return stack[2]
 
     with Client(here) as client, span("mending"):
-        np.testing.assert_array_equal(mender.mending(client, work), volume[2])
+        np.testing.assert_array_equal(bridger.bridging(client, work), volume[2])
         turns = iter([error])
         with pytest.raises(StackError, match="not where its workers are"):
-            mender.mending(client, work)
-    assert mender.damage.entries == []
+            bridger.bridging(client, work)
+    assert bridger.damage.entries == []
 
 
 def test_a_slice_that_is_well_from_here_stays_part_of_the_input(volume, here, tmp_path):
     """A worker may lack the disk: what is entered as bad may be another slice afterwards."""
     source, journal = begun(tmp_path, volume)
     error = UnreadableError(source.path, source.shape, {2: "torn"}, "slice 2 is torn")
-    mender = Mender(Damage(journal, source), "stop", lambda indices: None, Reporter())
+    bridger = Bridger(Damage(journal, source), "stop", lambda indices: None, Reporter())
 
     def work(stack):
         raise error
 
     with Client(here) as client, span("mending"):
         with pytest.raises(StackError, match="repair that"):
-            mender.mending(client, work)
-        assert mender.damage.entries == []
+            bridger.bridging(client, work)
+        assert bridger.damage.entries == []
         truncate(tmp_path / "stack", 2)
         with pytest.raises(StackError, match="repair that"):
-            mender.mending(client, work)
-    assert [entry["z"] for entry in mender.damage.entries] == [2]
+            bridger.bridging(client, work)
+    assert [entry["z"] for entry in bridger.damage.entries] == [2]
 
 
 def test_no_slice_counts_as_interpolated_before_what_was_made_of_it_is_forgotten(volume, tmp_path):
@@ -428,7 +428,7 @@ def test_what_is_back_in_time_is_read(stage, volume, here, tmp_path, monkeypatch
         come_to_rest(client, reporter)
         (tmp_path / "away").rename(stack / "0.tif")
 
-    monkeypatch.setattr("zarrmask.mending.come_to_rest", rest_and_bring_back)
+    monkeypatch.setattr("zarrmask.bridging.come_to_rest", rest_and_bring_back)
     vandal = Vandal(stage, lambda: (stack / "0.tif").rename(tmp_path / "away"))
     options = {"scheduler": here, "on_bad_slice": "interpolate", "reporter": vandal}
     zarrmask.convert(stack, out, **options, window="auto")
@@ -461,13 +461,13 @@ def test_masks_are_not_interpolated(volume, here, tmp_path):
     tiffs(tmp_path / "stack", volume[:5])
     source = open_source(tmp_path / "stack")
     journal = Journal.of_conversion(tmp_path / "out.zarr")
-    mender = Mender(Damage(journal, source), "interpolate", lambda indices: None, Reporter())
+    bridger = Bridger(Damage(journal, source), "interpolate", lambda indices: None, Reporter())
 
     def work(stack):
         raise UnreadableError("masks", source.shape, {2: "torn"}, "mask 2 is torn")
 
     with Client(here) as client, pytest.raises(UnreadableError, match=r"^mask 2 is torn$"):
-        mender.mending(client, work)
+        bridger.bridging(client, work)
 
 
 def test_coarser_levels_are_not_interpolated(volume, here, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from zarrmask.detection.actors import LOST, DetectorLostError, Directory, Recipe, ask
+from zarrmask.detection.actors import LOST, DetectorLostError, DetectorSpec, Directory, ask
 from zarrmask.detection.devices import accelerators
 from zarrmask.detectors import ATTEMPTS, Detectors
 from zarrmask.errors import SettingsError
@@ -18,7 +18,7 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 
 def detectors_on(client, **options):
-    return Detectors(client, Recipe(DEFAULT_CHECKPOINT), Reporter(), **options)
+    return Detectors(client, DetectorSpec(DEFAULT_CHECKPOINT), Reporter(), **options)
 
 
 def asked(directory, turn):
@@ -73,7 +73,7 @@ def test_a_device_that_no_worker_has(cluster):
 
 
 @dataclass(frozen=True)
-class Waiting(Recipe):
+class Waiting(DetectorSpec):
     """A detector that takes a while to load: until a file is there."""
 
     go: Path = Path()

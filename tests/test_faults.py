@@ -449,7 +449,7 @@ WATCHED = """
 import os, time
 from pathlib import Path
 from zarrmask import detectors
-from zarrmask.detection.actors import DetectorActor, Recipe
+from zarrmask.detection.actors import DetectorActor, DetectorSpec
 
 folder, gpu, seconds = Path({folder!r}), {gpu}, {seconds}
 
@@ -476,7 +476,7 @@ def slow(find):
 
 if not hasattr(detectors, "watched"):  # it is run twice
     detectors.watched = True
-    Recipe.load, DetectorActor._find = noted(Recipe.load), slow(DetectorActor._find)
+    DetectorSpec.load, DetectorActor._find = noted(DetectorSpec.load), slow(DetectorActor._find)
     if gpu:
         detectors.accelerators_here = lambda kind: [("card", "cuda:0")]
 """

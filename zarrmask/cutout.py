@@ -45,7 +45,7 @@ class Cutout:
         Parameters
         ----------
         source : Source
-            What `Session.mending` gives.
+            What `Session.bridging` gives.
 
         Returns
         -------

@@ -10,7 +10,7 @@ from zarrmask.errors import OutputError, StackError, counted
 from zarrmask.journal import Journal
 from zarrmask.place import Place, lacks_secrets, printable
 from zarrmask.progress import listed
-from zarrmask.stack import Source, anchors, mended, open_source
+from zarrmask.stack import Source, anchors, bridged, open_source
 from zarrmask.stack.zarr_source import ZarrSource
 
 ENTRIES, REST = "bad_slices", "fingerprint_without_bad_slices"
@@ -45,9 +45,9 @@ class Damage:
         """Numbers of the slices that are interpolated, once and for all."""
         return interpolated(self.entries)
 
-    def mended(self) -> Source:
+    def bridged(self) -> Source:
         """Give the stack as it is worked on."""
-        return mended(self.source, self.interpolated)
+        return bridged(self.source, self.interpolated)
 
     def neighbours(self, numbers: Collection[int]) -> dict[int, list[int]]:
         """From which slices some others are interpolated, and those that are already."""
@@ -160,7 +160,7 @@ def _reopened(record: Mapping[str, Any]) -> Source | None:
         record["input"]["path"], allow_missing=True, allow_unreadable=bool(entries)
     )
     if is_unchanged(source, record) or is_repaired(source, record):
-        return mended(source, interpolated(entries))
+        return bridged(source, interpolated(entries))
     return None
 
 

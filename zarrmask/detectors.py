@@ -14,7 +14,14 @@ from distributed import Actor, Client, Future
 from distributed.scheduler import KilledWorker
 
 from zarrmask.cluster import PATIENCE, waiting
-from zarrmask.detection.actors import LOST, DetectorActor, DetectorLostError, Directory, Recipe, ask
+from zarrmask.detection.actors import (
+    LOST,
+    DetectorActor,
+    DetectorLostError,
+    DetectorSpec,
+    Directory,
+    ask,
+)
 from zarrmask.errors import ZarrmaskError
 from zarrmask.progress import Reporter
 
@@ -34,7 +41,7 @@ NAMES = {"cuda": "a CUDA GPU", "mps": "an Apple GPU (MPS)", "cpu": "a processor"
 
 
 @dataclass(frozen=True)
-class Place:
+class Seat:
     """Where a detector is, or may be.
 
     Attributes
@@ -53,8 +60,8 @@ class Place:
 
 
 def vacant(
-    seen: Mapping[str, Sequence[tuple[str, str]]], taken: Collection[Place] = ()
-) -> list[Place]:
+    seen: Mapping[str, Sequence[tuple[str, str]]], taken: Collection[Seat] = ()
+) -> list[Seat]:
     """Where detectors are missing: one on each unit, on a worker that sees it.
 
     Workers of dask-cuda see all GPUs, each another one first: that one is its own.
@@ -64,7 +71,7 @@ def vacant(
     seen : mapping
         Worker's address to identity and device of what it sees; see
         `zarrmask.detection.devices.accelerators`.
-    taken : collection of Place
+    taken : collection of Seat
         Where there is one.
 
     Examples
@@ -75,7 +82,7 @@ def vacant(
     >>> turned = {"a": [("second", "cuda:0"), ("first", "cuda:1")], "b": both}
     >>> [(place.worker, place.device) for place in vacant(turned)]
     [('a', 'cuda:0'), ('b', 'cuda:0')]
-    >>> [(place.worker, place.unit) for place in vacant(turned, [Place("b", "first", "cuda:0")])]
+    >>> [(place.worker, place.unit) for place in vacant(turned, [Seat("b", "first", "cuda:0")])]
     [('a', 'second')]
     """
     seen_by: dict[str, list[tuple[int, str, str]]] = {}
@@ -85,11 +92,11 @@ def vacant(
     for place in taken:
         seen_by.pop(place.unit, None)
     workers = [place.worker for place in taken]
-    places: list[Place] = []
+    places: list[Seat] = []
     for unit, candidates in seen_by.items():
         _, worker, device = min(candidates, key=lambda one: (workers.count(one[1]), one[0]))
         workers.append(worker)
-        places.append(Place(worker, unit, device))
+        places.append(Seat(worker, unit, device))
     return places
 
 
@@ -101,7 +108,7 @@ class Detectors:
     Parameters
     ----------
     client : Client
-    recipe : Recipe
+    spec : DetectorSpec
     reporter : Reporter
     asked : "auto", "cpu", "cuda" or "mps"
         "auto" takes GPUs if any worker sees one when detectors are loaded for the first time.
@@ -119,17 +126,17 @@ class Detectors:
     def __init__(
         self,
         client: Client,
-        recipe: Recipe,
+        spec: DetectorSpec,
         reporter: Reporter,
         asked: Kind = "auto",
         kind: Kind | None = None,
         patience: float = PATIENCE,
     ) -> None:
         self.kind = "cpu" if kind is None and asked == "cpu" else kind
-        self._client, self._recipe, self._reporter = client, recipe, reporter
+        self._client, self._spec, self._reporter = client, spec, reporter
         self._asked, self._patience = asked, patience
         self._name = f"detector-{uuid4().hex}"
-        self._actors: dict[Future, Place] = {}
+        self._actors: dict[Future, Seat] = {}
         self._seen: dict[str, list[tuple[str, str]]] = {}
         self._refusals: dict[str, BaseException] = {}
         self._looked, self._count = 0.0, 0
@@ -199,7 +206,7 @@ class Detectors:
             self._reporter.say(f"no detector on worker {worker}: {self._refusals[worker]}")
 
     @property
-    def _loaded(self) -> dict[Future, Place]:
+    def _loaded(self) -> dict[Future, Seat]:
         return {actor: at for actor, at in self._actors.items() if actor.status == "finished"}
 
     def _wait(self) -> None:
@@ -255,7 +262,7 @@ class Detectors:
         for place in vacant(seen, self._actors.values()):
             actor = self._client.submit(
                 DetectorActor,
-                self._recipe,
+                self._spec,
                 place.device,
                 actor=True,
                 workers=[place.worker],
@@ -266,7 +273,7 @@ class Detectors:
         self._looked, self._count = time.monotonic(), len(self)
         return lost
 
-    def _lives(self, actor: Future, place: Place, workers: Set[str]) -> bool:
+    def _lives(self, actor: Future, place: Seat, workers: Set[str]) -> bool:
         """Whether a detector is there, or may still come to be."""
         if actor.status == "cancelled":
             raise CancelledError(actor.key)

@@ -16,7 +16,7 @@ from zarrmask.pyramid import Pyramid, link_label, write_metadata
 METADATA = (".zgroup", ".zattrs", ".zarray", "zarr.json")
 
 
-def describe_pyramids(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
+def write_pyramid_metadata(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
     """Give the pyramids their metadata: from here on viewers open them."""
     begin = (plan.first, *plan.origin[1:])
     z, y, x = (place + start for place, start in zip(plan.offset, begin, strict=True))
@@ -68,7 +68,7 @@ def finish_run(
     )
 
     place = journal.out
-    describe_pyramids(pyramids, plan)
+    write_pyramid_metadata(pyramids, plan)
     if isinstance(place, Path):  # elsewhere there are no links
         link_label(place / "masked.zarr", place / "mask.zarr")
     form = next(iter(pyramids.values())).format

@@ -134,7 +134,7 @@ class _Eyes:
     """A heap of what of it nobody looks at."""
 
     def looks(self, ask: Callable[[], Sequence[Ask]]) -> Iterator[tuple[Ask, Answer]]:
-        """See `zarrmask.masking.seeking.Looks`."""
+        """See `zarrmask.masking.seeking.Looker`."""
         while True:
             known = self._entries()
             self.free = []

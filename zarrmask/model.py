@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from distributed import Client
 
-from zarrmask.detection.actors import Recipe
+from zarrmask.detection.actors import DetectorSpec
 from zarrmask.detection.config import (
     ModelConfig,
     config_file,
@@ -110,7 +110,7 @@ def detectors_of(
     """The detectors of a run, none of which is loaded yet; see `Detectors`."""
     if warning := guessed(checkpoint, settings.model):
         reporter.warn(warning)
-    recipe = Recipe(
+    spec = DetectorSpec(
         checkpoint,
         settings.model,
         settings.score,
@@ -120,4 +120,4 @@ def detectors_of(
         settings.threads,
         settings.batch,
     )
-    return Detectors(client, recipe, reporter, settings.device, kind, patience)
+    return Detectors(client, spec, reporter, settings.device, kind, patience)

@@ -134,7 +134,7 @@ def input_identity(source: Source) -> dict[str, Any]:
     }
 
 
-def describe(source: Source) -> dict[str, Any]:
+def stack_record(source: Source) -> dict[str, Any]:
     """What a run keeps of its stack."""
     return {
         "path": source.path,

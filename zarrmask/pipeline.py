@@ -12,7 +12,7 @@ from zarrmask.cluster import find_crew
 from zarrmask.cutout import Cutout
 from zarrmask.digest import sha256
 from zarrmask.errors import SettingsError
-from zarrmask.finish import describe_pyramids, finish_run, flush_metadata
+from zarrmask.finish import finish_run, flush_metadata, write_pyramid_metadata
 from zarrmask.forecast import Forecast
 from zarrmask.gpus import on_gpus
 from zarrmask.journal import Journal
@@ -131,7 +131,7 @@ def run(
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
             cutout = Cutout(client, session, detectors, contrast)
-            found, kept = session.mending(cutout.written)
+            found, kept = session.bridging(cutout.written)
             keyframes = record_of(found, plan.numbers)
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)
@@ -190,10 +190,10 @@ def convert(
             session.start()
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=False)
-            session.mending(lambda source: session.write(source, None, contrast))
+            session.bridging(lambda source: session.write(source, None, contrast))
         peak, predicted = session.peak_memory, session.forecast.memory.total
         reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
-        describe_pyramids({place.stem: pyramids["volume"]}, plan)
+        write_pyramid_metadata({place.stem: pyramids["volume"]}, plan)
         flush_metadata(pyramids)
         record = {
             "state": "finished",

@@ -13,7 +13,7 @@ from typing import Any
 
 from zarrmask import __version__
 from zarrmask.contrast import Contrast
-from zarrmask.opening import describe
+from zarrmask.opening import stack_record
 from zarrmask.place import written_command
 from zarrmask.plan import Plan
 from zarrmask.progress import listed
@@ -64,7 +64,7 @@ def run_record(
         "zarrmask": __version__,
         "state": "finished",
         "identity": identity,
-        "input": describe(source),
+        "input": stack_record(source),
         "settings": json.loads(settings.model_dump_json()),
         "z": [plan.first, plan.stop],
         "shape": list(plan.shape),

@@ -15,6 +15,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import __version__
+from zarrmask.bridging import Bridger
 from zarrmask.cluster import Crew
 from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
 from zarrmask.damage import Damage, is_repaired
@@ -22,7 +23,6 @@ from zarrmask.errors import StackError
 from zarrmask.forecast import Forecast
 from zarrmask.journal import Journal
 from zarrmask.masking import SettledMasks
-from zarrmask.mending import Mender
 from zarrmask.model import network_of
 from zarrmask.outputs import require_outputs
 from zarrmask.place import Place, reached
@@ -175,13 +175,13 @@ class Session:
                 self.identity = {**self.identity, "device": device}
             self.journal.start(self.identity, begun)
             self.forecast = as_begun(self.journal, self.forecast)
-        self._mender.begin()
+        self._bridger.begin()
 
     def contrast(self, slices: NDArray[np.int64], *, detecting: bool) -> Contrast:
         """Settle the windows of grey values, by a sample of some slices; see `settle_contrast`."""
 
         def sample() -> NDArray:
-            return self.mending(
+            return self.bridging(
                 lambda source: sample_greys(self._at_work.client, source, slices, self.reporter)
             )
 
@@ -202,7 +202,7 @@ class Session:
         Parameters
         ----------
         source : Source
-            What `mending` gives.
+            What `bridging` gives.
         settled : iterable of SettledMasks or None
         contrast : Contrast
         """
@@ -229,13 +229,13 @@ class Session:
         """What of the stack turned out to be unreadable."""
         return Damage(self.journal, self.source)
 
-    def mending(self, work: Callable[[Source], Result]) -> Result:
-        """Do what reads the stack, and takes it; see `Mender.mending`."""
-        return self._mender.mending(self._at_work.client, work)
+    def bridging(self, work: Callable[[Source], Result]) -> Result:
+        """Do what reads the stack, and takes it; see `Bridger.bridging`."""
+        return self._bridger.bridging(self._at_work.client, work)
 
     @cached_property
-    def _mender(self) -> Mender:
-        return Mender(self.damage, self.settings.on_bad_slice, self._forget, self.reporter)
+    def _bridger(self) -> Bridger:
+        return Bridger(self.damage, self.settings.on_bad_slice, self._forget, self.reporter)
 
     def _forget(self, indices: Sequence[int]) -> None:
         """Take nothing for written that was made of some slices."""

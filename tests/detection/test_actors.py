@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from zarrmask.detection.actors import DetectorActor, Recipe, ask
+from zarrmask.detection.actors import DetectorActor, DetectorSpec, ask
 from zarrmask.phantom import simulate
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
@@ -34,7 +34,7 @@ class Noting:
 
 
 def test_slices_that_wait_go_together(images):
-    actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT, batch=3), PROCESSOR)
+    actor = DetectorActor(DetectorSpec(DEFAULT_CHECKPOINT, batch=3), PROCESSOR)
     seen = [actor.input().prepare(image) for image in images]
     actor._detector = noting = Noting(actor._detector)
 
@@ -52,7 +52,7 @@ def test_slices_that_wait_go_together(images):
 
 
 def test_on_a_processor_each_goes_alone(images):
-    actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT, batch=3), "cpu")
+    actor = DetectorActor(DetectorSpec(DEFAULT_CHECKPOINT, batch=3), "cpu")
     seen = [actor.input().prepare(image) for image in images]
     actor._detector = noting = Noting(actor._detector)
 
@@ -72,7 +72,7 @@ def test_one_thread_computes_for_all_that_follow_each_other_on_a_device():
 
     threads = set()
     for _ in range(3):
-        actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT), "cpu")
+        actor = DetectorActor(DetectorSpec(DEFAULT_CHECKPOINT), "cpu")
         actor._detector = Where()
         threads.add(asyncio.run(actor.detect(None, SHAPE)))
     assert len(threads) == 1
@@ -82,14 +82,14 @@ def test_one_thread_computes_for_all_that_follow_each_other_on_a_device():
 def test_threads_are_the_runs(images):
     before = torch.get_num_threads()
     try:
-        DetectorActor(Recipe(DEFAULT_CHECKPOINT, threads=2), "cpu")
+        DetectorActor(DetectorSpec(DEFAULT_CHECKPOINT, threads=2), "cpu")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_who_waits_is_told_of_a_failure(images):
-    actor = DetectorActor(Recipe(DEFAULT_CHECKPOINT, batch=2), PROCESSOR)
+    actor = DetectorActor(DetectorSpec(DEFAULT_CHECKPOINT, batch=2), PROCESSOR)
     good = actor.input().prepare(images[0])
     bad = np.zeros((3, 4, 5, 6), np.uint8)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zarrmask.masking.sketch import Sketch
 from zarrmask.report.greys import Greys
-from zarrmask.report.keyframes import Keyframes
+from zarrmask.report.keyframes import KeyframeTable
 from zarrmask.report.suspects import at_border_always, suspects
 
 SHAPE = (300, 400)
@@ -36,7 +36,7 @@ def keyframes(masks, scores=None, used=None, every=10):
     areas = np.count_nonzero(masks, axis=(1, 2))
     sketches = tuple(Sketch.of_mask(mask) for mask in masks)
     given = np.full(len(masks), 0.95) if scores is None else np.array(scores)
-    return Keyframes(
+    return KeyframeTable(
         np.arange(len(masks)) * every,
         (areas > 0).astype(np.int64),
         np.where(areas > 0, given, np.nan),

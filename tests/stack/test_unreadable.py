@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zarrmask.errors import StackError
-from zarrmask.stack import UnreadableError, anchors, mended, open_source, too_many, unreadable
-from zarrmask.stack.mended import between
+from zarrmask.stack import UnreadableError, anchors, bridged, open_source, too_many, unreadable
+from zarrmask.stack.bridged import between
 
 Folder = Callable[..., Path]
 
@@ -117,7 +117,7 @@ def test_a_chunk_that_cannot_be_read_names_all_its_slices(tmp_path: Path) -> Non
     assert list(caught.value.why) == [2, 3]
     np.testing.assert_array_equal(source[:, 4:], voxels[:, 4:])
     np.testing.assert_array_equal(source[::2, :, :4], voxels[::2, :, :4])
-    healed = mended(source, [2, 3])[:]
+    healed = bridged(source, [2, 3])[:]
     np.testing.assert_array_equal(healed[2], np.floor((voxels[1] * 2.0 + voxels[4]) / 3 + 0.5))
     np.testing.assert_array_equal(healed[3], np.floor((voxels[1] + voxels[4] * 2.0) / 3 + 0.5))
 
@@ -149,7 +149,7 @@ def test_few_bad_files_may_be_let_in(
         source[1:3]
     expected = volume.copy()
     expected[2] = (volume[1].astype(int) + volume[3] + 1) // 2
-    np.testing.assert_array_equal(mended(source, [10])[:], expected)
+    np.testing.assert_array_equal(bridged(source, [10])[:], expected)
 
 
 def test_many_bad_files_are_refused(tiff_folder: Folder) -> None:
@@ -192,7 +192,7 @@ def test_a_mended_stack_is_one_interpolated_beforehand(
         exact = np.array([np.interp(z, there, column) for column in flat.T])
         rounded = exact if dtype == "f4" else np.floor(exact + 0.5 + 1e-9)
         voxels[z] = rounded.reshape(5, 6).astype(dtype)
-    source = mended(open_source(folder, allow_missing=True), bad)
+    source = bridged(open_source(folder, allow_missing=True), bad)
     start, size, top, step = region
     found = source[start : start + size, top:, ::step]
     np.testing.assert_allclose(

@@ -141,8 +141,8 @@ def redo(
             "(--undo takes back the last)"
         )
     crew = find_crew(scheduler, workers, memory, patience, reporter)
-    crew = _fitted(crew, there, taken.looks, held_at_once(there, span, taken.numbers))
-    given, looks = taken.given, taken.looks
+    crew = _fitted(crew, there, taken.redetection, held_at_once(there, span, taken.numbers))
+    given, redetection = taken.given, taken.redetection
     seen = to_be_seen(there.journal, there.source, *(given.local if given else []))
     with reached(place), there.journal.lock():
         correction, writing = _begin(there, taken.correction, reporter)
@@ -156,8 +156,8 @@ def redo(
                 elif given is not None:
                     store, filling = store_of(place, number), there.journal.ledger.stage("filling")
                     fill_keyframes(client, given, there.shape, store, filling, reporter)
-                elif looks is not None:
-                    detected = _detect(client, there, looks, crew.patience, reporter)
+                elif redetection is not None:
+                    detected = _detect(client, there, redetection, crew.patience, reporter)
                     correction = replace(correction, detected=detected)
             if undo:
                 after = there.without_last().masks(client, span, reporter)
@@ -218,14 +218,14 @@ class Taken:
     ----------
     correction : Correction
     given : GivenMasks, optional
-    looks : Looks, optional
+    redetection : Redetection, optional
     numbers : (k,) int64
         Slice numbers of the masks that are given.
     """
 
     correction: Correction
     given: GivenMasks | None = None
-    looks: Looks | None = None
+    redetection: Redetection | None = None
     numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
@@ -274,7 +274,7 @@ def _opened(
     masks: str | Place | None,
 ) -> Taken:
     how = dict(asked)
-    given = looks = None
+    given = redetection = None
     for name in {"dilate", "erode"} & how.keys():
         how[name] = read_settings(dilate=how[name]).dilate
         there.kernel(how[name])  # refuses micrometres of a stack that states no voxel size
@@ -291,16 +291,16 @@ def _opened(
     elif "from" in how:
         there.span((how["from"], how["from"] + 1), "from")
     elif "detect" in how:
-        looks = look(there, span, how["detect"])
-        how["detect"] = {**how["detect"], **looks.weights(how["detect"])}
+        redetection = redetection_of(there, span, how["detect"])
+        how["detect"] = {**how["detect"], **redetection.weights(how["detect"])}
     correction = Correction(span, json.loads(json.dumps(how)))
     if given is None:
-        return Taken(correction, looks=looks)
-    return Taken(correction, given, looks, given.numbers)
+        return Taken(correction, redetection=redetection)
+    return Taken(correction, given, redetection, given.numbers)
 
 
 @dataclass(frozen=True)
-class Looks:
+class Redetection:
     """How some slices of a run are detected on anew.
 
     Attributes
@@ -326,7 +326,9 @@ class Looks:
         }
 
 
-def look(there: FinishedRun, span: tuple[int, int], asked: Mapping[str, Any]) -> Looks:
+def redetection_of(
+    there: FinishedRun, span: tuple[int, int], asked: Mapping[str, Any]
+) -> Redetection:
     """Work out how slices of a run are detected on anew; see `redo`.
 
     Raises
@@ -356,24 +358,28 @@ def look(there: FinishedRun, span: tuple[int, int], asked: Mapping[str, Any]) ->
             f"the weights in {checkpoint} have changed since the run detected with them; put them "
             f"back, or take them as they are: --checkpoint {checkpoint}"
         )
-    return Looks(settings, checkpoint, make_plan(there.source, settings))
+    return Redetection(settings, checkpoint, make_plan(there.source, settings))
 
 
 def _detect(
-    client: Client, there: FinishedRun, looks: Looks, patience: float, reporter: Reporter
+    client: Client,
+    there: FinishedRun,
+    redetection: Redetection,
+    patience: float,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Detect anew; what is found goes to the correction's store, and what to say of it is given."""
     *_, found = detect_keyframes(
         client,
         there.source,
-        looks.plan,
+        redetection.plan,
         detected_window(there.record),
-        detectors_of(client, looks.settings, looks.checkpoint, reporter, patience),
+        detectors_of(client, redetection.settings, redetection.checkpoint, reporter, patience),
         store_of(there.place, len(there.corrections)),
         there.journal.ledger.stage("anew"),
         reporter,
     )
-    told = record_of(found, looks.plan.numbers)
+    told = record_of(found, redetection.plan.numbers)
     for warning in warnings_of(told):
         reporter.warn(warning)
     return told
@@ -407,11 +413,11 @@ def held_at_once(there: FinishedRun, span: tuple[int, int], given: NDArray[np.in
     return 2 * before + densest(given)
 
 
-def _fitted(crew: Crew, there: FinishedRun, looks: Looks | None, held: int) -> Crew:
+def _fitted(crew: Crew, there: FinishedRun, redetection: Redetection | None, held: int) -> Crew:
     """Who does it, if the memory will do."""
     settings, checkpoint = there.settings, None
-    if looks is not None:
-        settings, checkpoint = looks.settings, looks.checkpoint
+    if redetection is not None:
+        settings, checkpoint = redetection.settings, redetection.checkpoint
     settings = settings.model_copy(update={"overlap": False})  # what changes is found first
     what = there.source, there.plan, there.outputs, crew, settings, checkpoint, held
     forecast = forecast_of(*what)

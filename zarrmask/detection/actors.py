@@ -35,7 +35,7 @@ _Slice: TypeAlias = tuple[NDArray[np.uint8], tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DetectorSpec:
     """What a detector is made of, see `load_detector`, and how it works.
 
     Attributes
@@ -93,15 +93,15 @@ class DetectorActor:
 
     Parameters
     ----------
-    recipe : Recipe
+    spec : DetectorSpec
     device : str
         As torch names it: "cpu", "cuda:0".
     """
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self._detector = recipe.load(device)
-        self._classes = recipe.classes
-        self._batch = recipe.together(device)
+    def __init__(self, spec: DetectorSpec, device: str) -> None:
+        self._detector = spec.load(device)
+        self._classes = spec.classes
+        self._batch = spec.together(device)
         self._thread = _thread(device)
         self._waiting: list[tuple[_Slice, asyncio.Future[Detections]]] = []
         self._working: asyncio.Task[None] | None = None

@@ -145,7 +145,7 @@ def apply(
             places = store.used()
             held = HeldMasks(store, plan.keyframes, places, store.areas()[places], shape, plan.side)
             settled = [SettledMasks(held)]
-            kept = session.mending(lambda source: session.write(source, settled, contrast))
+            kept = session.bridging(lambda source: session.write(source, settled, contrast))
         record = {
             **run_record(source, settings, plan, None, session.identity),
             **session.record(),

@@ -52,7 +52,7 @@ Ask: TypeAlias = int | Doubt
 """The position of a candidate to look at, or a keyframe to look at again."""
 Answer: TypeAlias = Sighting | tuple[str, Sighting] | None
 """What is seen there; of a keyframe in doubt by what means more, and what; None if by none."""
-Looks: TypeAlias = Callable[[Callable[[], Sequence[Ask]]], Iterable[tuple[Ask, Answer]]]
+Looker: TypeAlias = Callable[[Callable[[], Sequence[Ask]]], Iterable[tuple[Ask, Answer]]]
 """Of what tells what to look at next (see `Seeking.ask`), gives what is seen, in any order."""
 
 
@@ -117,14 +117,14 @@ class Keyframes:
         return used
 
 
-def seek(placing: Placing, looks: Looks, *, mends: bool) -> Iterator[Keyframes]:
+def seek(placing: Placing, looks: Looker, *, mends: bool) -> Iterator[Keyframes]:
     """Look where the rule wants it, until it wants no more; and again where that is doubtful.
 
     Parameters
     ----------
     placing : Placing
     looks : callable
-        See `Looks`; it ends when there is nothing to look at and nothing under way.
+        See `Looker`; it ends when there is nothing to look at and nothing under way.
     mends : bool
         Whether anything is doubted. No keyframe is looked at again twice.
 

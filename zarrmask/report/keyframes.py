@@ -39,7 +39,7 @@ def at_border(sketch: Sketch) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Keyframes:
+class KeyframeTable:
     """What was found on the keyframes, ascending in z: (k,) arrays.
 
     Attributes
@@ -64,9 +64,9 @@ class Keyframes:
     sketches: tuple[Sketch, ...] = field(repr=False, default=())
     pixel: float = 1.0
 
-    def only(self, places: NDArray[np.int64]) -> Keyframes:
+    def only(self, places: NDArray[np.int64]) -> KeyframeTable:
         """Some of them."""
-        return Keyframes(
+        return KeyframeTable(
             self.z[places],
             self.count[places],
             self.best_score[places],
@@ -108,7 +108,7 @@ class Keyframes:
         return np.array(values, np.float64) if values else np.full(len(self.z), np.nan)
 
 
-def read_keyframes(path: Place, side: int) -> Keyframes:
+def read_keyframes(path: Place, side: int) -> KeyframeTable:
     """Read what the detector said on each keyframe; nothing if it was not kept.
 
     Parameters
@@ -125,7 +125,7 @@ def read_keyframes(path: Place, side: int) -> Keyframes:
     """
     if not path.is_dir():
         none = np.zeros(0, np.int64)
-        return Keyframes(none, none, none.astype(float), none.astype(float), none.astype(bool))
+        return KeyframeTable(none, none, none.astype(float), none.astype(float), none.astype(bool))
     try:
         group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
         columns = {
@@ -141,7 +141,7 @@ def read_keyframes(path: Place, side: int) -> Keyframes:
         ) from error
     order = store.seen()
     sketches = tuple(stored[place] for place in order)
-    return Keyframes(
+    return KeyframeTable(
         columns["z"][order].astype(np.int64),
         columns["count"][order].astype(np.int64),
         columns["best_score"][order].astype(np.float64),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zarrmask.errors import some_of
 from zarrmask.masking.sketch import agreement
 from zarrmask.report.greys import Greys
-from zarrmask.report.keyframes import Keyframes
+from zarrmask.report.keyframes import KeyframeTable
 from zarrmask.report.words import number, percent, pick
 
 AREA_JUMP = 0.1
@@ -32,7 +32,7 @@ LEAST = 0.05
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Complaint:
     """What speaks against one keyframe.
 
     Attributes
@@ -70,7 +70,7 @@ class Suspect:
     why: tuple[str, ...]
 
 
-def suspects(keyframes: Keyframes, greys: Greys, record: Mapping[str, Any]) -> list[Suspect]:
+def suspects(keyframes: KeyframeTable, greys: Greys, record: Mapping[str, Any]) -> list[Suspect]:
     """Find ranges of keyframes that a person should look at, the worst first.
 
     A keyframe is suspicious where nothing was found, where its area, centre, pieces, score or
@@ -117,7 +117,7 @@ def corrections(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _corrected(keyframes: Keyframes, record: Mapping[str, Any]) -> set[int]:
+def _corrected(keyframes: KeyframeTable, record: Mapping[str, Any]) -> set[int]:
     """Give the places of keyframes that a person has corrected since."""
     spans = [entry["z"] for entry in corrections(record)]
     return {
@@ -127,26 +127,28 @@ def _corrected(keyframes: Keyframes, record: Mapping[str, Any]) -> set[int]:
     }
 
 
-def at_border_always(keyframes: Keyframes) -> bool:
+def at_border_always(keyframes: KeyframeTable) -> bool:
     """Tell whether most masks cover a part of the border: then that is no sign of a mistake."""
     found = keyframes.count > 0
     touching = np.nan_to_num(keyframes.at_border[found]) > 0
     return bool(touching.size and touching.mean() > 0.5)
 
 
-def _nothing_found(keyframes: Keyframes) -> Iterator[Doubt]:
+def _nothing_found(keyframes: KeyframeTable) -> Iterator[Complaint]:
     """Empty keyframes: within the object they are mistakes, before and behind it hardly."""
     found = np.flatnonzero(keyframes.count > 0)
     for place in np.flatnonzero(keyframes.count == 0).tolist():
         if not found.size:
-            yield Doubt(place, 1.0, "nothing was found on any keyframe")
+            yield Complaint(place, 1.0, "nothing was found on any keyframe")
         elif found[0] < place < found[-1]:
-            yield Doubt(place, 1.0, "nothing was found, though there is something on both sides")
+            yield Complaint(
+                place, 1.0, "nothing was found, though there is something on both sides"
+            )
         else:
-            yield Doubt(place, 0.1, "nothing was found, at an end of the stack")
+            yield Complaint(place, 0.1, "nothing was found, at an end of the stack")
 
 
-def _jumps(keyframes: Keyframes) -> Iterator[Doubt]:
+def _jumps(keyframes: KeyframeTable) -> Iterator[Complaint]:
     """What differs from both neighbours, and in the same sense."""
     area, score, pieces = keyframes.area, keyframes.best_score, keyframes.pieces
     centre, sketches = keyframes.centre, keyframes.sketches
@@ -160,13 +162,13 @@ def _jumps(keyframes: Keyframes) -> Iterator[Doubt]:
         jump = _jump(area, place) / max(area[list(three)])
         if abs(jump) > AREA_JUMP:
             than = "larger" if jump > 0 else "smaller"
-            yield Doubt(
+            yield Complaint(
                 here,
                 abs(jump),
                 f"its area is {than} than both neighbours', by {percent(abs(jump), 1)}",
             )
         if (drop := -_jump(score, place)) > SCORE_DROP:
-            yield Doubt(
+            yield Complaint(
                 here, drop / 2, f"its score, {score[here]:.2f}, is lower than both neighbours'"
             )
         if not sketches:
@@ -174,15 +176,15 @@ def _jumps(keyframes: Keyframes) -> Iterator[Doubt]:
         if change := _jump(pieces, place):
             than = "more" if change > 0 else "fewer"
             why = f"it has {than} pieces than both neighbours: {pieces[here]:.0f}"
-            yield Doubt(here, min(0.3, 0.1 * abs(change)), why)
+            yield Complaint(here, min(0.3, 0.1 * abs(change)), why)
         away = min(np.linalg.norm(centre[here] - centre[other]) for other in (before, behind))
         apart = np.linalg.norm(centre[before] - centre[behind])
         if away > max(CENTRE_JUMP * diameter, apart):
             why = f"its centre lies {away:,.0f} voxels from both neighbours'"
-            yield Doubt(here, min(1.0, 2 * float(away) / diameter), why)
+            yield Complaint(here, min(1.0, 2 * float(away) / diameter), why)
 
 
-def _contradictions(keyframes: Keyframes) -> Iterator[Doubt]:
+def _contradictions(keyframes: KeyframeTable) -> Iterator[Complaint]:
     """What is less like its neighbours than these are like each other."""
     found, sketches = keyframes.count > 0, keyframes.sketches
     for here in range(1, len(sketches) - 1):
@@ -196,7 +198,7 @@ def _contradictions(keyframes: Keyframes) -> Iterator[Doubt]:
                 f"it is less like its neighbours (IoU {alike:.2f} at best) than they are like each "
                 f"other ({neighbours:.2f})"
             )
-            yield Doubt(here, neighbours - alike, why)
+            yield Complaint(here, neighbours - alike, why)
 
 
 def _jump(values: NDArray[np.float64], place: int) -> float:
@@ -213,7 +215,7 @@ def _jump(values: NDArray[np.float64], place: int) -> float:
     return float(min(first, second) if first > 0 else max(first, second))
 
 
-def _steps(keyframes: Keyframes, odd: Set[int]) -> Iterator[Doubt]:
+def _steps(keyframes: KeyframeTable, odd: Set[int]) -> Iterator[Complaint]:
     """Neighbours that are much less alike than usual, where that is not for one of them alone."""
     alike = keyframes.agreement
     found = keyframes.count > 0
@@ -227,19 +229,19 @@ def _steps(keyframes: Keyframes, odd: Set[int]) -> Iterator[Doubt]:
         z, behind = keyframes.z[place : place + 2]
         why = f"the mask changes abruptly between z {z} and z {behind}: IoU {alike[place]:.2f}"
         for side in (place, place + 1):
-            yield Doubt(side, (usual - float(alike[place])) / 2, why)
+            yield Complaint(side, (usual - float(alike[place])) / 2, why)
 
 
-def _at_border(keyframes: Keyframes) -> Iterator[Doubt]:
+def _at_border(keyframes: KeyframeTable) -> Iterator[Complaint]:
     if at_border_always(keyframes):
         return
     for place, share in enumerate(keyframes.at_border.tolist()):
         if share > 0:
             why = f"the mask touches the slice's border, {percent(share, 1)} of it"
-            yield Doubt(place, 0.1 + 0.9 * share, why)
+            yield Complaint(place, 0.1 + 0.9 * share, why)
 
 
-def _odd_greys(keyframes: Keyframes, greys: Greys) -> Iterator[Doubt]:
+def _odd_greys(keyframes: KeyframeTable, greys: Greys) -> Iterator[Complaint]:
     """Masks that keep much more of the air's or the case's grey values than is usual."""
     places = greys.steps_of(keyframes.z)
     for kind, shift in GREY_SHIFT.items():
@@ -252,10 +254,12 @@ def _odd_greys(keyframes: Keyframes, greys: Greys) -> Iterator[Doubt]:
         for place, share in enumerate((shares - usual).tolist()):
             if keyframes.count[place] and share > max(shift, 8 * spread):
                 why = f"{percent(share + usual, 1)} of what it keeps has grey values of the {kind}"
-                yield Doubt(place, min(1.0, 2 * share), f"{why} (usual: {percent(usual, 1)})")
+                yield Complaint(place, min(1.0, 2 * share), f"{why} (usual: {percent(usual, 1)})")
 
 
-def _found_anew(keyframes: Keyframes, given: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
+def _found_anew(
+    keyframes: KeyframeTable, given: Sequence[Mapping[str, Any]]
+) -> Iterator[Complaint]:
     """Slices that a person had detected anew, and on which nothing was found then.
 
     It is said of the keyframe that is nearest; no other correction has come since.
@@ -270,10 +274,10 @@ def _found_anew(keyframes: Keyframes, given: Sequence[Mapping[str, Any]]) -> Ite
     for place, slices in empty.items():
         more = f" and {len(slices) - 1} more" if len(slices) > 1 else ""
         why = f"nothing was found on z {slices[0]}{more} when that was detected anew"
-        yield Doubt(place, 1.0 if keyframes.count[place] else 0.1, why)
+        yield Complaint(place, 1.0 if keyframes.count[place] else 0.1, why)
 
 
-def _mended(keyframes: Keyframes, kept: Any) -> Iterator[Doubt]:
+def _mended(keyframes: KeyframeTable, kept: Any) -> Iterator[Complaint]:
     """What the run did not believe itself, by what its record tells of keyframes."""
     places = {int(z): place for place, z in enumerate(keyframes.z)}
     for name, weight in (("replaced", 0.6), ("redone", 0.3)):
@@ -288,12 +292,12 @@ def _mended(keyframes: Keyframes, kept: Any) -> Iterator[Doubt]:
             done = f"replaced by what is on z {told[2:]}" if told else "not used"
             if name == "redone":
                 done = f"detected anew, by {pick(entry, 'by')}"
-            yield Doubt(places[int(z)], weight, f"{done}, since {pick(entry, 'why')}")
+            yield Complaint(places[int(z)], weight, f"{done}, since {pick(entry, 'why')}")
 
 
-def _neighbours(doubts: Sequence[Doubt]) -> Iterator[list[Doubt]]:
+def _neighbours(doubts: Sequence[Complaint]) -> Iterator[list[Complaint]]:
     """Put together what speaks against keyframes that follow each other."""
-    together: list[Doubt] = []
+    together: list[Complaint] = []
     for doubt in sorted(doubts, key=lambda one: one.place):
         if together and doubt.place > together[-1].place + 1:
             yield together
@@ -303,7 +307,7 @@ def _neighbours(doubts: Sequence[Doubt]) -> Iterator[list[Doubt]]:
         yield together
 
 
-def _joined(doubts: Sequence[Doubt], numbers: NDArray[np.int64]) -> Suspect:
+def _joined(doubts: Sequence[Complaint], numbers: NDArray[np.int64]) -> Suspect:
     """Make one suspect of what speaks against keyframes that follow each other."""
     weights: dict[int, float] = {}
     for doubt in doubts:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from zarrmask.errors import OutputError
 from zarrmask.place import Place, place_of, zarr_store
 from zarrmask.report.greys import MOST, Greys, common, look_through, spread
-from zarrmask.report.keyframes import Keyframes, read_keyframes
+from zarrmask.report.keyframes import KeyframeTable, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import bad_slices, number, pick
 from zarrmask.stack.zarr_source import described
@@ -133,7 +133,7 @@ class Views:
     xz: Plane
     yz: Plane
     survey: Survey
-    keyframes: Keyframes
+    keyframes: KeyframeTable
     greys: Greys
     suspects: tuple[tuple[Suspect, tuple[Plane, ...]], ...]  # with pictures of the worst
     bad: tuple[int, ...] = ()  # numbers of slices that could not be read
@@ -384,7 +384,7 @@ def _plane(
 def _beside(
     grey: Levels,
     mask: Levels,
-    keyframes: Keyframes,
+    keyframes: KeyframeTable,
     suspect: Suspect,
     corner: tuple[int, int, int],
     span: tuple[float, float],

@@ -10,6 +10,7 @@ from upath import UPath
 
 from zarrmask.errors import StackError, escaped
 from zarrmask.place import place_of
+from zarrmask.stack.bridged import MOST_IN_A_ROW, anchors, bridged, too_many
 from zarrmask.stack.decoded import (
     SLABS,
     cuts_blocks,
@@ -19,7 +20,6 @@ from zarrmask.stack.decoded import (
     forget_decoded,
 )
 from zarrmask.stack.folder import FORMATS, LABELS, open_folder
-from zarrmask.stack.mended import MOST_IN_A_ROW, anchors, mended, too_many
 from zarrmask.stack.multipage import open_multipage
 from zarrmask.stack.remote import Remote
 from zarrmask.stack.source import Progress, Source, as_xarray
@@ -35,12 +35,12 @@ __all__ = [
     "Source",
     "UnreadableError",
     "anchors",
+    "bridged",
     "cuts_blocks",
     "decode",
     "decoded",
     "decoded_bytes",
     "forget_decoded",
-    "mended",
     "open_source",
     "open_stack",
     "too_many",

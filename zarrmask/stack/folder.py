@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from zarrmask.errors import StackError, counted, escaped, some_of
+from zarrmask.stack.bridged import too_many
 from zarrmask.stack.header import Header, header_or_problem
 from zarrmask.stack.image import (
     jpeg_header,
@@ -20,7 +21,6 @@ from zarrmask.stack.image import (
     read_png,
     read_png_labels,
 )
-from zarrmask.stack.mended import too_many
 from zarrmask.stack.remote import File, Remote, shown
 from zarrmask.stack.slices import (
     ReadSlice,

@@ -17,7 +17,7 @@ SHARE = 0.01
 Anchors = tuple[int | None, int | None]
 
 
-class Mended(RegionSource):
+class Bridged(RegionSource):
     """A `Source` whose unreadable slices are interpolated wherever they are read.
 
     Each becomes the mean of the nearest slices before and behind it that are there, weighted by how
@@ -100,7 +100,7 @@ class Mended(RegionSource):
         return out[:, :: y.step, :: x.step]
 
 
-def mended(source: Source, bad: Collection[int]) -> Source:
+def bridged(source: Source, bad: Collection[int]) -> Source:
     """Give a stack with some slices, by their numbers, interpolated; as it is where there are none.
 
     Parameters
@@ -110,7 +110,7 @@ def mended(source: Source, bad: Collection[int]) -> Source:
         Slice numbers.
     """
     first = int(source.numbers[0])
-    return Mended(source, [number - first for number in bad]) if bad else source
+    return Bridged(source, [number - first for number in bad]) if bad else source
 
 
 def between(before: NDArray, behind: NDArray, step: int, steps: int) -> NDArray:

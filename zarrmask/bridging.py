@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class Mender:
+class Bridger:
     """Decides of unreadable slices, and lets what was made of them be made anew.
 
     Attributes
@@ -52,7 +52,7 @@ class Mender:
         if bad := {z: why for z, why in self._source.unreadable.items() if z not in settled}:
             self._interpolate(bad)
 
-    def mending(self, client: Client, work: Callable[[Source], Result]) -> Result:
+    def bridging(self, client: Client, work: Callable[[Source], Result]) -> Result:
         """Do what reads the stack; once more where slices turn out bad, and are interpolated.
 
         Parameters
@@ -68,7 +68,7 @@ class Mender:
         """
         while True:
             try:
-                return work(self.damage.mended())
+                return work(self.damage.bridged())
             except UnreadableError as error:
                 if error.path != self._source.path:
                     raise

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 
 import zarrmask
-from zarrmask.memory import PeakMemory
 from zarrmask.phantom import write_phantom
+from zarrmask.planning.memory import PeakMemory
 from zarrmask.progress import Advance, Reporter
 
 

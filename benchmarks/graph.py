@@ -5,9 +5,9 @@
 The first table builds the plan and the graph of stacks up to 27,000 x 8,096 x 8,096, sends it to a
 scheduler without workers, and takes the time until that knows all tasks. For the second, each brick
 of the largest stack is a task that sleeps and enters itself in the ledger, as a real one does, on a
-local cluster of 4 processes with 16 threads, through the same lines of `zarrmask.stages` as a real
-run. The shares are of the threads' time from the first line to the last: what the workers say that
-tasks took (the ledger's entry is in it), and what was spent asleep alone.
+local cluster of 4 processes with 16 threads, through the same lines of `zarrmask.running.stages` as
+a real run. The shares are of the threads' time from the first line to the last: what the workers
+say that tasks took (the ledger's entry is in it), and what was spent asleep alone.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from distributed.protocol import dumps
 from numpy.typing import NDArray
 from rich.console import Console
 
-from zarrmask.ledger import Ledger
-from zarrmask.plan import Plan, make_plan
+from zarrmask.planning.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Shape, brick_key
+from zarrmask.records.ledger import Ledger
+from zarrmask.running.stages import compute_bricks, missing_bricks, one_task_each
 from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.tiff import read_tiff
-from zarrmask.stages import compute_bricks, missing_bricks, one_task_each
 
 SHAPES: tuple[Shape, ...] = (
     (1_000, 1_024, 1_024),
@@ -80,7 +80,7 @@ def bricks(source: SliceSource, plan: Plan, folder: Path, seconds: float) -> da.
 
 
 def persisted(client: Client, source: SliceSource, plan: Plan, folder: Path) -> list[Future]:
-    """Hand the bricks to the scheduler as one collection, as `zarrmask.blocks` does."""
+    """Hand the bricks to the scheduler as one collection, as `zarrmask.workers.blocks` does."""
     futures: list[Future] = futures_of(client.persist(bricks(source, plan, folder, 0)))
     return futures
 

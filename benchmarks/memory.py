@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py [--width 2048] [--depth 128] [--json FILE]
 
-The first table has the processes at rest (the constants of `zarrmask.memory`), in proportional set
-sizes (PSS: shared pages are split among those that share them). The second runs conversions and a
-run on simulated noise, and compares the highest sum over all processes with `zarrmask plan`.
+The first table has the processes at rest (the constants of `zarrmask.planning.memory`), in
+proportional set sizes (PSS: shared pages are split among those that share them). The second runs
+conversions and a run on simulated noise, and compares the highest sum over all processes with
+`zarrmask plan`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import tifffile
 import zarr
 from distributed import Client
 
-from zarrmask.cluster import connect
 from zarrmask.detection.actors import DetectorSpec
-from zarrmask.detectors import Detectors
 from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.workers.cluster import connect
+from zarrmask.workers.detectors import Detectors
 
 
 def held(process: psutil.Process) -> int:
@@ -48,15 +49,15 @@ def workers_hold(client: Client) -> list[int]:
 def _pid() -> int:
     import os
 
-    import zarrmask.stages
-    import zarrmask.tasks  # noqa: F401  what a task imports
+    import zarrmask.running.stages
+    import zarrmask.running.tasks  # noqa: F401  what a task imports
 
     return os.getpid()
 
 
 def at_rest(workers: int) -> dict[str, float]:
     """Bytes of client and workers before and after detectors are loaded."""
-    import zarrmask.pipeline  # noqa: F401
+    import zarrmask.running.pipeline  # noqa: F401
 
     with connect(workers=workers) as client:
         before = workers_hold(client)

@@ -27,8 +27,8 @@ from upath import UPath
 
 import zarrmask
 from zarrmask import cli
-from zarrmask.cluster import connect
 from zarrmask.phantom import Phantom
+from zarrmask.workers.cluster import connect
 
 # A loaded machine is slow, not wrong.
 hypothesis.settings.register_profile("unhurried", deadline=None)

@@ -14,17 +14,17 @@ import zarr
 from distributed import Client, span
 
 import zarrmask
-from zarrmask import stages
-from zarrmask.bridging import REPRIEVES, Bridger
-from zarrmask.cluster import come_to_rest
 from zarrmask.coco.export import annotate
-from zarrmask.damage import Damage
 from zarrmask.errors import OutputError, StackError
 from zarrmask.info import describe
-from zarrmask.journal import Journal
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
+from zarrmask.records.damage import Damage
+from zarrmask.records.journal import Journal
+from zarrmask.running import stages
+from zarrmask.running.bridging import REPRIEVES, Bridger
 from zarrmask.stack import UnreadableError, open_source, remote, unreadable
+from zarrmask.workers.cluster import come_to_rest
 
 SHAPE = (24, 300, 700)  # four bricks of the smallest size
 BAD = (0, 7, 8, 20)
@@ -51,7 +51,7 @@ def small_bricks(monkeypatch):
     def smallest(shape, itemsize, block, budget, step):
         return brick_grid(shape, itemsize, block, 1, step)
 
-    monkeypatch.setattr("zarrmask.forecast.brick_grid", smallest)
+    monkeypatch.setattr("zarrmask.planning.forecast.brick_grid", smallest)
 
 
 def tiffs(folder, voxels, **options):
@@ -428,7 +428,7 @@ def test_what_is_back_in_time_is_read(stage, volume, here, tmp_path, monkeypatch
         come_to_rest(client, reporter)
         (tmp_path / "away").rename(stack / "0.tif")
 
-    monkeypatch.setattr("zarrmask.bridging.come_to_rest", rest_and_bring_back)
+    monkeypatch.setattr("zarrmask.running.bridging.come_to_rest", rest_and_bring_back)
     vandal = Vandal(stage, lambda: (stack / "0.tif").rename(tmp_path / "away"))
     options = {"scheduler": here, "on_bad_slice": "interpolate", "reporter": vandal}
     zarrmask.convert(stack, out, **options, window="auto")

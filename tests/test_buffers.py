@@ -1,6 +1,6 @@
 import numpy as np
 
-from zarrmask.buffers import buffer
+from zarrmask.storage.buffers import buffer
 
 
 def test_a_buffer_is_the_same_memory_as_long_as_it_is_large_enough():

@@ -16,10 +16,10 @@ from upath import UPath
 
 import zarrmask
 from zarrmask import ZarrmaskError
-from zarrmask.cluster import come_to_rest, connect, find_crew, require_sight
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
-from zarrmask.vitals import at_work
+from zarrmask.workers.cluster import come_to_rest, connect, find_crew, require_sight
+from zarrmask.workers.vitals import at_work
 
 
 def test_every_server_listens_on_loopback_only(cluster):
@@ -178,7 +178,7 @@ def test_another_version_of_zarrmask_is_refused(monkeypatch, what):
     def other(*_):
         return ("9.9.9", []) if what == "_equipment" else "9.9.9"
 
-    monkeypatch.setattr(f"zarrmask.cluster.{what}", other)
+    monkeypatch.setattr(f"zarrmask.workers.cluster.{what}", other)
     with (
         connect(workers=1) as client,
         pytest.raises(ZarrmaskError, match=r"has zarrmask 9\.9\.9, this is"),
@@ -192,7 +192,7 @@ def test_a_worker_that_dies_when_it_is_asked_is_not_blind(monkeypatch, tmp_path)
             os._exit(1)
         return zarrmask.__version__, paths
 
-    monkeypatch.setattr("zarrmask.cluster._equipment", dying)
+    monkeypatch.setattr("zarrmask.workers.cluster._equipment", dying)
     with connect(workers=2) as client:
         require_sight(client, [])
         with pytest.raises(ZarrmaskError, match=r"1 of the cluster's 1 workers do not see(.|\n)*x"):

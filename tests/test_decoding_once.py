@@ -17,9 +17,9 @@ import tifffile
 import zarr
 
 import zarrmask
-from zarrmask import stages
 from zarrmask.masking import Sighting, seek
 from zarrmask.pyramid import brick_grid
+from zarrmask.running import stages
 from zarrmask.stack import cuts_blocks, open_source
 
 SHAPE = (20, 300, 700)  # four bricks of the smallest size
@@ -54,7 +54,7 @@ def volume():
 
 @pytest.fixture
 def small_bricks(monkeypatch):
-    monkeypatch.setattr("zarrmask.forecast.brick_grid", smallest)
+    monkeypatch.setattr("zarrmask.planning.forecast.brick_grid", smallest)
 
 
 @pytest.fixture
@@ -179,8 +179,8 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
             store.write_sightings(plan.numbers, found.sightings, found.states, found.positions)
             yield found
 
-    monkeypatch.setattr("zarrmask.cutout.detect_keyframes", detect)
-    monkeypatch.setattr("zarrmask.detectors.Detectors.load", lambda _: None)
+    monkeypatch.setattr("zarrmask.running.cutout.detect_keyframes", detect)
+    monkeypatch.setattr("zarrmask.workers.detectors.Detectors.load", lambda _: None)
     decodes.clear()
     options = {"every": 5, "propagate": "hold", "dilate": 0, "volume": False}
     options["detect_window"] = (0, 700)
@@ -195,7 +195,7 @@ def test_what_no_brick_wants_is_not_decoded(volume, here, decodes, tmp_path, mon
 CONVERT = """
 import sys
 import zarrmask
-import zarrmask.forecast
+import zarrmask.planning.forecast
 from zarrmask.pyramid import brick_grid
 
 
@@ -204,7 +204,7 @@ def smallest(shape, itemsize, block, budget, step):
 
 
 if __name__ == "__main__":
-    zarrmask.forecast.brick_grid = smallest
+    zarrmask.planning.forecast.brick_grid = smallest
     zarrmask.convert(sys.argv[1], sys.argv[2], workers=1)
 """
 

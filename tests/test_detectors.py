@@ -11,10 +11,10 @@ from distributed import Client
 
 from zarrmask.detection.actors import LOST, DetectorLostError, DetectorSpec, Directory, ask
 from zarrmask.detection.devices import accelerators
-from zarrmask.detectors import ATTEMPTS, Detectors
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.workers.detectors import ATTEMPTS, Detectors
 
 
 def detectors_on(client, **options):

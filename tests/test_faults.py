@@ -30,10 +30,11 @@ from distributed import Client
 from rich.console import Console
 
 import zarrmask
-from zarrmask import ZarrmaskError, tasks
-from zarrmask.ledger import Ledger
+from zarrmask import ZarrmaskError
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid
+from zarrmask.records.ledger import Ledger
+from zarrmask.running import tasks
 
 OPTIONS = {"every": 40}
 """So many keyframes and bricks that there is time to die."""
@@ -369,7 +370,7 @@ AILING = """
 import os, signal, time
 from pathlib import Path
 import numpy as np
-from zarrmask import tasks
+from zarrmask.running import tasks
 
 folder, deaths, name, place, how = Path({folder!r}), {deaths}, {name!r}, {place}, {how!r}
 
@@ -448,7 +449,7 @@ def test_a_worker_dies_of_its_memory(tall, whole, start_ailing, tmp_path):
 WATCHED = """
 import os, time
 from pathlib import Path
-from zarrmask import detectors
+from zarrmask.workers import detectors
 from zarrmask.detection.actors import DetectorActor, DetectorSpec
 
 folder, gpu, seconds = Path({folder!r}), {gpu}, {seconds}

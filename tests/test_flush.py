@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zarrmask import tasks
 from zarrmask.detection.detections import Detections
 from zarrmask.detection.inputs import NetworkInput
-from zarrmask.flush import flush_all, flush_soon
 from zarrmask.given.filling import copy_masks
 from zarrmask.given.masks import GivenMasks
-from zarrmask.ledger import Ledger
 from zarrmask.masking import FieldStore, KeyframeStore
+from zarrmask.records.ledger import Ledger
+from zarrmask.running import tasks
+from zarrmask.storage.flush import flush_all, flush_soon
 
 
 def test_files_are_brought_onto_the_disk_before_they_count(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from zarr.errors import ZarrUserWarning
 import zarrmask
 from zarrmask.errors import SettingsError, StackError, ZarrmaskError
 from zarrmask.info import describe
-from zarrmask.opening import open_input
 from zarrmask.progress import Reporter
+from zarrmask.running.opening import open_input
 from zarrmask.settings import Settings
 
 

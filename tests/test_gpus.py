@@ -9,9 +9,9 @@ import pytest
 import zarr
 
 import zarrmask
-from zarrmask.cluster import Crew, connect, find_crew
 from zarrmask.errors import SettingsError
-from zarrmask.gpus import visible_gpus
+from zarrmask.workers.cluster import Crew, connect, find_crew
+from zarrmask.workers.gpus import visible_gpus
 
 GB = 10**9
 
@@ -52,7 +52,7 @@ def test_a_machine_without_gpus_says_so(stack, tmp_path, monkeypatch):
 
 
 def test_a_worker_a_gpu_shares_the_cores(monkeypatch):
-    monkeypatch.setattr("zarrmask.cluster.visible_gpus", lambda: ["0", "1", "2"])
+    monkeypatch.setattr("zarrmask.workers.cluster.visible_gpus", lambda: ["0", "1", "2"])
     monkeypatch.setattr("dask.system.CPU_COUNT", 32)
     crew = find_crew(memory="64GB", gpus=True)
     assert crew == Crew(3, 10, 64 * GB, local=True, fixed=False, gpus=True)
@@ -61,7 +61,7 @@ def test_a_worker_a_gpu_shares_the_cores(monkeypatch):
 def test_the_cluster_is_dask_cuda_s(stack, tmp_path, monkeypatch):
     """The real cluster; only asking NVIDIA's library, which is not here, is left out."""
     pytest.importorskip("dask_cuda", reason="zarrmask[gpus] is not installed")
-    monkeypatch.setattr("zarrmask.cluster.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("zarrmask.workers.cluster.visible_gpus", lambda: ["0", "1"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("DASK_CUDA_TEST_DISABLE_DEVICE_SPECIFIC", "1")
     with connect(workers=2, threads=3, gpus=True) as client:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from zarrmask.errors import OutputError
-from zarrmask.journal import Journal
-from zarrmask.ledger import Ledger
+from zarrmask.records.journal import Journal
+from zarrmask.records.ledger import Ledger
 
 NOW = {"settings": {"every": 10}, "input": {"shape": [1, 2, 3]}}
 
@@ -88,7 +88,7 @@ def test_a_start_that_is_stopped_begins_anew(journal, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("zarrmask.journal.remove_pyramid", stop)
+        patched.setattr("zarrmask.records.journal.remove_pyramid", stop)
         with pytest.raises(KeyboardInterrupt):
             journal.start(NOW)
     assert journal.check(NOW, overwrite=False) == "new"
@@ -215,6 +215,6 @@ def test_a_ledger_knows_what_is_missing(tmp_path, monkeypatch):
     assert ledger.missing(keys) == [0, 2]
     assert ledger.results() == {"0-0-1": 17}
     with monkeypatch.context() as stale:  # as a shared file system may
-        stale.setattr("zarrmask.place.names_in", lambda _: set())
+        stale.setattr("zarrmask.storage.place.names_in", lambda _: set())
         assert ledger.results() == {}
         assert ledger.results(["0-0-1"]) == {"0-0-1": 17}

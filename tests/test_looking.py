@@ -15,13 +15,13 @@ import tifffile
 import zarr
 
 import zarrmask
-from zarrmask import tasks
 from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import NetworkInput
-from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting
 from zarrmask.masking.seeking import Doubt
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, SEEN_ANEW, UNSEEN
+from zarrmask.records.ledger import Ledger
+from zarrmask.running import tasks
 
 OPTIONS = {"every_max": 8, "every_min": 2, "tolerance": 0.4, "dilate": 0, "volume": False}
 DARK, AIR = 110, 116

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zarrmask.model import config_identity
+from zarrmask.running.model import config_identity
 from zarrmask.settings import read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 

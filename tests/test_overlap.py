@@ -16,10 +16,10 @@ import tifffile
 from distributed import Client, LocalCluster
 
 import zarrmask
-from zarrmask.ahead import ahead, last
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 from zarrmask.pyramid.layout import step_grid
+from zarrmask.workers.ahead import ahead, last
 
 DEPTH = 128
 OPTIONS = {"every": 2, "chunk": 16, "dilate": 2}
@@ -55,7 +55,7 @@ def in_pieces():
     """Short stretches and the smallest bricks, so that a small stack has several of both."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zarrmask.masking.placing.STRETCH", 8)
-        patch.setattr("zarrmask.forecast.brick_grid", small)
+        patch.setattr("zarrmask.planning.forecast.brick_grid", small)
         yield
 
 
@@ -141,7 +141,7 @@ def test_bricks_are_written_before_all_is_detected(
 
 @pytest.mark.slow
 def test_detecting_does_not_wait_for_bricks(deep_stack, in_turn, slow_cluster, noting, tmp_path):
-    there = slow_cluster("zarrmask.tasks", "reads_by_tile", 1)
+    there = slow_cluster("zarrmask.running.tasks", "reads_by_tile", 1)
     out = tmp_path / "out"
     zarrmask.run(deep_stack, out, scheduler=there, reporter=noting, overlap=True, **OPTIONS)
     detected, written = noting.times["detecting"], noting.times["writing"]
@@ -157,11 +157,11 @@ import zarrmask
 from zarrmask.pyramid.layout import step_grid
 
 if __name__ == "__main__":
-    import zarrmask.forecast
+    import zarrmask.planning.forecast
     import zarrmask.masking.placing
 
     zarrmask.masking.placing.STRETCH = 8
-    zarrmask.forecast.brick_grid = lambda *arguments: step_grid(arguments[0], arguments[-1])
+    zarrmask.planning.forecast.brick_grid = lambda *given: step_grid(given[0], given[-1])
     zarrmask.run(*sys.argv[1:], workers=2, overlap=True, every=2, chunk=16, dilate=2)
 """
 

@@ -21,11 +21,11 @@ import zarr
 from distributed import Client
 
 import zarrmask
-from zarrmask.blocks import results
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError, ZarrmaskError
 from zarrmask.masking.field import UNITS, parts_apart, signed_distance
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
+from zarrmask.workers.blocks import results
 
 OUTPUTS = {
     "keyframes.zarr",

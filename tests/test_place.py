@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from zarrmask.atomic import replace_file, replacing, require_replaceable
 from zarrmask.errors import OutputError, ZarrmaskError
-from zarrmask.ledger import Ledger
-from zarrmask.place import (
+from zarrmask.records.ledger import Ledger
+from zarrmask.storage.atomic import replace_file, replacing, require_replaceable
+from zarrmask.storage.place import (
     names_in,
     output_place,
     place_of,

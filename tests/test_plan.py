@@ -23,24 +23,24 @@ from hypothesis import strategies as st
 from upath import UPath
 
 import zarrmask
-from zarrmask.cluster import Crew, find_crew
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.errors import RoomError, SettingsError
-from zarrmask.forecast import Forecast, Network, covered
-from zarrmask.journal import Journal
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
-from zarrmask.outputs import converted_pyramids, run_pyramids
 from zarrmask.phantom import Phantom
-from zarrmask.pipeline import foresee
-from zarrmask.plan import make_plan
+from zarrmask.planning.forecast import Forecast, Network, covered
+from zarrmask.planning.plan import make_plan
+from zarrmask.planning.room import check_room, free_space, want_of_memory
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
-from zarrmask.room import check_room, free_space, want_of_memory
-from zarrmask.session import writes_meanwhile
+from zarrmask.records.journal import Journal
+from zarrmask.running.outputs import converted_pyramids, run_pyramids
+from zarrmask.running.pipeline import foresee
+from zarrmask.running.session import writes_meanwhile
 from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.tiff import read_tiff
+from zarrmask.workers.cluster import Crew, find_crew
 
 GB = 10**9
 
@@ -347,12 +347,12 @@ def test_a_crew_of_a_cluster_has_what_its_workers_are_limited_to(tmp_path):
 
 def test_space_that_will_certainly_not_do_is_refused(monkeypatch, tmp_path):
     foreseen = forecast_of(stack_of(SCROLL), tmp_path)
-    monkeypatch.setattr("zarrmask.room.free_space", lambda place: 300 * GB)
+    monkeypatch.setattr("zarrmask.planning.room.free_space", lambda place: 300 * GB)
     with pytest.raises(RoomError, match=r"300\.0 GB are free at .* 353\.9 GB at the very least"):
         check_room(foreseen, tmp_path / "out", 1.0)
     assert "up to" in check_room(foreseen, tmp_path / "out", 0.5)[0]  # the rest of a stopped run
     assert check_room(foreseen, tmp_path / "out", None) == []
-    monkeypatch.setattr("zarrmask.room.free_space", lambda place: 20_000 * GB)
+    monkeypatch.setattr("zarrmask.planning.room.free_space", lambda place: 20_000 * GB)
     assert check_room(foreseen, tmp_path / "out", 1.0) == []
 
 

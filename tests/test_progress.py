@@ -14,11 +14,11 @@ import pytest
 from distributed import Client
 from rich.console import Console
 
-from zarrmask.cluster import connect
 from zarrmask.errors import ZarrmaskError
-from zarrmask.memory import PeakMemory, memory_in_use
+from zarrmask.planning.memory import PeakMemory, memory_in_use
 from zarrmask.progress import Reporter
-from zarrmask.vitals import Roll, watched
+from zarrmask.workers.cluster import connect
+from zarrmask.workers.vitals import Roll, watched
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from hypothesis import given as given_by
 from hypothesis import strategies as st
 
 import zarrmask as package
-from zarrmask.cluster import find_crew
 from zarrmask.correcting.finished import open_run
 from zarrmask.correcting.redo import held_at_once, redo
 from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackError
@@ -30,6 +29,7 @@ from zarrmask.progress import Reporter
 from zarrmask.pyramid import step_grid, touched
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import open_source
+from zarrmask.workers.cluster import find_crew
 
 SHAPE = (100, 600)
 NUMBERS = range(100, 170)

@@ -17,11 +17,11 @@ import tifffile
 from rich.console import Console
 
 import zarrmask
-from zarrmask import lock
 from zarrmask.errors import OutputError, ZarrmaskError
-from zarrmask.journal import Journal
-from zarrmask.place import names_in, output_place
 from zarrmask.progress import Reporter
+from zarrmask.records.journal import Journal
+from zarrmask.storage import lock
+from zarrmask.storage.place import names_in, output_place
 
 SIZE = 3.24  # micrometres
 

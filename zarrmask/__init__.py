@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from zarrmask.given.apply import apply
     from zarrmask.images.export import export
     from zarrmask.images.proxy import proxy
-    from zarrmask.pipeline import convert, foresee, run
     from zarrmask.progress import Reporter
     from zarrmask.pyramid import open_pyramid
+    from zarrmask.running.pipeline import convert, foresee, run
     from zarrmask.stack import open_stack
 
 __version__ = "0.1.0"
@@ -64,15 +64,15 @@ _HOMES = {
     "Reporter": "zarrmask.progress",
     "annotate": "zarrmask.coco.export",
     "apply": "zarrmask.given.apply",
-    "convert": "zarrmask.pipeline",
+    "convert": "zarrmask.running.pipeline",
     "evaluate": "zarrmask.coco.evaluation",
     "export": "zarrmask.images.export",
-    "foresee": "zarrmask.pipeline",
+    "foresee": "zarrmask.running.pipeline",
     "open_pyramid": "zarrmask.pyramid",
     "open_stack": "zarrmask.stack",
     "proxy": "zarrmask.images.proxy",
     "redo": "zarrmask.correcting.redo",
-    "run": "zarrmask.pipeline",
+    "run": "zarrmask.running.pipeline",
 }
 
 

@@ -311,7 +311,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 )
 def run_command(stack: str, out: str, **options: Any) -> None:
     """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
-    from zarrmask.pipeline import run
+    from zarrmask.running.pipeline import run
 
     _summarise(out, run(stack, out, command=_command(), **options))
 
@@ -370,7 +370,7 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 def redo_command(out: str, **options: Any) -> None:
     """Correct the masks of some slices of the run in OUT; only what changes is written."""
     from zarrmask.correcting.redo import redo
-    from zarrmask.outlook import in_columns
+    from zarrmask.planning.outlook import in_columns
 
     record = redo(out, **options)
     if options["undo"]:
@@ -397,7 +397,7 @@ def redo_command(out: str, **options: Any) -> None:
 @_cluster_options
 def convert_command(stack: str, out: str, **options: Any) -> None:
     """Write STACK as an OME-Zarr pyramid."""
-    from zarrmask.pipeline import convert
+    from zarrmask.running.pipeline import convert
 
     click.echo(f"wrote {convert(stack, out, **options)}")
 
@@ -413,10 +413,10 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan_command(out: str, as_json: bool, **options: Any) -> None:
     """Say what `run` with the same arguments will take; without --measure no pixel is read."""
-    from zarrmask.outlook import describe_forecast, in_columns
-    from zarrmask.pipeline import foresee
-    from zarrmask.place import output_place
-    from zarrmask.room import free_space, shortages
+    from zarrmask.planning.outlook import describe_forecast, in_columns
+    from zarrmask.planning.room import free_space, shortages
+    from zarrmask.running.pipeline import foresee
+    from zarrmask.storage.place import output_place
 
     place = output_place(out)
     forecast, left, hours = foresee(out=out, **options)
@@ -654,7 +654,7 @@ def annotate_command(
 def export_command(out: str, folder: Path, **options: Any) -> None:
     """Write slices of the run in OUT as numbered images into DIR."""
     from zarrmask.images.export import export
-    from zarrmask.memory import sized
+    from zarrmask.planning.memory import sized
 
     written = export(out, folder, **options)
     first, stop = written["identity"]["z"]
@@ -687,7 +687,7 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
 def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     """Write small JPEGs of STACK's slices into DIR."""
     from zarrmask.images.proxy import proxy
-    from zarrmask.memory import sized
+    from zarrmask.planning.memory import sized
 
     record = proxy(stack, folder, **options)
     slices, voxels = record["stack"]["slices"], record["stack"]["voxel_bytes"]
@@ -709,7 +709,7 @@ def checkpoint_group() -> None:
 def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
     """Say what FILE is, and whether its weights fit the network that its config describes."""
     from zarrmask.detection.inspection import inspect_checkpoint
-    from zarrmask.outlook import in_columns
+    from zarrmask.planning.outlook import in_columns
 
     found = inspect_checkpoint(file, model)
     click.echo(json.dumps(found.record(), indent=2) if as_json else in_columns(found.lines()))
@@ -743,7 +743,7 @@ def _command() -> list[str]:
 
 
 def _summarise(out: str | Path, record: dict[str, Any]) -> None:
-    from zarrmask.place import names_in, place_of
+    from zarrmask.storage.place import names_in, place_of
 
     place = place_of(out)
     voxels = record["voxels"]
@@ -772,7 +772,7 @@ def _terminate(*_: object) -> None:
 
 def _fail(text: str, code: int = 1) -> NoReturn:
     """Say what went wrong, without the secrets that libraries put into their messages."""
-    from zarrmask.place import redacted
+    from zarrmask.storage.place import redacted
 
     click.echo(redacted(text), err=True, nl=False)
     sys.exit(code)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
 from zarrmask.grey import Rescaling, auto_window, uses_little
-from zarrmask.journal import Journal
 from zarrmask.progress import Reporter
+from zarrmask.records.journal import Journal
 from zarrmask.settings import Settings
 
 DARK = (

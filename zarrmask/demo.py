@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zarrmask.atomic import whole_folder
 from zarrmask.errors import OutputError
-from zarrmask.journal import Journal
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.overlap import Overlap
 from zarrmask.phantom import write_phantom
-from zarrmask.pipeline import run
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
+from zarrmask.records.journal import Journal
+from zarrmask.running.pipeline import run
+from zarrmask.storage.atomic import whole_folder
 
 LABEL = "phantom.json"
 """Lies in a finished phantom and says what it is."""

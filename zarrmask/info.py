@@ -7,13 +7,13 @@ from typing import Any
 import xarray as xr
 
 from zarrmask.correcting.corrections import Correction
-from zarrmask.damage import ENTRIES
 from zarrmask.errors import ZarrmaskError, some_of
 from zarrmask.images.numbered import EXPORTED, PROXIES
-from zarrmask.journal import CORRECTING, Journal, RecordFile, to_go_on
-from zarrmask.place import Place, place_of, reached, written_command
 from zarrmask.pyramid import open_pyramid, read_metadata
+from zarrmask.records.damage import ENTRIES
+from zarrmask.records.journal import CORRECTING, Journal, RecordFile, to_go_on
 from zarrmask.stack import open_source
+from zarrmask.storage.place import Place, place_of, reached, written_command
 
 LISTED = 20  # bad slices named
 WEIGHTS = (".pth", ".pkl", ".safetensors")

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from zarrmask.errors import counted, some_of
 from zarrmask.pace import Pace, until_next
-from zarrmask.place import redacted
+from zarrmask.storage.place import redacted
 
 
 class Advance(Protocol):

@@ -17,10 +17,10 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask import cutout
-from zarrmask.detectors import Detectors
-from zarrmask.looking import detect_keyframes
 from zarrmask.masking import Answer, Ask, Keyframes, Sighting, seek
+from zarrmask.running import cutout
+from zarrmask.running.looking import detect_keyframes
+from zarrmask.workers.detectors import Detectors
 
 
 def ellipse(

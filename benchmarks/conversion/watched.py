@@ -34,10 +34,10 @@ ROOMS = (
     ("masking/", "", "masking"),
     ("pyramid/downsample", "", "downsampling"),
     ("pyramid/", "", WRITING),
-    ("tasks", "_reader", "reading"),
-    ("tasks", "_write_inside", "masking"),
-    ("tasks", "", "the rest of the tasks"),
-    ("ledger", "", "the rest of the tasks"),
+    ("running/tasks", "_reader", "reading"),
+    ("running/tasks", "_write_inside", "masking"),
+    ("running/tasks", "", "the rest of the tasks"),
+    ("records/ledger", "", "the rest of the tasks"),
 )
 """How files of zarrmask and functions in them begin, and what they do; the first that fits."""
 DECODERS = ("lzw_decode", "jpeg_decode", "png_decode")

@@ -150,7 +150,7 @@ def test_a_malicious_checkpoint_does_not_run(zarrmask, cluster, tmp_path, suffix
     ],
 )
 def test_a_wrong_option_is_named(zarrmask, tmp_path, option, message, monkeypatch):
-    monkeypatch.setattr("zarrmask.cluster.TIMEOUT", "2s")
+    monkeypatch.setattr("zarrmask.workers.cluster.TIMEOUT", "2s")
     slices(tmp_path / "stack", {0: grey()})
     code, printed = zarrmask("run", "stack", "out", *option)
     assert code != 0

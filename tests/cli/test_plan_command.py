@@ -8,8 +8,8 @@ import tifffile
 import zarr
 
 from zarrmask import convert
-from zarrmask.pipeline import foresee
 from zarrmask.progress import Reporter
+from zarrmask.running.pipeline import foresee
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_what_is_left_of_an_unfinished_output(zarrmask, cluster, tmp_path, monke
     assert "unfinished" not in zarrmask("plan", small, "elsewhere", *options)[2]
     # Room for a little more than the half that is left.
     least = foresee(small, out, conversion=True, chunk=16).forecast.least_bytes
-    monkeypatch.setattr("zarrmask.room.free_space", lambda place: int(0.6 * least))
+    monkeypatch.setattr("zarrmask.planning.room.free_space", lambda place: int(0.6 * least))
     plan = {name: zarrmask("plan", small, name, *options, "--json")[1] for name in (out, "other")}
     assert json.loads(plan[out])["problems"] == []
     assert "are free" in json.loads(plan["other"])["problems"][0]

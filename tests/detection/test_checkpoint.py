@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError
+from zarrmask.storage.digest import sha256
 
 WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2)}
 TENSORS = {name: torch.from_numpy(value) for name, value in WEIGHTS.items()}

@@ -12,7 +12,7 @@ from zarrmask.detection.inputs import to_8bit
 from zarrmask.detection.load import load_detector
 from zarrmask.errors import SettingsError
 from zarrmask.masking import KeyframeStore
-from zarrmask.pipeline import foresee
+from zarrmask.running.pipeline import foresee
 
 SCORE = 0.1
 

@@ -23,7 +23,7 @@ from zarrmask.detection.network import build_model
 from zarrmask.detection.weights import model_weights
 from zarrmask.errors import CheckpointError, SettingsError
 from zarrmask.phantom import simulate
-from zarrmask.pipeline import foresee
+from zarrmask.running.pipeline import foresee
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 
 BACKENDS = ("torchvision", "detectron2")

@@ -8,9 +8,9 @@ import torch
 from zarrmask.detection.inspection import inspect_checkpoint
 from zarrmask.detection.network import build_model
 from zarrmask.detection.weights import model_weights
-from zarrmask.digest import sha256
 from zarrmask.errors import CheckpointError
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.storage.digest import sha256
 
 
 def test_a_checkpoint_and_the_config_beside_it(checkpoint, tiny, tiny_weights):

@@ -22,8 +22,8 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import StackError
-from zarrmask.place import place_of
 from zarrmask.stack import Source, open_source, open_stack, remote
+from zarrmask.storage.place import place_of
 
 Server = Any
 

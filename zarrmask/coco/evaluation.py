@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask import __version__, masking
-from zarrmask.atomic import require_replaceable, whole_folder
 from zarrmask.coco.dataset import CocoDataset, CocoImage
 from zarrmask.coco.greys import settle_window
 from zarrmask.coco.pictures import picture
@@ -23,11 +22,12 @@ from zarrmask.coco.region import Region
 from zarrmask.detection.config import ModelConfig, guessed
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
-from zarrmask.digest import sha256
 from zarrmask.masking.overlap import Overlap
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.storage.atomic import require_replaceable, whole_folder
+from zarrmask.storage.digest import sha256
 
 LOWEST_SCORE = 0.05
 """Detections for the average precision count above this, as detectron2's do."""

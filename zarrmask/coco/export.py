@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask import __version__
-from zarrmask.atomic import require_replaceable, whole_folder
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.coco.region import Region
 from zarrmask.coco.undilated import told, undilated_masks
 from zarrmask.contrast import detected_window
-from zarrmask.damage import slices_of
 from zarrmask.detection.inputs import to_8bit
 from zarrmask.errors import OutputError
-from zarrmask.journal import finished_record
 from zarrmask.masking.sketch import agreement
-from zarrmask.place import Place, place_of, reached
 from zarrmask.progress import Reporter
+from zarrmask.records.damage import slices_of
+from zarrmask.records.journal import finished_record
+from zarrmask.storage.atomic import require_replaceable, whole_folder
+from zarrmask.storage.place import Place, place_of, reached
 
 CATEGORY = {"id": 1, "name": "scroll", "supercategory": ""}
 JPEG_QUALITY = 95

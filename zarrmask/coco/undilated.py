@@ -14,9 +14,9 @@ from zarrmask.correcting.corrections import Correction, store_of
 from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sketch import Sketch
-from zarrmask.place import Place, printable
 from zarrmask.progress import listed
 from zarrmask.stack import open_source
+from zarrmask.storage.place import Place, printable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from zarrmask.masking import HeldMasks, InterpolatedMasks, KeyframeStore, Masks
 from zarrmask.masking.layers import Layer, LayeredMasks
-from zarrmask.place import Place
+from zarrmask.storage.place import Place
 
 FOLDER = "corrections"
 """In a run's folder: a keyframe store for each correction that has masks of its own."""
@@ -34,7 +34,8 @@ class Correction:
     voxels : int
         How many voxels more are inside.
     detected : mapping
-        What came of detecting anew (`zarrmask.looking.record_of`); empty of other corrections.
+        What came of detecting anew (`zarrmask.running.looking.record_of`); empty of other
+        corrections.
     """
 
     z: tuple[int, int]

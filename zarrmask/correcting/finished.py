@@ -12,21 +12,21 @@ from distributed import Client
 from zarrmask.contrast import Contrast, rescaling
 from zarrmask.correcting.corrections import Correction, kept, redilated, store_of
 from zarrmask.correcting.rewriting import in_steps
-from zarrmask.crop import crop
-from zarrmask.damage import slices_of
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.grey import Rescaling
-from zarrmask.journal import CORRECTING, Journal, finished_record
 from zarrmask.masking import FieldStore, KeyframeStore, Masks, kernel_side
 from zarrmask.masking.layers import Layer, LayeredMasks
-from zarrmask.outputs import run_pyramids
-from zarrmask.place import Place, is_local, printable
-from zarrmask.plan import Plan, make_plan
+from zarrmask.planning.crop import crop
+from zarrmask.planning.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid
+from zarrmask.records.damage import slices_of
+from zarrmask.records.journal import CORRECTING, Journal, finished_record
+from zarrmask.running.outputs import run_pyramids
+from zarrmask.running.stages import UsedKeyframes, masks_between
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
-from zarrmask.stages import UsedKeyframes, masks_between
+from zarrmask.storage.place import Place, is_local, printable
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,31 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask.cluster import Crew, find_crew
 from zarrmask.contrast import detected_window
 from zarrmask.correcting.corrections import Correction, side_of, store_of
 from zarrmask.correcting.finished import FinishedRun, open_run
 from zarrmask.correcting.rewriting import find_changes, recall
-from zarrmask.digest import sha256
 from zarrmask.errors import OutputError, SettingsError, ZarrmaskError
-from zarrmask.finish import finish_run
-from zarrmask.flush import flush_all
 from zarrmask.given.filling import fill_keyframes, sighting_of
 from zarrmask.given.masks import GivenMasks, open_given
-from zarrmask.journal import CORRECTING
-from zarrmask.looking import detect_keyframes, record_of
 from zarrmask.masking import SettledMasks
 from zarrmask.masking.layers import LayeredMasks
-from zarrmask.model import detectors_of, find_checkpoint
-from zarrmask.opening import refuse_worker, to_be_seen
-from zarrmask.place import (
+from zarrmask.planning.plan import Plan, make_plan
+from zarrmask.planning.room import check_room
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import Shape
+from zarrmask.records.journal import CORRECTING
+from zarrmask.records.record import warnings_of
+from zarrmask.running.finish import finish_run
+from zarrmask.running.looking import detect_keyframes, record_of
+from zarrmask.running.model import detectors_of, find_checkpoint
+from zarrmask.running.opening import refuse_worker, to_be_seen
+from zarrmask.running.session import forecast_of, shared_disk
+from zarrmask.running.stages import write_pyramids
+from zarrmask.settings import Settings, read_settings
+from zarrmask.storage.digest import sha256
+from zarrmask.storage.flush import flush_all
+from zarrmask.storage.place import (
     Place,
     output_place,
     place_of,
@@ -38,15 +45,8 @@ from zarrmask.place import (
     remove,
     written_command,
 )
-from zarrmask.plan import Plan, make_plan
-from zarrmask.progress import Reporter
-from zarrmask.pyramid import Shape
-from zarrmask.record import warnings_of
-from zarrmask.room import check_room
-from zarrmask.session import forecast_of, shared_disk
-from zarrmask.settings import Settings, read_settings
-from zarrmask.stages import write_pyramids
-from zarrmask.vitals import at_work
+from zarrmask.workers.cluster import Crew, find_crew
+from zarrmask.workers.vitals import at_work
 
 ENTERED = ("identity", "state", "corrections", "pending")
 """Keys of a record that others change: a run, another correction."""

@@ -11,15 +11,15 @@ from dask.delayed import delayed
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask.blocks import results
-from zarrmask.buffers import buffer
-from zarrmask.flush import flush_all
-from zarrmask.ledger import Ledger
 from zarrmask.masking import Masks
-from zarrmask.plan import Plan
+from zarrmask.planning.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Shape, brick_key, shifted, step_grid, tiles
-from zarrmask.stages import made_of, one_task_each
+from zarrmask.records.ledger import Ledger
+from zarrmask.running.stages import made_of, one_task_each
+from zarrmask.storage.buffers import buffer
+from zarrmask.storage.flush import flush_all
+from zarrmask.workers.blocks import results
 
 COMPARED = 16, 128
 """Slices and rows that are compared at a time: what a core's cache holds."""

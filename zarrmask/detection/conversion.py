@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from zarrmask.atomic import replace_file
 from zarrmask.detection.checkpoint import Checkpoint, is_numeric, read_checkpoint
 from zarrmask.detection.weights import is_weight
 from zarrmask.errors import CheckpointError, OutputError
+from zarrmask.storage.atomic import replace_file
 
 
 def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -> Checkpoint:

@@ -13,7 +13,7 @@ from zarrmask.detection.config import ModelConfig, config_file
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import config_of
 from zarrmask.detection.weights import Misfit, is_weight, not_finite, weight_shapes
-from zarrmask.digest import sha256
+from zarrmask.storage.digest import sha256
 
 
 @dataclass(frozen=True)

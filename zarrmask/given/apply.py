@@ -9,22 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from zarrmask.cluster import find_crew
 from zarrmask.errors import SettingsError, StackError, counted
-from zarrmask.finish import finish_run
 from zarrmask.given.filling import copying_bytes, fill_keyframes
 from zarrmask.given.masks import open_given
-from zarrmask.journal import Journal
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
-from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
-from zarrmask.outputs import referenced_volume, run_pyramids
-from zarrmask.pipeline import CONVERTED
-from zarrmask.place import Place, output_place
-from zarrmask.plan import make_plan
+from zarrmask.planning.plan import make_plan
 from zarrmask.progress import Reporter, listed
-from zarrmask.record import outcome, run_record, written_by
-from zarrmask.session import Session, forecast_of
+from zarrmask.records.journal import Journal
+from zarrmask.records.record import outcome, run_record, written_by
+from zarrmask.running.finish import finish_run
+from zarrmask.running.opening import (
+    input_identity,
+    keep_apart,
+    open_input,
+    refuse_worker,
+    to_be_seen,
+)
+from zarrmask.running.outputs import referenced_volume, run_pyramids
+from zarrmask.running.pipeline import CONVERTED
+from zarrmask.running.session import Session, forecast_of
 from zarrmask.settings import read_settings
+from zarrmask.storage.place import Place, output_place
+from zarrmask.workers.cluster import find_crew
 
 APPLIED = CONVERTED | {"volume", "links"}
 """Settings, beside the dilation, that decide what comes out."""

@@ -11,15 +11,15 @@ from dask.delayed import delayed
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask.blocks import results
-from zarrmask.flush import flush_all
 from zarrmask.given.masks import GivenMasks
-from zarrmask.ledger import Ledger
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
-from zarrmask.memory import decoding_bytes
+from zarrmask.planning.memory import decoding_bytes
 from zarrmask.progress import Reporter
-from zarrmask.stages import one_task_each
+from zarrmask.records.ledger import Ledger
+from zarrmask.running.stages import one_task_each
+from zarrmask.storage.flush import flush_all
+from zarrmask.workers.blocks import results
 
 PART_BYTES = 2**28
 """Of labels that a task reads at once."""

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.errors import StackError
-from zarrmask.journal import Journal, finished_record
 from zarrmask.masking import KeyframeStore
-from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.progress import listed
+from zarrmask.records.journal import Journal, finished_record
 from zarrmask.stack import Source, open_source
 from zarrmask.stack.header import ACCEPTED
+from zarrmask.storage.place import Place, place_of, printable, reached
 
 MOST_LABELS = 100
 """Different values on a slice beyond which it is taken for a slice of a scan."""

@@ -16,11 +16,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import __version__
-from zarrmask.blocks import results
-from zarrmask.cluster import find_crew
 from zarrmask.contrast import detected_window
-from zarrmask.crop import crop
-from zarrmask.damage import is_unchanged
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
     EXPORTED,
@@ -32,16 +28,20 @@ from zarrmask.images.numbered import (
     require_space,
 )
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
-from zarrmask.journal import Journal, finished_record
-from zarrmask.memory import decoding_bytes
-from zarrmask.opening import refuse_worker
-from zarrmask.place import Place, place_of, printable, reached
+from zarrmask.planning.crop import crop
+from zarrmask.planning.memory import decoding_bytes
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import read_metadata, sides
+from zarrmask.records.damage import is_unchanged
+from zarrmask.records.journal import Journal, finished_record
+from zarrmask.running.opening import refuse_worker
+from zarrmask.running.stages import one_task_each
 from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
-from zarrmask.stages import one_task_each
-from zarrmask.vitals import at_work
+from zarrmask.storage.place import Place, place_of, printable, reached
+from zarrmask.workers.blocks import results
+from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.vitals import at_work
 
 WHAT = ("masked", "mask", "volume")
 ALL_GREYS = (0.0, 65535.0)

@@ -14,14 +14,14 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from zarrmask.atomic import replacing
-from zarrmask.cluster import Crew
 from zarrmask.errors import OutputError, RoomError
 from zarrmask.grey import Rescaling
-from zarrmask.journal import SCRATCH, WORK, Journal, RecordFile
-from zarrmask.memory import A_TASK, CLIENT, WORKER, Memory, sized
-from zarrmask.place import names_in
-from zarrmask.room import free_space
+from zarrmask.planning.memory import A_TASK, CLIENT, WORKER, Memory, sized
+from zarrmask.planning.room import free_space
+from zarrmask.records.journal import SCRATCH, WORK, Journal, RecordFile
+from zarrmask.storage.atomic import replacing
+from zarrmask.storage.place import names_in
+from zarrmask.workers.cluster import Crew
 
 ROWS_A_STRIP = 128
 FORMATS = ("tif", "jpg", "png")

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zarrmask import __version__
-from zarrmask.blocks import results
-from zarrmask.cluster import find_crew
 from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import SettingsError
@@ -26,15 +24,17 @@ from zarrmask.images.numbered import (
     local_folder,
     require_space,
 )
-from zarrmask.memory import detecting_bytes
-from zarrmask.opening import refuse_worker
-from zarrmask.place import Place
-from zarrmask.plan import make_plan
+from zarrmask.planning.memory import detecting_bytes
+from zarrmask.planning.plan import make_plan
 from zarrmask.progress import Reporter
+from zarrmask.running.opening import refuse_worker
+from zarrmask.running.stages import keyframe_runs, lazy_slices, sample_greys
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
-from zarrmask.stages import keyframe_runs, lazy_slices, sample_greys
-from zarrmask.vitals import at_work
+from zarrmask.storage.place import Place
+from zarrmask.workers.blocks import results
+from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.vitals import at_work
 
 
 def proxy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.buffers import CACHED
+from zarrmask.storage.buffers import CACHED
 
 
 def cut_out(voxels: NDArray, inside: NDArray[np.uint8], out: NDArray) -> NDArray:

@@ -10,8 +10,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from zarrmask.files import files_of
-from zarrmask.flush import flush_soon
 from zarrmask.masking.field import (
     NOWHERE,
     cell_side,
@@ -20,7 +18,9 @@ from zarrmask.masking.field import (
     parts_apart,
     signed_distance,
 )
-from zarrmask.place import Place, zarr_store
+from zarrmask.storage.files import files_of
+from zarrmask.storage.flush import flush_soon
+from zarrmask.storage.place import Place, zarr_store
 
 KEYFRAMES_A_CHUNK = 16
 """Written by one task; a brick reads about as many."""
@@ -70,7 +70,7 @@ class FieldStore:
     def write(self, first: int, masks: zarr.Array, positions: NDArray[np.int64]) -> int:
         """Write the fields of some keyframes, and give their number.
 
-        They are on the disk after `zarrmask.flush.flush_all`.
+        They are on the disk after `zarrmask.storage.flush.flush_all`.
 
         Parameters
         ----------

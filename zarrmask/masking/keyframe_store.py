@@ -12,11 +12,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from zarrmask.files import files_of
-from zarrmask.flush import flush_all, flush_soon
 from zarrmask.masking.sighting import AS_SEEN, REPLACED, UNSEEN, Sighting
 from zarrmask.masking.sketch import Sketch
-from zarrmask.place import Place, zarr_store
+from zarrmask.storage.files import files_of
+from zarrmask.storage.flush import flush_all, flush_soon
+from zarrmask.storage.place import Place, zarr_store
 
 TOGETHER = 64
 """Sketches that are stored in a chunk."""
@@ -71,7 +71,7 @@ class KeyframeStore:
     def write_rows(self, position: int, top: int, rows: NDArray[np.uint8]) -> None:
         """Keep rows (y, x) of the undilated mask at `position`, from `top` on: whole chunks.
 
-        They are on the disk after `zarrmask.flush.flush_all`.
+        They are on the disk after `zarrmask.storage.flush.flush_all`.
         """
         array = self._array("mask", "r+")
         height, width = rows.shape

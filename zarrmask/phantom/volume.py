@@ -11,13 +11,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from zarrmask.atomic import refuse_full
 from zarrmask.errors import SettingsError
 from zarrmask.phantom.noise import Field
 from zarrmask.phantom.render import compose
 from zarrmask.phantom.scanner import Scanner
 from zarrmask.phantom.scroll import Look, Scroll, Section
 from zarrmask.phantom.surroundings import Case, Film, Pores, distance_outside, hull
+from zarrmask.storage.atomic import refuse_full
 
 KNOTS = (2, 8)  # fewest and most places along z between which a scroll drifts
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from zarrmask.errors import ZarrmaskError
-from zarrmask.place import Place, place_of, printable, zarr_store
 from zarrmask.pyramid.store import open_group
+from zarrmask.storage.place import Place, place_of, printable, zarr_store
 
 MASK_VALUE = 255
 LABEL = "mask"

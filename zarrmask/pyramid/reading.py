@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zarrmask.errors import ZarrmaskError
-from zarrmask.place import Place, place_of, printable, reached
 from zarrmask.pyramid.metadata import read_metadata
 from zarrmask.pyramid.store import open_array
+from zarrmask.storage.place import Place, place_of, printable, reached
 from zarrmask.transformations import combined
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import zarr
 
-from zarrmask.place import Place, zarr_store
+from zarrmask.storage.place import Place, zarr_store
 
 Mode = Literal["r", "r+", "a"]
 

@@ -27,11 +27,6 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec
 
-from zarrmask.atomic import replace_file
-from zarrmask.buffers import buffer
-from zarrmask.files import by_file, by_place, files_of
-from zarrmask.flush import flush_soon
-from zarrmask.place import Place, make_folder, names_in, remove
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
     LEVELS_A_PASS,
@@ -48,6 +43,11 @@ from zarrmask.pyramid.layout import (
 )
 from zarrmask.pyramid.metadata import LABEL
 from zarrmask.pyramid.store import open_array, open_group
+from zarrmask.storage.atomic import replace_file
+from zarrmask.storage.buffers import buffer
+from zarrmask.storage.files import by_file, by_place, files_of
+from zarrmask.storage.flush import flush_soon
+from zarrmask.storage.place import Place, make_folder, names_in, remove
 
 DEFAULT = Format()
 _threads = ThreadPoolExecutor(thread_name_prefix="write")

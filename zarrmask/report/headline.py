@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zarrmask.errors import counted
-from zarrmask.place import Place
 from zarrmask.report.views import Views
 from zarrmask.report.words import DASH, duration, number, percent, pick, plain
+from zarrmask.storage.place import Place
 
 
 def title(out: Place, record: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sighting import REPLACED
 from zarrmask.masking.sketch import SPECK, Sketch, agreement
-from zarrmask.place import Place, zarr_store
+from zarrmask.storage.place import Place, zarr_store
 
 
 def pieces(sketch: Sketch) -> int:

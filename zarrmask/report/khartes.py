@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
 from zarrmask.pyramid import read_metadata
 from zarrmask.report.views import open_levels
+from zarrmask.storage.atomic import replace_file
 
 KHARTES_VOXEL_SIZE_UM = 7.91
 """What khartes assumes where a project names no voxel size."""

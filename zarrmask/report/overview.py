@@ -14,11 +14,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from zarrmask.atomic import replace_file
-from zarrmask.place import Place
 from zarrmask.report.headline import headline, how, title
 from zarrmask.report.views import Plane, Views, Z
 from zarrmask.report.words import short
+from zarrmask.storage.atomic import replace_file
+from zarrmask.storage.place import Place
 
 # From IBM's colour-blind safe palette; nothing is told apart by hue alone.
 OUTLINE, AREA, EMPTY = "#ffb000", "#648fff", "#dc267f"

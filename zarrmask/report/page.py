@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from zarrmask.atomic import replace_file
 from zarrmask.errors import counted
-from zarrmask.place import Place, is_local
 from zarrmask.progress import listed
 from zarrmask.report import headline, words
 from zarrmask.report.charts import curves, histogram
@@ -25,6 +23,8 @@ from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, pi
 from zarrmask.report.suspects import Suspect, at_border_always, corrections
 from zarrmask.report.views import Views, open_levels
 from zarrmask.report.words import DASH, number, pick, plain
+from zarrmask.storage.atomic import replace_file
+from zarrmask.storage.place import Place, is_local
 
 PROJECT = "scroll.khprj"
 FILES = {

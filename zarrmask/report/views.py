@@ -17,12 +17,12 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
-from zarrmask.place import Place, place_of, zarr_store
 from zarrmask.report.greys import MOST, Greys, common, look_through, spread
 from zarrmask.report.keyframes import KeyframeTable, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import bad_slices, number, pick
 from zarrmask.stack.zarr_source import described
+from zarrmask.storage.place import Place, place_of, zarr_store
 
 Z, Y, X = range(3)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from upath import UPath
 
 from zarrmask.errors import StackError, escaped
-from zarrmask.place import place_of
 from zarrmask.stack.bridged import MOST_IN_A_ROW, anchors, bridged, too_many
 from zarrmask.stack.decoded import (
     SLABS,
@@ -25,6 +24,7 @@ from zarrmask.stack.remote import Remote
 from zarrmask.stack.source import Progress, Source, as_xarray
 from zarrmask.stack.unreadable import UnreadableError
 from zarrmask.stack.zarr_source import is_zarr, open_zarr
+from zarrmask.storage.place import place_of
 
 if TYPE_CHECKING:
     import xarray as xr

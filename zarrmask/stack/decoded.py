@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zarrmask.atomic import partial_name
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.source import Source
 from zarrmask.stack.tiff import read_tiff
+from zarrmask.storage.atomic import partial_name
 
 SLABS = 2  # on disk at once: one is read while the next is decoded
 

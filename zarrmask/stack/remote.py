@@ -17,8 +17,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from zarrmask.errors import StackError, escaped
-from zarrmask.place import ATTEMPTS, public, redacted
 from zarrmask.stack.header import NotThereError
+from zarrmask.storage.place import ATTEMPTS, public, redacted
 
 AT_ONCE = 16
 """Files that are asked for at once."""

@@ -11,10 +11,10 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
-from zarrmask.buffers import buffer
 from zarrmask.stack.header import PIXELS, BadSliceError, Header, wrong_dtype
 from zarrmask.stack.remote import File, RangeFile
 from zarrmask.stack.voxels import MICROMETRES, UNKNOWN, Voxels, stated_voxels
+from zarrmask.storage.buffers import buffer
 
 # A bad file is reported once, by us; without a handler Python would print tifffile's log as well.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from zarrmask.errors import StackError
-from zarrmask.place import redacted
+from zarrmask.storage.place import redacted
 
 PAUSES = (0.5, 1.5, 4.0, 9.0)
 """Seconds before each further try; what a disk or a network says may be gone by then."""

@@ -17,13 +17,13 @@ import numpy as np
 import zarr
 
 from zarrmask.errors import StackError, escaped, first_of, some_of
-from zarrmask.files import by_place
-from zarrmask.place import redacted, zarr_store
 from zarrmask.stack.header import wrong_dtype
 from zarrmask.stack.remote import PatientStore, Remote
 from zarrmask.stack.source import RegionSource, Source
 from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 from zarrmask.stack.voxels import UNKNOWN, Voxels, stated_voxels
+from zarrmask.storage.files import by_place
+from zarrmask.storage.place import redacted, zarr_store
 from zarrmask.transformations import combined
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zarrmask.atomic import replace_file
+from zarrmask.storage.atomic import replace_file
 
 ITERATION, TOTAL, RATE, UNION_IOU = "iteration", "total_loss", "lr", "union_iou"
 

@@ -17,10 +17,10 @@ from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
 from zarrmask.detection.shapes import documents_of
-from zarrmask.digest import sha256
 from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
 from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
+from zarrmask.storage.digest import sha256
 from zarrmask.training.annotated import AnnotatedBatches, held_out
 from zarrmask.training.lesson import (
     Lesson,

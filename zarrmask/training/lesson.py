@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from zarrmask.detection.config import ModelConfig, stated_keys
 from zarrmask.detection.config_file import Document
 from zarrmask.detection.config_keys import lookup
-from zarrmask.digest import sha256
 from zarrmask.errors import SettingsError
+from zarrmask.storage.digest import sha256
 from zarrmask.training.batches import Batch
 from zarrmask.training.recipe import Recipe
 from zarrmask.training.world import World

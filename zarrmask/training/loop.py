@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from zarrmask.detection.config import STRIDES, ModelConfig
 from zarrmask.detection.weights import load_weights, model_weights, norm_counters
 from zarrmask.errors import OutputError, SettingsError, TrainingError
-from zarrmask.lock import hold
-from zarrmask.place import names_in
+from zarrmask.storage.lock import hold
+from zarrmask.storage.place import names_in
 from zarrmask.training.batches import Batch, stream
 from zarrmask.training.curves import RATE, TOTAL, UNION_IOU, Curves
 from zarrmask.training.lesson import Lesson

@@ -12,12 +12,12 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from zarrmask.atomic import replace_file, replacing
 from zarrmask.detection.checkpoint import load_torch
 from zarrmask.detection.config import ModelConfig, stated_keys
 from zarrmask.detection.config_keys import as_document
 from zarrmask.errors import CheckpointError, OutputError, some_of
-from zarrmask.place import names_in
+from zarrmask.storage.atomic import replace_file, replacing
+from zarrmask.storage.place import names_in
 from zarrmask.training.recipe import Recipe, recipe_keys
 
 STATE, LAST, BEST = "training.pt", "model.safetensors", "model_best.pth"

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from zarrmask.atomic import replace_file
-from zarrmask.place import Place, make_folder, names_in, read_files, remove
+from zarrmask.storage.atomic import replace_file
+from zarrmask.storage.place import Place, make_folder, names_in, read_files, remove
 
 SUFFIX = ".json"
 

@@ -21,12 +21,12 @@ from zarrmask.detection.config import (
 from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
-from zarrmask.detectors import Detectors
 from zarrmask.errors import CheckpointError
-from zarrmask.forecast import Network
+from zarrmask.planning.forecast import Network
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.workers.detectors import Detectors
 
 if TYPE_CHECKING:
     from zarrmask.detection.devices import Kind

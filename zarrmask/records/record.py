@@ -13,18 +13,18 @@ from typing import Any
 
 from zarrmask import __version__
 from zarrmask.contrast import Contrast
-from zarrmask.opening import stack_record
-from zarrmask.place import written_command
-from zarrmask.plan import Plan
+from zarrmask.planning.plan import Plan
 from zarrmask.progress import listed
+from zarrmask.running.opening import stack_record
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
+from zarrmask.storage.place import written_command
 
 PACKAGES = ("dask", "distributed", "numpy", "ome-zarr", "tifffile", "torch", "torchvision", "zarr")
 
 
 def warnings_of(record: Mapping[str, Any]) -> list[str]:
-    """What a person should look at, from what `zarrmask.looking.record_of` gives."""
+    """What a person should look at, from what `zarrmask.running.looking.record_of` gives."""
     warnings = []
     empty = record["without_detection"]
     if empty and len(empty) == record["used"]:

@@ -18,10 +18,7 @@ from dask.delayed import Delayed, delayed
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask import tasks
-from zarrmask.blocks import results
 from zarrmask.grey import Rescaling
-from zarrmask.ledger import Ledger
 from zarrmask.masking import (
     KEYFRAMES_A_CHUNK,
     FieldStore,
@@ -32,11 +29,14 @@ from zarrmask.masking import (
     SettledMasks,
     read_together,
 )
-from zarrmask.place import Place
-from zarrmask.plan import Plan
+from zarrmask.planning.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Region, Shape, brick_key, shifted, touched
+from zarrmask.records.ledger import Ledger
+from zarrmask.running import tasks
 from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded, forget_decoded
+from zarrmask.storage.place import Place
+from zarrmask.workers.blocks import results
 
 SAMPLED_SLICES = 8
 SAMPLED_SIDE = 1024

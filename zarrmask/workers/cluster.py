@@ -23,9 +23,9 @@ from distributed.system import memory_limit
 
 from zarrmask import __version__
 from zarrmask.errors import SettingsError, ZarrmaskError, first_of
-from zarrmask.gpus import gpu_cluster, visible_gpus
-from zarrmask.place import Place
 from zarrmask.progress import Reporter
+from zarrmask.storage.place import Place
+from zarrmask.workers.gpus import gpu_cluster, visible_gpus
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
 _PRELOAD = (
@@ -36,7 +36,7 @@ _PRELOAD = (
     "atexit.register(logging.disable)\n"
     # What the first tasks need, before there are any: imported while they are unpickled in another
     # thread, modules would be seen half made.
-    "import dask.array, zarrmask.tasks\n"
+    "import dask.array, zarrmask.running.tasks\n"
 )
 
 ENCODERS = 4
@@ -216,7 +216,7 @@ def connect(
     threads : int
         Tasks at once in each process of the local cluster.
     gpus : bool
-        Whether each of them gets a GPU: see `zarrmask.gpus`.
+        Whether each of them gets a GPU: see `zarrmask.workers.gpus`.
     patience : float
         Seconds to wait for its first worker.
     reporter : Reporter, optional
@@ -322,7 +322,7 @@ def _version() -> str:
 
 def _equipment(paths: Sequence[str]) -> tuple[str, list[str]]:
     """A worker's version of zarrmask, if it has what that needs, and what the worker cannot see."""
-    import_module("zarrmask.tasks")
+    import_module("zarrmask.running.tasks")
     for name in LATER:
         if find_spec(name) is None:
             raise ModuleNotFoundError(name, name=name)

@@ -13,7 +13,6 @@ from uuid import uuid4
 from distributed import Actor, Client, Future
 from distributed.scheduler import KilledWorker
 
-from zarrmask.cluster import PATIENCE, waiting
 from zarrmask.detection.actors import (
     LOST,
     DetectorActor,
@@ -24,6 +23,7 @@ from zarrmask.detection.actors import (
 )
 from zarrmask.errors import ZarrmaskError
 from zarrmask.progress import Reporter
+from zarrmask.workers.cluster import PATIENCE, waiting
 
 if TYPE_CHECKING:
     from zarrmask.detection.devices import Kind

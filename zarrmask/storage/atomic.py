@@ -11,7 +11,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from zarrmask.errors import OutputError
-from zarrmask.place import Place, require_writable
+from zarrmask.storage.place import Place, require_writable
 
 
 def replace_file(place: Place, content: bytes) -> None:

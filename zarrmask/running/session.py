@@ -15,25 +15,25 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import __version__
-from zarrmask.bridging import Bridger
-from zarrmask.cluster import Crew
 from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
-from zarrmask.damage import Damage, is_repaired
 from zarrmask.errors import StackError
-from zarrmask.forecast import Forecast
-from zarrmask.journal import Journal
 from zarrmask.masking import SettledMasks
-from zarrmask.model import network_of
-from zarrmask.outputs import require_outputs
-from zarrmask.place import Place, reached
-from zarrmask.plan import Plan
+from zarrmask.planning.forecast import Forecast
+from zarrmask.planning.plan import Plan
+from zarrmask.planning.room import check_room, scratch_disk
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid
-from zarrmask.room import check_room, scratch_disk
+from zarrmask.records.damage import Damage, is_repaired
+from zarrmask.records.journal import Journal
+from zarrmask.running.bridging import Bridger
+from zarrmask.running.model import network_of
+from zarrmask.running.outputs import require_outputs
+from zarrmask.running.stages import bricks_left, forget_slices, sample_greys, write_pyramids
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
-from zarrmask.stages import bricks_left, forget_slices, sample_greys, write_pyramids
-from zarrmask.vitals import Workshop, at_work
+from zarrmask.storage.place import Place, reached
+from zarrmask.workers.cluster import Crew
+from zarrmask.workers.vitals import Workshop, at_work
 
 if TYPE_CHECKING:
     from zarrmask.detection.devices import Kind
@@ -59,7 +59,7 @@ class Session:
         What that takes; its plan is the one that is carried out.
     reporter : Reporter
     scheduler : str or None
-        See `zarrmask.cluster.connect`.
+        See `zarrmask.workers.cluster.connect`.
     resumed : bool
         Whether another session was stopped, and this one goes on.
     """
@@ -168,7 +168,7 @@ class Session:
         device : "cpu", "cuda" or "mps", optional
             What detectors are on, if there are any.
         begun : mapping, optional
-            How it is begun, for people; see `zarrmask.record.written_by`.
+            How it is begun, for people; see `zarrmask.records.record.written_by`.
         """
         if not self.resumed:
             if device is not None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from zarrmask.cluster import Crew
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.masking.field import cell_side, cells
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
-from zarrmask.memory import (
+from zarrmask.planning.memory import (
     A_TASK,
     CLIENT,
     CUDA,
@@ -28,11 +27,9 @@ from zarrmask.memory import (
     held_bytes,
     writing_bytes,
 )
-from zarrmask.place import is_local
-from zarrmask.plan import Plan
+from zarrmask.planning.plan import Plan
 from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
-from zarrmask.stack import Source, decoded_bytes
-from zarrmask.stages import (
+from zarrmask.running.stages import (
     SAMPLED_SIDE,
     SLICES_A_TASK,
     KeyframeRuns,
@@ -40,7 +37,10 @@ from zarrmask.stages import (
     keyframe_runs,
     sampled_slices,
 )
-from zarrmask.tasks import reads_by_tile
+from zarrmask.running.tasks import reads_by_tile
+from zarrmask.stack import Source, decoded_bytes
+from zarrmask.storage.place import is_local
+from zarrmask.workers.cluster import Crew
 
 LEAST_SHARE = {"volume": 0.1, "masked": 0.01}
 """What of an output's level 0 is written at the least: noise alone keeps a scan above a third, a

@@ -8,29 +8,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zarrmask.cluster import find_crew
-from zarrmask.cutout import Cutout
-from zarrmask.digest import sha256
 from zarrmask.errors import SettingsError
-from zarrmask.finish import finish_run, flush_metadata, write_pyramid_metadata
-from zarrmask.forecast import Forecast
-from zarrmask.gpus import on_gpus
-from zarrmask.journal import Journal
-from zarrmask.looking import record_of
-from zarrmask.memory import sized
-from zarrmask.model import config_identity, detectors_of, find_checkpoint
-from zarrmask.opening import input_identity, keep_apart, open_input, refuse_worker, to_be_seen
-from zarrmask.outlook import Outlook
-from zarrmask.outputs import converted_pyramids, referenced_volume, run_pyramids
-from zarrmask.place import Place, output_place
-from zarrmask.plan import make_plan
+from zarrmask.planning.forecast import Forecast
+from zarrmask.planning.memory import sized
+from zarrmask.planning.outlook import Outlook
+from zarrmask.planning.plan import make_plan
+from zarrmask.planning.trial import measure_hours
 from zarrmask.progress import Reporter
-from zarrmask.record import outcome, run_record, warnings_of, written_by
-from zarrmask.session import Session, as_begun, forecast_of
+from zarrmask.records.journal import Journal
+from zarrmask.records.record import outcome, run_record, warnings_of, written_by
+from zarrmask.running.cutout import Cutout
+from zarrmask.running.finish import finish_run, flush_metadata, write_pyramid_metadata
+from zarrmask.running.looking import record_of
+from zarrmask.running.model import config_identity, detectors_of, find_checkpoint
+from zarrmask.running.opening import (
+    input_identity,
+    keep_apart,
+    open_input,
+    refuse_worker,
+    to_be_seen,
+)
+from zarrmask.running.outputs import converted_pyramids, referenced_volume, run_pyramids
+from zarrmask.running.session import Session, as_begun, forecast_of
+from zarrmask.running.stages import bricks_left
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
-from zarrmask.stages import bricks_left
-from zarrmask.trial import measure_hours
+from zarrmask.storage.digest import sha256
+from zarrmask.storage.place import Place, output_place
+from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.gpus import on_gpus
 
 CONVERTED = {
     "z",
@@ -76,11 +82,12 @@ def run(
     config : path, optional
         YAML of settings, or a detectron2 config.
     scheduler, workers
-        See `zarrmask.cluster.connect`.
+        See `zarrmask.workers.cluster.connect`.
     gpus : bool
         Work in one process on each GPU of this machine, by dask-cuda's cluster.
     memory : str or int, optional
-        What all processes may use together: bytes, or "8GB"; see `zarrmask.cluster.find_crew`.
+        What all processes may use together: bytes, or "8GB"; see
+        `zarrmask.workers.cluster.find_crew`.
     patience : str or float, optional
         How long to wait for a worker where none is left, before stopping so that the same call goes
         on: seconds, or "10m"; ten minutes by default.

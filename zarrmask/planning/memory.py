@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from zarrmask.masking import field_store, keyframe_store
 from zarrmask.masking.field import cell_side, cells
 from zarrmask.pyramid import Format, Shape
-from zarrmask.tasks import PIECE
+from zarrmask.running.tasks import PIECE
 
 # Of a process before it does anything, bytes; measured by `python benchmarks/memory.py`.
 CLIENT = 250_000_000

@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from zarrmask.forecast import Forecast
-from zarrmask.journal import Journal
-from zarrmask.place import Place, is_local, remove
+from zarrmask.planning.forecast import Forecast
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
+from zarrmask.records.journal import Journal
+from zarrmask.storage.place import Place, is_local, remove
 
 PIECE_BYTES = 2**30
 """Bytes of voxels that are read for it, about."""

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from zarrmask.contrast import output_dtype
 from zarrmask.errors import OutputError, ZarrmaskError
-from zarrmask.journal import Journal
-from zarrmask.place import Place, place_of
-from zarrmask.plan import Plan, mask_format, output_format
+from zarrmask.planning.plan import Plan, mask_format, output_format
 from zarrmask.pyramid import Format, Pyramid, open_array, read_metadata
+from zarrmask.records.journal import Journal
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
+from zarrmask.storage.place import Place, place_of
 
 
 def run_pyramids(

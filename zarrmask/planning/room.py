@@ -10,9 +10,9 @@ from tempfile import gettempdir
 import dask
 
 from zarrmask.errors import RoomError, counted
-from zarrmask.forecast import Forecast
-from zarrmask.memory import sized
-from zarrmask.place import Place, is_local
+from zarrmask.planning.forecast import Forecast
+from zarrmask.planning.memory import sized
+from zarrmask.storage.place import Place, is_local
 
 
 def free_space(place: Place) -> int | None:

@@ -10,15 +10,15 @@ from functools import partial
 
 from distributed import Client
 
-from zarrmask.ahead import ahead, last
-from zarrmask.blocks import let_go
 from zarrmask.contrast import Contrast
-from zarrmask.detectors import Detectors
-from zarrmask.looking import detect_keyframes
 from zarrmask.masking import FieldStore, Keyframes, KeyframeStore
-from zarrmask.session import Session
+from zarrmask.running.looking import detect_keyframes
+from zarrmask.running.session import Session
+from zarrmask.running.stages import UsedKeyframes, masks_between
 from zarrmask.stack import Source
-from zarrmask.stages import UsedKeyframes, masks_between
+from zarrmask.workers.ahead import ahead, last
+from zarrmask.workers.blocks import let_go
+from zarrmask.workers.detectors import Detectors
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.crop import crop
 from zarrmask.errors import SettingsError
 from zarrmask.masking import Placing, kernel_side
+from zarrmask.planning.crop import crop
 from zarrmask.pyramid import BrickGrid, Format, Shape, brick_grid
 from zarrmask.settings import Settings
 from zarrmask.stack import Source

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from zarrmask import __version__
-from zarrmask.atomic import replace_file
 from zarrmask.errors import OutputError
-from zarrmask.ledger import Ledger
-from zarrmask.lock import hold
-from zarrmask.place import (
+from zarrmask.pyramid import remove_pyramid
+from zarrmask.records.ledger import Ledger
+from zarrmask.storage.atomic import replace_file
+from zarrmask.storage.lock import hold
+from zarrmask.storage.place import (
     Place,
     is_local,
     make_folder,
@@ -29,7 +30,6 @@ from zarrmask.place import (
     remove,
     written_command,
 )
-from zarrmask.pyramid import remove_pyramid
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 WORK, LOCK, SCRATCH, FINISHED = ".zarrmask", "lock", "scratch", "finished"
@@ -245,7 +245,7 @@ class Journal:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the output against other runs; see `zarrmask.lock.hold`.
+        """Hold the output against other runs; see `zarrmask.storage.lock.hold`.
 
         Raises
         ------

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from distributed import Client
 
-from zarrmask.cluster import come_to_rest
-from zarrmask.damage import Damage
 from zarrmask.errors import StackError, ZarrmaskError
 from zarrmask.progress import Reporter
+from zarrmask.records.damage import Damage
 from zarrmask.stack import MOST_IN_A_ROW, Source, UnreadableError, too_many
+from zarrmask.workers.cluster import come_to_rest
 
 REPRIEVES = 3
 """How often a slice may be unreadable to a worker that can be read from here."""

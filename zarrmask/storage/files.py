@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import zarr
 
-    from zarrmask.place import Place
     from zarrmask.pyramid import Region, Shape
+    from zarrmask.storage.place import Place
 
 
 def by_place(region: Region, sides: Shape) -> Iterator[tuple[Shape, Region]]:

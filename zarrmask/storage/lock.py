@@ -19,7 +19,7 @@ from pathlib import Path
 from upath import UPath
 
 from zarrmask.errors import OutputError
-from zarrmask.place import Place, hasty
+from zarrmask.storage.place import Place, hasty
 
 BEAT = 15.0
 """Seconds between two signs of life of the lock at a URL."""

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from distributed import Client, span
 from distributed.client import ClosedClientError
 
-from zarrmask.blocks import let_go
-from zarrmask.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
 from zarrmask.errors import ZarrmaskError
-from zarrmask.memory import PeakMemory, sized
-from zarrmask.place import Place, printable
+from zarrmask.planning.memory import PeakMemory, sized
 from zarrmask.progress import Reporter
+from zarrmask.storage.place import Place, printable
+from zarrmask.workers.blocks import let_go
+from zarrmask.workers.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
 
 INTERVAL = 1.0
 """Seconds between two looks: a question of some bytes a worker to the scheduler."""
@@ -93,7 +93,7 @@ def at_work(
     seen: Sequence[Place],
     reporter: Reporter,
 ) -> Iterator[Workshop]:
-    """Connect to a crew, and look after it; see `zarrmask.cluster.connect` and `watched`.
+    """Connect to a crew, and look after it; see `zarrmask.workers.cluster.connect` and `watched`.
 
     What it still does for a session that was stopped is waited for: it might write, or enter in the
     ledger, what this one removes.
@@ -101,7 +101,7 @@ def at_work(
     Parameters
     ----------
     crew : Crew
-        As `zarrmask.cluster.find_crew` found it.
+        As `zarrmask.workers.cluster.find_crew` found it.
     scheduler : str or None
         Where.
     out : Place

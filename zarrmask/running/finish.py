@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zarrmask.flush import flush_all, flush_soon
-from zarrmask.journal import Journal
-from zarrmask.place import is_local
-from zarrmask.plan import Plan
+from zarrmask.planning.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid, link_label, write_metadata
+from zarrmask.records.journal import Journal
+from zarrmask.storage.flush import flush_all, flush_soon
+from zarrmask.storage.place import is_local
 
 METADATA = (".zgroup", ".zattrs", ".zarray", "zarr.json")
 

@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.buffers import buffer
 from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
-from zarrmask.flush import flush_all
 from zarrmask.grey import Rescaling, sample
-from zarrmask.ledger import Ledger
 from zarrmask.masking import (
     FieldStore,
     KeyframeStore,
@@ -42,7 +39,10 @@ from zarrmask.pyramid import (
     tiles,
     within,
 )
-from zarrmask.second_look import MEANS
+from zarrmask.records.ledger import Ledger
+from zarrmask.running.second_look import MEANS
+from zarrmask.storage.buffers import buffer
+from zarrmask.storage.flush import flush_all
 
 if TYPE_CHECKING:
     from zarrmask.detection.actors import Directory

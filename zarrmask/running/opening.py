@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from zarrmask.errors import OutputError, StackError, ZarrmaskError, counted
-from zarrmask.journal import Journal
-from zarrmask.place import Place, place_of
 from zarrmask.progress import Reporter, listed
+from zarrmask.records.journal import Journal
 from zarrmask.settings import Settings
 from zarrmask.stack import Source, open_source
+from zarrmask.storage.place import Place, place_of
 
 TOLD_EVERY = 5.0  # seconds
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zarrmask.errors import OutputError, StackError, counted
-from zarrmask.journal import Journal
-from zarrmask.place import Place, lacks_secrets, printable
 from zarrmask.progress import listed
+from zarrmask.records.journal import Journal
 from zarrmask.stack import Source, anchors, bridged, open_source
 from zarrmask.stack.zarr_source import ZarrSource
+from zarrmask.storage.place import Place, lacks_secrets, printable
 
 ENTRIES, REST = "bad_slices", "fingerprint_without_bad_slices"
 """Keys of a record: the slices, and the fingerprint of the input without them."""

@@ -18,19 +18,19 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask import tasks
-from zarrmask.blocks import computed
 from zarrmask.detection.inputs import NetworkInput, Window
-from zarrmask.detectors import INTERVAL, Detectors
 from zarrmask.errors import ZarrmaskError
-from zarrmask.ledger import Ledger
 from zarrmask.masking import Answer, Ask, Doubt, Keyframes, KeyframeStore, Sighting, seek
 from zarrmask.masking.sighting import REPLACED
-from zarrmask.plan import Plan
+from zarrmask.planning.plan import Plan
 from zarrmask.progress import Advance, Reporter
-from zarrmask.second_look import LARGEST
+from zarrmask.records.ledger import Ledger
+from zarrmask.running import tasks
+from zarrmask.running.second_look import LARGEST
+from zarrmask.running.stages import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
 from zarrmask.stack import Source
-from zarrmask.stages import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
+from zarrmask.workers.blocks import computed
+from zarrmask.workers.detectors import INTERVAL, Detectors
 
 MOST_LOSSES = 5
 """Times that detectors are lost, one after another, without a slice seen between them."""

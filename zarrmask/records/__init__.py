@@ -1,0 +1,1 @@
+"""What an output says of itself: whose it is, what of it is done, what was damaged."""

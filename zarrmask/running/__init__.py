@@ -1,0 +1,1 @@
+"""Runs and conversions: from an opened stack to finished pyramids."""

@@ -578,6 +578,19 @@ def test_a_run_goes_on_when_a_full_disk_has_room_again(large_stack, cluster, tmp
         subprocess.run(["umount", small], check=True)
 
 
+def test_what_is_finished_needs_no_cluster(stack, cluster, tmp_path, capsys):
+    gone = "tcp://127.0.0.1:9"
+    options = {"every": 7, "dilate": 5}
+    zarrmask.run(stack, tmp_path / "out", **options, scheduler=cluster)
+    again = zarrmask.run(stack, tmp_path / "out", **options, scheduler=gone)
+    assert again["state"] == "finished"
+    zarrmask.convert(stack, tmp_path / "out.zarr", scheduler=cluster)
+    zarrmask.convert(stack, tmp_path / "out.zarr", scheduler=gone)
+    assert capsys.readouterr().err.count("is finished already") == 2
+    with pytest.raises(ZarrmaskError, match="no Dask scheduler answers"):
+        zarrmask.run(stack, tmp_path / "other", **options, scheduler=gone)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_or_quota_is_named_as_such(cluster, number):
     def write(block):

@@ -99,7 +99,7 @@ def test_what_is_left_of_an_unfinished_output(zarrmask, cluster, tmp_path, monke
     next((tmp_path / ".out.zarr.zarrmask").rglob("0-0-0.json")).unlink()
     assert "goes on with it, and 50% of its bricks" in zarrmask("plan", small, out, *options)[2]
     _, _, told = zarrmask("plan", small, out, *options, "--z", ":3")
-    assert "is unfinished, and was begun with other settings" in told
+    assert "is unfinished, and was begun with other settings or input: --z: : then, :3 now" in told
     assert "unfinished" not in zarrmask("plan", small, "elsewhere", *options)[2]
     # Room for a little more than the half that is left.
     least = foresee(small, out, conversion=True, chunk=16).forecast.least_bytes

@@ -58,8 +58,8 @@ def write(path, data, reduce, grid=None, form=PLAIN, **metadata):
                     for tile, block in blocks:
                         step.write(tile, block)
                     step.finish()
-    stated = {"voxel_size": None, "origin": (0, 0, 0), "ngff": form.ngff} | metadata
-    write_metadata(path, path.stem, len(pyramid.levels), **stated)
+    stated = {"voxel_size": None, "origin": (0, 0, 0), "ngff": form.ngff, "reduce": pyramid.reduce}
+    write_metadata(path, path.stem, len(pyramid.levels), **stated | metadata)
     return pyramid
 
 
@@ -82,6 +82,13 @@ def written(tmp_path_factory):
         write(folder / f"{name}.zarr", data, reduce, voxel_size=7.91, origin=(10, 0, 0))
     link_label(folder / "masked.zarr", folder / "mask.zarr")
     return folder, None
+
+
+def test_metadata_say_how_levels_were_made(written):
+    for name, reduce in (("volume", "mean"), ("mask", "max"), ("masked", "mean")):
+        attributes = dict(zarr.open_group(written[0] / f"{name}.zarr", mode="r").attrs)
+        (multiscale,) = attributes.get("ome", attributes)["multiscales"]
+        assert multiscale["type"] == reduce
 
 
 @pytest.mark.parametrize(("name", "halve"), [("volume", halve_mean), ("mask", halve_max)])

@@ -27,7 +27,7 @@ from zarrmask.running.opening import (
 )
 from zarrmask.running.outputs import referenced_volume, run_pyramids
 from zarrmask.running.pipeline import CONVERTED
-from zarrmask.running.session import Session, forecast_of
+from zarrmask.running.session import Session, forecast_of, needs_nobody
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
 from zarrmask.workers.cluster import find_crew
@@ -121,6 +121,8 @@ def apply(
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
     keep_apart(given.source, journal)
+    if needs_nobody(journal, source, identity, overwrite=overwrite):
+        scheduler = None
     crew = find_crew(scheduler, workers, memory, patience, reporter)
     copying = copying_bytes(given, shape)
     forecast = forecast_of(source, plan, pyramids, crew, settings, None, copying=copying)

@@ -29,6 +29,7 @@ def write_metadata(
     voxel_size: float | None,
     origin: tuple[float, float, float],
     ngff: str = "0.4",
+    reduce: str = "mean",
 ) -> None:
     """Make a group of arrays "0", "1", ... an OME-NGFF image.
 
@@ -46,6 +47,8 @@ def write_metadata(
         Where the image begins in the stack it was cut from, voxels.
     ngff : str
         Version of OME-NGFF.
+    reduce : str
+        How a level was made from the one before: "mean" or "max" of 2 x 2 x 2 voxels.
     """
     from ome_zarr.format import FormatV04, FormatV05
     from ome_zarr.writer import write_multiscales_metadata
@@ -63,13 +66,15 @@ def write_metadata(
     ]
     fmt = FormatV04() if apart else FormatV05()
     write_multiscales_metadata(group, datasets, fmt=fmt, axes=axes, name=name)
+    attributes: dict[str, Any] = dict(group.attrs)
+    multiscale = attributes.get("ome", attributes)["multiscales"][0]
+    multiscale["type"] = reduce
     if apart and (voxel_size is not None or any(origin)):
-        attributes: dict[str, Any] = dict(group.attrs)
         whole: list[dict[str, Any]] = [{"type": "scale", "scale": [size] * 3}]
         if any(origin):
             whole.append({"type": "translation", "translation": [size * start for start in origin]})
-        attributes["multiscales"][0]["coordinateTransformations"] = whole
-        group.attrs.put(attributes)
+        multiscale["coordinateTransformations"] = whole
+    group.attrs.put(attributes)
 
 
 def _level(level: int, size: float, origin: tuple[float, float, float]) -> list[dict[str, Any]]:

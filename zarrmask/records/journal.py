@@ -166,7 +166,7 @@ class Journal:
             )
         if record["identity"] is None:
             return "new"
-        differences = _differences(record["identity"], json.loads(json.dumps(identity)))
+        unlike = differences(record["identity"], json.loads(json.dumps(identity)))
         corrected = record.get("corrections") or record["state"] == CORRECTING
         if corrected and (overwrite or record["state"] == CORRECTING):
             raise OutputError(
@@ -178,12 +178,12 @@ class Journal:
                     "back the last of them; or name another output, or remove it yourself"
                 )
             )
-        if overwrite and (differences or record["state"] == "finished"):
+        if overwrite and (unlike or record["state"] == "finished"):
             return "new"
-        if differences:
+        if unlike:
             raise OutputError(
                 f"{self.out} was made with other settings or input:\n"
-                + "\n".join(f"  {line}" for line in differences)
+                + "\n".join(f"  {line}" for line in unlike)
                 + (f"\nit was begun by: {record['command']}" if "command" in record else "")
                 + "\nname another output, or replace it with --overwrite"
             )
@@ -327,21 +327,21 @@ _HASHED = {
 """What to say of hashes, by the last part of their name."""
 
 
-def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+def differences(then: Any, now: Any, name: str = "") -> list[str]:
     """Lines that name what differs between two identities.
 
     Examples
     --------
-    >>> _differences({"settings": {"z": [None, 9]}}, {"settings": {"z": [None, None]}})
+    >>> differences({"settings": {"z": [None, 9]}}, {"settings": {"z": [None, None]}})
     ['--z: :9 then, : now']
-    >>> _differences({"settings": {"window": None}}, {"settings": {"window": "auto"}})
+    >>> differences({"settings": {"window": None}}, {"settings": {"window": "auto"}})
     ['--window: not given then, auto now']
     """
     if isinstance(then, dict) and isinstance(now, dict):
         return [
             line
             for key in dict.fromkeys([*then, *now])
-            for line in _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+            for line in differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
         ]
     if then == now:
         return []

@@ -28,6 +28,7 @@ def write_pyramid_metadata(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:
             voxel_size=plan.voxel_size,
             origin=(z, y, x),
             ngff=pyramid.format.ngff,
+            reduce=pyramid.reduce,
         )
 
 

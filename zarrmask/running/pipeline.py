@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from zarrmask.planning.outlook import Outlook
 from zarrmask.planning.plan import make_plan
 from zarrmask.planning.trial import measure_hours
 from zarrmask.progress import Reporter
-from zarrmask.records.journal import Journal
+from zarrmask.records.journal import Journal, differences
 from zarrmask.records.record import outcome, run_record, warnings_of, written_by
 from zarrmask.running.cutout import Cutout
 from zarrmask.running.finish import finish_run, flush_metadata, write_pyramid_metadata
@@ -29,7 +29,7 @@ from zarrmask.running.opening import (
     to_be_seen,
 )
 from zarrmask.running.outputs import converted_pyramids, referenced_volume, run_pyramids
-from zarrmask.running.session import Session, as_begun, forecast_of
+from zarrmask.running.session import Session, as_begun, forecast_of, needs_nobody, recognised
 from zarrmask.running.stages import bricks_left
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
@@ -123,6 +123,8 @@ def run(
     volume = referenced_volume(stack, source, plan, settings)
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
+    if needs_nobody(journal, source, identity, overwrite=overwrite):
+        scheduler, gpus = None, False
     crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
@@ -180,13 +182,12 @@ def convert(
     settings = read_settings(**options)
     source, settings = open_input(stack, settings, reporter)
     plan = make_plan(source, settings)
-    identity = {
-        "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
-        "input": {"fingerprint": source.fingerprint()},
-    }
+    identity = _of_conversion(source, settings)
     journal = Journal.of_conversion(place, settings.ngff)
     pyramids = converted_pyramids(journal, plan, source, settings)
     keep_apart(source, journal)
+    if needs_nobody(journal, source, identity, overwrite=overwrite):
+        scheduler = None
     crew = find_crew(scheduler, workers, memory, patience, reporter)
     forecast = forecast_of(source, plan, pyramids, crew, settings, None)
     session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
@@ -266,7 +267,10 @@ def foresee(
     keep_apart(source, journal)
     crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
     forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
-    forecast, left, told = _begun(journal, forecast, settings)
+    identity = (
+        _identity(source, settings, checkpoint) if checkpoint else _of_conversion(source, settings)
+    )
+    forecast, left, told = _begun(journal, forecast, identity)
     if told:
         (reporter or Reporter()).say(told)
     if not measure:
@@ -280,7 +284,7 @@ def foresee(
 
 
 def _begun(
-    journal: Journal, forecast: Forecast, settings: Settings
+    journal: Journal, forecast: Forecast, identity: Mapping[str, Any]
 ) -> tuple[Forecast, float, str | None]:
     """Give the forecast and what is left of an output that has been begun, and words for that."""
     record = journal.read()
@@ -289,10 +293,10 @@ def _begun(
         state == "finished" or (state == "unfinished" and "bricks" in record)
     ):
         return forecast, 1.0, None
-    then = (record["identity"] or {}).get("settings", {})
-    now = settings.model_dump_json(include=CONVERTED)
-    if any(then.get(name) != value for name, value in json.loads(now).items()):
-        return forecast, 1.0, f"{journal.out} is {state}, and was begun with other settings"
+    now = recognised(journal, forecast.source, identity)
+    if unlike := differences(record["identity"], json.loads(json.dumps(now))):
+        told = f"{journal.out} is {state}, and was begun with other settings or input: "
+        return forecast, 1.0, told + "; ".join(unlike)
     if state == "finished":
         return forecast, 0.0, f"{journal.out} is finished already; what follows is of a new one"
     forecast = as_begun(journal, forecast)
@@ -302,6 +306,14 @@ def _begun(
         f"{left:.0%} of its bricks are to be written; what follows is of all of them"
     )
     return forecast, left, told
+
+
+def _of_conversion(source: Source, settings: Settings) -> dict[str, Any]:
+    """What makes a conversion this one."""
+    return {
+        "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
+        "input": {"fingerprint": source.fingerprint()},
+    }
 
 
 def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:

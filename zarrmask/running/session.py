@@ -97,10 +97,7 @@ class Session:
         """
         out, journal = self.journal.out, self.journal
         with reached(out), journal.lock():
-            then = (journal.read() or {}).get("identity")
-            self.identity = as_settled(
-                self.damage.recognised(self.identity, overwrite=overwrite), then
-            )
+            self.identity = recognised(journal, self.source, self.identity, overwrite=overwrite)
             state = journal.check(self.identity, overwrite=overwrite)
             if state == "finished":
                 journal.clean()
@@ -291,6 +288,32 @@ def writes_meanwhile(crew: Crew, settings: Settings) -> bool:
     if settings.device != "auto":
         return settings.device != "cpu"
     return crew.gpus or (crew.local and any(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def recognised(
+    journal: Journal, source: Source, identity: Mapping[str, Any], *, overwrite: bool = False
+) -> Mapping[str, Any]:
+    """An identity as the output's record has it, where it is the same but for what changes nothing.
+
+    See `Damage.recognised` and `as_settled`.
+    """
+    then = (journal.read() or {}).get("identity")
+    return as_settled(Damage(journal, source).recognised(identity, overwrite=overwrite), then)
+
+
+def needs_nobody(
+    journal: Journal, source: Source, identity: Mapping[str, Any], *, overwrite: bool
+) -> bool:
+    """Whether an output is finished and stays: then no cluster is looked for.
+
+    Raises
+    ------
+    OutputError
+        Where it is another's.
+    """
+    with reached(journal.out):
+        mine = recognised(journal, source, identity, overwrite=overwrite)
+        return journal.check(mine, overwrite=overwrite) == "finished"
 
 
 def as_settled(identity: Mapping[str, Any], then: Mapping[str, Any] | None) -> Mapping[str, Any]:

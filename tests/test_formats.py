@@ -290,6 +290,21 @@ def test_another_voxel_size_than_is_stated_is_told_of(stack, cluster, tmp_path):
         assert warned == told
 
 
+def test_a_size_without_a_unit_is_told_of(stack, cluster, tmp_path):
+    volume = zarrmask.convert(
+        stack, tmp_path / "v.zarr", scheduler=cluster, voxel_size=7.91, chunk=16
+    )
+    attributes = json.loads((volume / ".zattrs").read_text())
+    for axis in attributes["multiscales"][0]["axes"]:
+        del axis["unit"]
+    (volume / ".zattrs").write_text(json.dumps(attributes))
+    for size, told in ((None, True), (7.91, False)):
+        said = Reporter()
+        _, used = open_input(str(volume), Settings(voxel_size=size), said)
+        assert used.voxel_size == 7.91
+        assert any("micrometres are taken" in warning for warning in said.warnings) == told
+
+
 def test_a_stated_voxel_size_is_part_of_what_a_run_is(stack, cluster, tmp_path):
     volume = zarrmask.convert(
         stack, tmp_path / "v.zarr", scheduler=cluster, voxel_size=7.91, chunk=16

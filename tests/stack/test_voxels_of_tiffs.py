@@ -51,7 +51,7 @@ def test_what_a_tiff_states(tmp_path: Path, options: dict[str, Any], voxels: Vox
     whole = tmp_path / "whole.tif"
     tifffile.imwrite(whole, SLICES, **options)
     source = open_source(whole)
-    assert (source.voxel_size, source.oblong) == voxels
+    assert (source.voxel_size, source.oblong, source.unitless) == voxels
     assert open_source(whole, labels=True).voxel_size is None
 
 

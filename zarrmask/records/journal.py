@@ -321,7 +321,8 @@ def _make_folders(out: Place, work: Place) -> list[Path]:
 
 _HASH = re.compile("[0-9a-f]{64}")
 _HASHED = {
-    "fingerprint": "names, sizes or times of its files have changed since",
+    "fingerprint": "names, sizes or times of its files have changed since (copies that kept their "
+    "times are the same: rsync -t, cp -p)",
     "sha256": "its content has changed since",
 }
 """What to say of hashes, by the last part of their name."""

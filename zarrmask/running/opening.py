@@ -54,6 +54,11 @@ def open_input(
             "lie over it in viewers that go by that"
         )
     stated, wished = source.voxel_size, settings.voxel_size
+    if source.unitless and wished is None:
+        reporter.warn(
+            f"its voxels are {stated:g}, by what it states without a unit: micrometres are taken "
+            "(--voxel-size says otherwise)"
+        )
     if source.oblong and wished:
         reporter.warn(
             f"its voxels are {source.oblong}: outputs state {wished:g} micrometres each way, by "

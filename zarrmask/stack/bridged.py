@@ -39,6 +39,7 @@ class Bridged(RegionSource):
         )
         self.missing, self.voxel_size, self.block = source.missing, source.voxel_size, source.block
         self.offset, self.oblong = source.offset, source.oblong
+        self.unitless = source.unitless
         self.first = int(source.numbers[0])
         self._source = source
         self._anchors = anchors(bad, [n - self.first for n in source.missing], self.shape[0])

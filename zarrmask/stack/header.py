@@ -61,7 +61,7 @@ def wrong_dtype(dtype: np.dtype, *, labels: bool = False) -> str | None:
     """
     if dtype.newbyteorder("=") in ACCEPTED or (labels and dtype.kind in "biu"):
         return None
-    hints = {"f": "convert it to float32 first", "i": "convert it to uint16 first"}
+    hints = {"f": "convert it to float32 first", "i": "shift or rescale it to uint16 first"}
     hint = hints.get(dtype.kind.replace("u", "i"), "save it as uint8 or uint16")
     return f"{dtype.newbyteorder('=')} pixels; expected {PIXELS}: {hint}"
 

@@ -64,7 +64,7 @@ class SliceSource(RegionSource):
         rows, columns = there[0].shape
         self.path = place if isinstance(place, str) else place.shown
         self.kind = kind
-        self.voxel_size, self.oblong = voxels
+        self.voxel_size, self.oblong, self.unitless = voxels
         self.shape = (len(names), rows, columns)
         self.dtype = there[0].dtype
         # What lies as it is can be read in any part, but is asked for by whole rows.

@@ -53,6 +53,8 @@ class Source(Protocol):
     oblong : str
         Sides of a voxel, for people, where the input says that they differ, or are of a unit that
         nobody knows; else nothing.
+    unitless : bool
+        Whether it states the size without a unit, so that micrometres are taken.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class Source(Protocol):
     block: tuple[int, int, int]
     offset: tuple[float, float, float]
     oblong: str
+    unitless: bool
 
     @property
     def numbers(self) -> np.ndarray:
@@ -122,6 +125,7 @@ class RegionSource(ABC):
     block: tuple[int, int, int]
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     oblong = ""
+    unitless = False
     first = 0
 
     def __repr__(self) -> str:

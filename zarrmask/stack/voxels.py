@@ -18,10 +18,19 @@ MICROMETRES = {name: size for size, names in _UNITS.items() for name in names}
 
 
 class Voxels(NamedTuple):
-    """What an image says of its voxels: `Source.voxel_size` and `Source.oblong`."""
+    """What an image says of its voxels.
+
+    Attributes
+    ----------
+    size, oblong
+        `voxel_size` and `oblong` of a `Source`.
+    unitless : bool
+        Whether no unit is told, so that micrometres are taken.
+    """
 
     size: float | None
     oblong: str
+    unitless: bool = False
 
 
 UNKNOWN = Voxels(None, "")
@@ -30,7 +39,9 @@ UNKNOWN = Voxels(None, "")
 def stated_voxels(scale: np.ndarray, units: Sequence[str | None]) -> Voxels:
     """Tell the size of a voxel, or its sides; see `voxel_size`."""
     size = voxel_size(scale, units)
-    return Voxels(size, "" if size else sides_of(scale, units))
+    if size is None:
+        return Voxels(None, sides_of(scale, units))
+    return Voxels(size, "", unitless=not any(units))
 
 
 def voxel_size(scale: np.ndarray, units: Sequence[str | None]) -> float | None:

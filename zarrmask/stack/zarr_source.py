@@ -76,7 +76,7 @@ class ZarrSource(RegionSource):
     ) -> None:
         self.path = place.shown if isinstance(place, Remote) else place
         self.kind = kind
-        self.voxel_size, self.oblong = voxels
+        self.voxel_size, self.oblong, self.unitless = voxels
         self._place, self._coarser = place, tuple(coarser)
         z, y, x = array.shape[-3:]
         self.shape = (z, y, x)

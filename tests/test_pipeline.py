@@ -578,6 +578,19 @@ def test_a_run_goes_on_when_a_full_disk_has_room_again(large_stack, cluster, tmp
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 0.7])
+def test_ctrl_c_while_workers_begin_is_no_traceback(stack, tmp_path, seconds):
+    """It goes to all processes of a terminal."""
+    process = start(stack, tmp_path / "out.zarr", command="convert")
+    assert "TIFF slices" in process.stderr.readline()
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate()[1]
+    assert process.returncode == 130
+    assert told.endswith("\nstopped; what is done is kept: the same command goes on\n")
+    assert "Traceback" not in told
+
+
 def test_what_is_finished_needs_no_cluster(stack, cluster, tmp_path, capsys):
     gone = "tcp://127.0.0.1:9"
     options = {"every": 7, "dilate": 5}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -243,20 +245,35 @@ def connect(
         "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
     }
-    with (
-        dask.config.set(settings),
-        (gpu_cluster if gpus else LocalCluster)(
-            n_workers=workers,
-            threads_per_worker=threads,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
-            preload=[_PRELOAD],
-            silence_logs=logging.CRITICAL,  # what a task raises is told of here
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        with _uninterrupted():
+            cluster = stack.enter_context(
+                (gpu_cluster if gpus else LocalCluster)(
+                    n_workers=workers,
+                    threads_per_worker=threads,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
+                    preload=[_PRELOAD],
+                    silence_logs=logging.CRITICAL,  # what a task raises is told of here
+                )
+            )
+        yield stack.enter_context(Client(cluster))
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off: threads and processes that are started meanwhile never see it.
+
+    It goes to all processes of a terminal, and workers that only begin would each die of it, aloud.
+    """
+    resource_tracker.ensure_running()  # or it begins later, and lets Ctrl-C in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def require_sight(client: Client, paths: Sequence[Place]) -> None:

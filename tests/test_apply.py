@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import zarrmask as package
 from zarrmask.errors import OutputError, SettingsError, StackError
-from zarrmask.given.apply import apply
+from zarrmask.given.apply import _warn, apply
 from zarrmask.given.filling import parts
 from zarrmask.given.masks import GivenMasks, open_given
 from zarrmask.masking import KeyframeStore, enlarged_mask
@@ -65,7 +65,7 @@ def test_masks_are_held_over_gaps(stack, cluster, tmp_path):
     assert (out / "report.html").exists()
     assert (out / "scroll.khprj").exists()
     assert any("slices 100 to 101 come before" in warning for warning in record["warnings"])
-    assert any("slices 112 to 119 come after the last" in warning for warning in record["warnings"])
+    assert not any("come after the last" in warning for warning in record["warnings"])
     assert record["masks"]["count"] == 3
     assert record["voxels"]["kept"] == np.count_nonzero(expected)
     apply(stack, tmp_path / "masks", tmp_path / "later", z="113:118", scheduler=cluster)
@@ -192,6 +192,14 @@ def test_masks_that_do_not_fit(run, stack, tmp_path):
     with pytest.raises(OutputError, match="would overwrite"):
         apply(stack, run[0] / "mask.zarr", run[0])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("numbers", "told"), [([100, 110], 0), ([100, 104], 1), ([100], 1)])
+def test_a_mask_that_is_held_for_longer_than_any_is_told_of(numbers, told):
+    reporter = Reporter.quiet()
+    _warn(reporter, 100, 119, np.array(numbers), np.array([121, 122]), [])
+    assert sum("come after the last mask" in warning for warning in reporter.warnings) == told
+    assert any("2 masks of slices that the stack does not" in said for said in reporter.warnings)
 
 
 def test_the_command(stack, cluster, zarrmask, tmp_path):

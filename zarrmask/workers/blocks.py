@@ -173,7 +173,8 @@ def computed(
     except (OSError, RuntimeError) as error:
         if told := no_space(error):
             raise ZarrmaskError(told) from None
-        if isinstance(error, OSError) or system_number(error) is not None:
+        # A connection that is lost is a worker's, or the scheduler's, of which others tell.
+        if system_number(error) is not None and not isinstance(error, ConnectionError):
             raise ZarrmaskError(
                 f"{error}: see to that, then run the same command again: it goes on"
             ) from error

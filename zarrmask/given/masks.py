@@ -167,7 +167,7 @@ def _of_images(
         shift = 0 if first is None else first - numbers[0]
         return GivenMasks(source, numbers - source.numbers[0], numbers + shift)
     depth, begins = source.shape[0], dict(begins or {})
-    apart = 1.0 if depth == stack.shape[0] else max(1.0, _times(source, stack) or 1.0)
+    apart = _apart(source, stack)
     if abs(depth * apart - stack.shape[0]) < apart:  # they are of all slices
         begins[depth] = int(stack.numbers[0])
     if first is None:
@@ -203,9 +203,21 @@ def _doubtful_numbers(numbers: NDArray[np.int64], stack: Source) -> str | None:
 
 def _stated_slice(masks: Source, stack: Source) -> int | None:
     """Number of the slice at which an image says that it begins; None where it says nothing."""
-    if not any(masks.offset):
+    apart = _apart(masks, stack)
+    if not any(masks.offset) or not np.isclose(_times(masks, stack) or 1, apart, rtol=1e-3):
         return None
-    return round(masks.offset[0] * (_times(masks, stack) or 1.0) - stack.offset[0])
+    return round(masks.offset[0] * apart - stack.offset[0])
+
+
+def _apart(masks: Source, stack: Source) -> float:
+    """Slices from one mask of a volume to the next: several where its voxels are larger.
+
+    Both have to say so, and slices to be smaller accordingly: programs write sizes that nobody set.
+    """
+    times = _times(masks, stack)
+    if times is None or times < 1 or masks.shape[0] == stack.shape[0]:
+        return 1.0
+    return times if abs(masks.shape[1] * times - stack.shape[1]) < times else 1.0
 
 
 def _times(masks: Source, stack: Source) -> float | None:
@@ -261,11 +273,6 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
         problems.append(
             f"by their metadata they lie {y:+g} rows and {x:+g} columns from the slices: masks of "
             "whole slices are expected"
-        )
-    if times is not None and times < 1 - 1e-3 and len(given.indices) > 1:
-        problems.append(
-            f"their voxels are {times:.3g} times as large as the stack's: finer masks than slices "
-            "are refused"
         )
     looked_at = np.unique(np.linspace(0, len(given.indices) - 1, LOOKED_AT).astype(int))
     values = {

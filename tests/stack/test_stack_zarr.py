@@ -1,5 +1,6 @@
 """Zarrs: which are stacks, and their voxel size."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_old_metadata_without_transformations(tmp_path: Path, image: dict[str, A
         ((2, 3, 4, 5), "u1", "2 x 3 x 4 x 5; expected"),
         ((0, 4, 5), "u1", "0 x 4 x 5; expected"),
         ((3, 4, 5), "f8", "float64 pixels; expected uint8, uint16 or float32"),
-        ((3, 4, 5), "i2", "int16 pixels; expected uint8, uint16 or float32: convert it to uint16"),
+        ((3, 4, 5), "i2", "int16 pixels; expected uint8, uint16 or float32: shift or rescale it to uint16"),
         ((3, 4, 5), "?", "bool pixels"),
     ],
 )
@@ -241,3 +242,14 @@ def test_channels_are_named(tmp_path: Path) -> None:
     place = write_image(tmp_path / "a.zarr", image, (2, 3, 4, 5))
     with pytest.raises(StackError, match=r"axes c=2, z=3, y=4, x=5; .*each channel .*itself"):
         open_source(place)
+
+
+def test_a_lazy_array_looks_at_no_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.walk", lambda folder: pytest.fail(f"{folder} was listed"))
+    place = tmp_path / "a.zarr"
+    zarr.create_array(place, data=np.arange(60, dtype="u1").reshape(3, 4, 5), zarr_format=2)
+    stack = open_stack(place)
+    assert stack.data.name == open_stack(place).data.name
+    assert int(stack.sum()) == sum(range(60))
+    os.utime(place / ".zarray", ns=(1, 1))
+    assert open_stack(place).data.name != stack.data.name

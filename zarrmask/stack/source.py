@@ -108,6 +108,9 @@ class Source(Protocol):
             Numbers of slices whose files do not count.
         """
 
+    def token(self) -> str:
+        """Give what lazy arrays of it are named by: a fingerprint, or what is told sooner."""
+
     def forget(self) -> None:
         """Look anew, for the next fingerprint, at what is only asked for once otherwise."""
 
@@ -162,6 +165,10 @@ class RegionSource(ABC):
     @abstractmethod
     def fingerprint(self, without: Collection[int] = ()) -> str:
         """Hash what would change if the input did: see `Source`."""
+
+    def token(self) -> str:
+        """Give what lazy arrays of it are named by: its fingerprint."""
+        return self.fingerprint()
 
     @abstractmethod
     def forget(self) -> None:
@@ -248,7 +255,7 @@ def as_xarray(source: Source, chunks: Any = None) -> xr.DataArray:
     data = da.from_array(
         source,
         chunks=chunks,
-        name="stack-" + tokenize(source.path, source.fingerprint(), chunks),
+        name="stack-" + tokenize(source.path, source.token(), chunks),
         fancy=False,
         meta=np.empty((0, 0, 0), source.dtype),
     )

@@ -120,6 +120,17 @@ class ZarrSource(RegionSource):
             digest.update(repr(stamp).encode())
         return digest.hexdigest()
 
+    def token(self) -> str:
+        """Give what lazy arrays of it are named by: not all of its chunks, which may be a million.
+
+        Whoever writes to it while he reads lazily has to open it anew, as with xarray.
+        """
+        if isinstance(self._place, Remote):
+            return self.fingerprint()
+        there = (Path(self._root(), marker) for marker in MARKERS)
+        stamps = [(path.name, path.stat().st_mtime_ns) for path in there if path.is_file()]
+        return repr((self.kind, self.shape, str(self.dtype), stamps))
+
     def forget(self) -> None:
         """Look anew, for the next fingerprint: see `Source`."""
         if isinstance(self._place, Remote):

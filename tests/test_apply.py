@@ -268,6 +268,7 @@ def test_masks_whose_numbers_are_in_doubt_are_refused_until_it_is_said_whose_the
     cut = open_source(image(tmp_path / "cut.zarr", (10, 40, 50), origin=(5.0, 0.0, 0.0)))
     with pytest.raises(StackError, match=r"begins at slice 5 of another.*--first -4 .*--first 1 "):
         open_given(masks, cut)
+    assert open_given(masks, cut, of_run=True).numbers[0] == 1
     assert open_given(masks, cut, first=-4).numbers[:5].tolist() == [-4, -3, -2, -1, 0]
 
 

@@ -144,7 +144,11 @@ def test_old_metadata_without_transformations(tmp_path: Path, image: dict[str, A
         ((2, 3, 4, 5), "u1", "2 x 3 x 4 x 5; expected"),
         ((0, 4, 5), "u1", "0 x 4 x 5; expected"),
         ((3, 4, 5), "f8", "float64 pixels; expected uint8, uint16 or float32"),
-        ((3, 4, 5), "i2", "int16 pixels; expected uint8, uint16 or float32: shift or rescale it to uint16"),
+        (
+            (3, 4, 5),
+            "i2",
+            "int16 pixels; expected uint8, uint16 or float32: shift or rescale it to uint16",
+        ),
         ((3, 4, 5), "?", "bool pixels"),
     ],
 )

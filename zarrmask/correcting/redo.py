@@ -281,7 +281,9 @@ def _opened(
     if masks is not None:
         first, typed = how["masks"]["first"], how["masks"]["path"]
         begins = {span[1] - span[0]: span[0], there.plan.shape[0]: there.plan.first}
-        given = open_given(masks, there.source, first, begins, there.crop).needed(*span)
+        given = open_given(masks, there.source, first, begins, there.crop, of_run=True).needed(
+            *span
+        )
         how["masks"] = {
             **given.record(),
             "first": first,

@@ -96,6 +96,8 @@ def open_given(
     first: int | None = None,
     begins: Mapping[int, int] | None = None,
     crop: tuple[slice, slice] | None = None,
+    *,
+    of_run: bool = False,
 ) -> GivenMasks:
     """Open masks for a stack.
 
@@ -114,6 +116,8 @@ def open_given(
         For other numbers of masks, which slice the first of them is for.
     crop : (rows, columns), optional
         Of a slice, pixels; masks that are just as large are taken for masks of these.
+    of_run : bool
+        Whether they are for slices of a run, whose numbers its exports have in their names.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def open_given(
     with reached(place, to_be="read"):
         record = Journal.of_run(place).read()
         if record is None:
-            given = _of_images(place, stack, first, begins)
+            given = _of_images(place, stack, first, begins, of_run)
         else:
             given = _of_run(place, stack, first)
     sides = () if crop is None else tuple(part.stop - part.start for part in crop)
@@ -157,12 +161,16 @@ def _of_run(place: Place, stack: Source, first: int | None) -> GivenMasks:
 
 
 def _of_images(
-    place: Place, stack: Source, first: int | None, begins: Mapping[int, int] | None
+    place: Place,
+    stack: Source,
+    first: int | None,
+    begins: Mapping[int, int] | None,
+    of_run: bool,
 ) -> GivenMasks:
     source = open_source(place, allow_missing=True, labels=True)
     if source.kind.endswith(" slices"):
         numbers = source.numbers[~np.isin(source.numbers, source.missing)]
-        if first is None and (doubt := _doubtful_numbers(numbers, stack)):
+        if first is None and (doubt := _doubtful_numbers(numbers, stack, of_run)):
             raise StackError(f"{source.path}: {doubt}")
         shift = 0 if first is None else first - numbers[0]
         return GivenMasks(source, numbers - source.numbers[0], numbers + shift)
@@ -182,10 +190,10 @@ def _of_images(
     return GivenMasks(source, indices, begin + np.round(indices * apart).astype(np.int64))
 
 
-def _doubtful_numbers(numbers: NDArray[np.int64], stack: Source) -> str | None:
+def _doubtful_numbers(numbers: NDArray[np.int64], stack: Source, of_run: bool) -> str | None:
     """Say why the numbers in masks' names may not be those of a stack's slices, or None."""
     mine, last, first = int(numbers[0]), int(numbers[-1]), int(stack.numbers[0])
-    if begins := round(stack.offset[0]):
+    if (begins := round(stack.offset[0])) and not of_run:
         return (
             f"its masks are numbered {mine} to {last}. The stack says that it begins at slice "
             f"{begins + first} of another, but its own are numbered from {first}: say whose the "

@@ -31,7 +31,7 @@ from zarrmask.running.outputs import require_outputs
 from zarrmask.running.stages import bricks_left, forget_slices, sample_greys, write_pyramids
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
-from zarrmask.storage.place import Place, reached
+from zarrmask.storage.place import Place, is_local, reached
 from zarrmask.workers.cluster import Crew
 from zarrmask.workers.vitals import Workshop, at_work
 
@@ -304,16 +304,17 @@ def recognised(
 def needs_nobody(
     journal: Journal, source: Source, identity: Mapping[str, Any], *, overwrite: bool
 ) -> bool:
-    """Whether an output is finished and stays: then no cluster is looked for.
+    """Whether an output here is finished and stays: then no cluster is looked for.
 
     Raises
     ------
     OutputError
         Where it is another's.
     """
-    with reached(journal.out):
-        mine = recognised(journal, source, identity, overwrite=overwrite)
-        return journal.check(mine, overwrite=overwrite) == "finished"
+    if not is_local(journal.out):  # each question is waited for where nobody answers
+        return False
+    mine = recognised(journal, source, identity, overwrite=overwrite)
+    return journal.check(mine, overwrite=overwrite) == "finished"
 
 
 def as_settled(identity: Mapping[str, Any], then: Mapping[str, Any] | None) -> Mapping[str, Any]:

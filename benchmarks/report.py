@@ -87,7 +87,7 @@ def write_pyramid(
 
 
 def write_keyframes(path: Path, shape: tuple[int, ...], every: int) -> None:
-    """KeyframeTable with a disc on them, and now and then none."""
+    """Keyframes with a disc on them, and now and then none."""
     z = np.arange(0, shape[0], every)
     group = zarr.create_group(path, zarr_format=2)
     disc = np.zeros((256, 256), np.uint8)

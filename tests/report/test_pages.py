@@ -122,7 +122,7 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
         "slices z 100 to 123, 24 × 40 × 56 voxels",
         record["command"],
         "less than an eighth",
-        "KeyframeTable without a detection: z 104–108, 116",
+        "Keyframes without a detection: z 104–108, 116",
         "3 without a detection, 1 replaced",
         "2.1 GB",
         "41.2 s",
@@ -143,10 +143,10 @@ def test_the_report_says_what_the_record_says(tmp_path, fake_run):
 def test_keyframes_without_a_detection_are_all_listed_once(tmp_path, fake_run):
     record = fake_run(tmp_path, (24, 40, 56), missed=(4, 8, 16))
     record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108, 116"]
-    assert "KeyframeTable without" not in read(report(tmp_path, record)).text
+    assert "Keyframes without" not in read(report(tmp_path, record)).text
     record["warnings"] = ["nothing was found on 3 of 6 keyframes: 104, 108 and 1 more"]
     text = read(report(tmp_path, record)).text
-    assert "KeyframeTable without a detection: z 104–108, 116" in text
+    assert "Keyframes without a detection: z 104–108, 116" in text
 
 
 def test_slices_that_could_not_be_read_are_listed_and_marked(tmp_path, fake_run):

@@ -166,7 +166,7 @@ def test_pyramids_of_two_runs_are_told_apart(tmp_path, fake_run):
 
 
 def test_what_was_found_lies_where_it_was_cropped(tmp_path, fake_run):
-    """KeyframeTable are whole slices, whatever is written of them."""
+    """Keyframes are whole slices, whatever is written of them."""
     record = fake_run(tmp_path, (24, 40, 56), crop=((2, 38), (4, 54)))
     seen = read_views(tmp_path, record)
     planes = [plane for _, planes in seen.suspects for plane in planes if plane.found]

@@ -179,7 +179,7 @@ def _warnings(views: Views, record: Mapping[str, Any]) -> list[str]:
     named = ", ".join(str(z) for z in empty)
     if empty and not any(named in warning for warning in warnings):
         among = [int(z) for z in views.keyframes.z]
-        warnings.append(f"KeyframeTable without a detection: z {words.runs(empty, among)}")
+        warnings.append(f"Keyframes without a detection: z {words.runs(empty, among)}")
     if at_border_always(views.keyframes):
         warnings.append(
             "Most keyframes' masks touch the slice's border: the object may reach beyond what was "

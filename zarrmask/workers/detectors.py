@@ -77,27 +77,27 @@ def vacant(
     Examples
     --------
     >>> both = [("first", "cuda:0"), ("second", "cuda:1")]
-    >>> [(place.worker, place.device) for place in vacant({"a": both, "b": both, "c": []})]
+    >>> [(seat.worker, seat.device) for seat in vacant({"a": both, "b": both, "c": []})]
     [('a', 'cuda:0'), ('b', 'cuda:1')]
     >>> turned = {"a": [("second", "cuda:0"), ("first", "cuda:1")], "b": both}
-    >>> [(place.worker, place.device) for place in vacant(turned)]
+    >>> [(seat.worker, seat.device) for seat in vacant(turned)]
     [('a', 'cuda:0'), ('b', 'cuda:0')]
-    >>> [(place.worker, place.unit) for place in vacant(turned, [Seat("b", "first", "cuda:0")])]
+    >>> [(seat.worker, seat.unit) for seat in vacant(turned, [Seat("b", "first", "cuda:0")])]
     [('a', 'second')]
     """
     seen_by: dict[str, list[tuple[int, str, str]]] = {}
     for worker, units in seen.items():
         for turn, (unit, device) in enumerate(units):
             seen_by.setdefault(unit, []).append((turn, worker, device))
-    for place in taken:
-        seen_by.pop(place.unit, None)
-    workers = [place.worker for place in taken]
-    places: list[Seat] = []
+    for seat in taken:
+        seen_by.pop(seat.unit, None)
+    workers = [seat.worker for seat in taken]
+    seats: list[Seat] = []
     for unit, candidates in seen_by.items():
         _, worker, device = min(candidates, key=lambda one: (workers.count(one[1]), one[0]))
         workers.append(worker)
-        places.append(Seat(worker, unit, device))
-    return places
+        seats.append(Seat(worker, unit, device))
+    return seats
 
 
 class Detectors:
@@ -148,7 +148,7 @@ class Detectors:
     @property
     def directory(self) -> Directory:
         """Where they are, for the tasks that ask them."""
-        places = ((str(actor.key), place.worker) for actor, place in self._loaded.items())
+        places = ((str(actor.key), seat.worker) for actor, seat in self._loaded.items())
         return Directory(self._name, tuple(places))
 
     def network_input(self) -> NetworkInput:
@@ -259,30 +259,30 @@ class Detectors:
         }
         lost = count - len(self._actors) + self._ask_what_is_seen(workers)
         seen = {at: units for at, units in self._seen.items() if at not in self._refusals}
-        for place in vacant(seen, self._actors.values()):
+        for seat in vacant(seen, self._actors.values()):
             actor = self._client.submit(
                 DetectorActor,
                 self._spec,
-                place.device,
+                seat.device,
                 actor=True,
-                workers=[place.worker],
+                workers=[seat.worker],
                 key=f"{self._name}-{uuid4().hex}",
                 priority=FIRST,
             )
-            self._actors[actor] = place
+            self._actors[actor] = seat
         self._looked, self._count = time.monotonic(), len(self)
         return lost
 
-    def _lives(self, actor: Future, place: Seat, workers: Set[str]) -> bool:
+    def _lives(self, actor: Future, seat: Seat, workers: Set[str]) -> bool:
         """Whether a detector is there, or may still come to be."""
         if actor.status == "cancelled":
             raise CancelledError(actor.key)
         if actor.status == "error":
             error = actor.exception()
             if not isinstance(error, KilledWorker) and LOST not in str(error):
-                self._refusals[place.worker] = error
+                self._refusals[seat.worker] = error
         # Nothing comes of an actor whose worker dies meanwhile, not even an error.
-        pending = actor.status == "pending" and place.worker in workers
+        pending = actor.status == "pending" and seat.worker in workers
         return pending or actor.status == "finished"
 
     def _ask_what_is_seen(self, workers: Set[str]) -> int:

@@ -1,6 +1,6 @@
 """Print the figures of a checkpoint's model card.
 
-    python benchmarks/checkpoint.py [CHECKPOINT] [--slices 200]
+    python benchmarks/checkpoint.py [CHECKPOINT] [--slices 200] [--mirrored]
 
 The rows on real slices need the folder that ZARRMASK_SHARED names.
 """
@@ -42,10 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, nargs="?", default=DEFAULT_CHECKPOINT)
     parser.add_argument("--slices", type=int, default=200, help="simulated slices to draw")
+    parser.add_argument("--mirrored", action="store_true", help="look at mirror images too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    find = finder(arguments.checkpoint)
+    find = finder(arguments.checkpoint, mirrored=arguments.mirrored)
 
     print("| | |\n|---|---|")
     row("file", f"{arguments.checkpoint.stat().st_size / 1e6:.1f} MB")
@@ -64,9 +65,9 @@ def row(name: str, value: str) -> None:
     print(f"| {name} | {value} |", flush=True)
 
 
-def finder(checkpoint: Path) -> Find:
+def finder(checkpoint: Path, *, mirrored: bool = False) -> Find:
     """Give a function from a slice (h, w) to its undilated union mask at score 0.1."""
-    detector = load_detector(checkpoint, score_threshold=0.1)
+    detector = load_detector(checkpoint, score_threshold=0.1, mirrored=mirrored)
 
     def find(image: NDArray[np.uint8]) -> Mask:
         shape = (image.shape[0], image.shape[1])

@@ -187,7 +187,8 @@ def test_other_settings_are_refused_by_name(run, stack):
 def test_settings_that_came_later_leave_an_identity_as_it_was(run, stack):
     out, record = run
     assert record["settings"]["threads"] == record["settings"]["batch"] == 1
-    assert not {"threads", "batch"} & record["identity"]["settings"].keys()
+    assert record["settings"]["mirrored"] is False
+    assert not {"threads", "batch", "mirrored"} & record["identity"]["settings"].keys()
     options = {"every": 7, "dilate": 5, "voxel_size": 7.91}
     with pytest.raises(OutputError, match=r"--threads: not given then, 2 now"):
         zarrmask.run(stack, out, threads=2, **options)

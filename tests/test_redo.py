@@ -464,6 +464,22 @@ def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
     np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
 
 
+def test_mirror_images_are_looked_at_as_a_run_that_does_so_would(stack, cluster, tmp_path):
+    out, surer = tmp_path / "out", tmp_path / "surer"
+    options = {"propagate": "hold", "every": 12, "scheduler": cluster}
+    package.run(stack, out, **options)
+    record = package.run(stack, surer, mirrored=True, **options)
+    assert record["identity"]["settings"]["mirrored"] is True
+    before, expected = level(out, "mask"), level(surer, "mask")
+    assert not np.array_equal(before, expected)
+    assert (before != expected).mean() < 0.02
+    record = redo(out, z=":", mirrored=True, scheduler=cluster)
+    np.testing.assert_array_equal(level(out, "mask"), expected)
+    assert record["corrections"][0]["how"] == {"detect": {"mirrored": True}}
+    correction = open_run(out).corrections[0]
+    assert correction.arguments == ["--z", "100:123", "--mirrored"]
+
+
 @pytest.mark.slow
 def test_interpolated_masks_are_detected_on_anew_painted_and_shrunk(stack, cluster, tmp_path):
     """The default way: what a correction gives a range is as a run by that would have it."""

@@ -160,6 +160,8 @@ class Settings(BaseModel):
         Of each detector, where it works on a processor: sums depend on how many there are.
     batch : int
         Slices that go through an accelerator together; a processor takes each alone.
+    mirrored : bool
+        Whether a keyframe's three mirror images are looked at too, which takes four times as long.
     overlap : bool or None
         Whether bricks are written while the detector still looks at slices further on, which takes
         memory for both; None does so where detectors run on GPUs. The outputs are the same, and it
@@ -233,6 +235,7 @@ class Settings(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = Field(1, ge=1)
     batch: int = Field(1, ge=1, le=64)
+    mirrored: bool = False
     overlap: bool | None = None
     z: Annotated[Range, BeforeValidator(_range)] = (None, None)
     y: Annotated[Range, BeforeValidator(_range)] = (None, None)

@@ -132,9 +132,12 @@ def in_colour(image):
     return np.stack([image, image[::-1], 255 - image[:, ::-1]], -1)
 
 
-def assert_backends_agree(checkpoint, *images, score=0.1):
+def assert_backends_agree(checkpoint, *images, score=0.1, mirrored=False):
     """On slices of any size: boxes, scores and masks; gives how many were found on each."""
-    ours, theirs = (load_detector(checkpoint, backend=b, score_threshold=score) for b in BACKENDS)
+    ours, theirs = (
+        load_detector(checkpoint, backend=b, score_threshold=score, mirrored=mirrored)
+        for b in BACKENDS
+    )
     counts = []
     assert ours.network_input == theirs.network_input
     assert ours.classes == theirs.classes
@@ -174,6 +177,32 @@ def test_agree_where_each_slice_is_brought_to_one_contrast(random_r18, tmp_path)
     content = random_r18.with_suffix(".yaml").read_text() + "ZARRMASK: {EVEN_CONTRAST: true}\n"
     checkpoint.with_suffix(".yaml").write_text(content)
     assert min(assert_backends_agree(checkpoint, drawn(3, (400, 420)) // 3, drawn(4, (320, 320))))
+
+
+@needs_detectron2
+def test_agree_on_mirror_images(random_r18):
+    images = (drawn(3, (400, 420)), drawn(4, (200, 900)), in_colour(drawn(5, (320, 320))))
+    assert min(assert_backends_agree(random_r18, *images, mirrored=True)) > 0
+
+
+@needs_detectron2
+def test_other_heads_than_the_usual_are_not_asked_of_mirror_images(tmp_path):
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model as build
+
+    config = tmp_path / "model.yaml"
+    config.write_text(
+        f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\n"
+        "MODEL:\n  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}\n"
+        "  ROI_HEADS: {NAME: CascadeROIHeads}\n"
+        "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true}\n"
+    )
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config))
+    cfg.MODEL.DEVICE = "cpu"
+    torch.save({"model": build(cfg).state_dict()}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"StandardROIHeads, not CascadeROIHeads"):
+        load_detector(tmp_path / "model.pth", backend="detectron2", mirrored=True)
 
 
 @needs_detectron2

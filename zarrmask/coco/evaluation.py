@@ -69,6 +69,7 @@ def evaluate(
     dilate: float | str | None = None,
     voxel_size: float | None = None,
     detect_window: str | tuple[float, float] | None = None,
+    mirrored: bool = False,
     out: Path | None = None,
     worst: int = 10,
     reporter: Reporter | None = None,
@@ -79,7 +80,7 @@ def evaluate(
     ----------
     annotations, images : Path
         See `read_coco`.
-    checkpoint, model, score, classes, dilate, voxel_size, detect_window : optional
+    checkpoint, model, score, classes, dilate, voxel_size, detect_window, mirrored : optional
         As `checkpoint`, `config` and so on of a run. "auto" takes its percentiles of up to eight
         images. Chosen classes are the annotations' categories too, where there are as many of
         these; average precision is of all classes.
@@ -113,6 +114,7 @@ def evaluate(
         dilate=dilate,
         voxel_size=voxel_size,
         detect_window=detect_window,
+        mirrored=mirrored,
     )
     masking.kernel_side(1, 1, settings.dilate, settings.voxel_size)  # or refuse it at once
     if out is not None:
@@ -130,6 +132,7 @@ def evaluate(
         precision=settings.precision,
         device=settings.device,
         score_threshold=lowest,
+        mirrored=settings.mirrored,
     )
     chosen = settings.classes
     if chosen is not None:

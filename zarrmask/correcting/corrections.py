@@ -75,8 +75,15 @@ class Correction:
             part
             for name, value in asked.items()
             if value is not None
-            for part in (f"--{name}", str(value["path"] if isinstance(value, Mapping) else value))
+            for part in _option(name, value)
         ]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """An option as it is typed."""
+    if value is True:
+        return [f"--{name}"]
+    return [f"--{name}", str(value["path"] if isinstance(value, Mapping) else value)]
 
 
 def store_of(run: Place, number: int) -> KeyframeStore:

@@ -65,6 +65,7 @@ def redo(
     checkpoint: str | Path | None = None,
     config: str | Path | None = None,
     detect_every: str | int | None = None,
+    mirrored: bool = False,
     undo: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -94,9 +95,9 @@ def redo(
     first : int, optional
         Number of the slice that a volume's first mask is for; by default the first of the range, of
         the run or of the stack, whichever has as many slices.
-    score, checkpoint, detect_every : optional
+    score, checkpoint, detect_every, mirrored : optional
         Detect on these slices anew, with what is given of these, and else as the run did: `score`,
-        `checkpoint` and `every` of `zarrmask.run`.
+        `checkpoint`, `every` and `mirrored` of `zarrmask.run`.
     config : path, optional
         detectron2 config of that checkpoint.
     undo : bool
@@ -118,7 +119,8 @@ def redo(
     place = output_place(run)
     reporter = reporter or Reporter()
     weights = {"checkpoint": checkpoint, "config": config}
-    detect = _given({"score": score, **weights, "detect-every": detect_every})
+    how = {"detect-every": detect_every, "mirrored": mirrored or None}
+    detect = _given({"score": score, **weights, **how})
     asked = _given({"from": hold, "dilate": dilate, "erode": erode, "undo": undo or None})
     if masks is not None:
         asked["masks"] = {"path": redacted(str(place_of(masks))), "first": first}
@@ -191,7 +193,7 @@ def _require_one(
         raise SettingsError(
             (several if len(asked) > 1 else "")
             + "say what to do: one of --from, --dilate, --erode, --masks and --undo, or some of "
-            "--score, --checkpoint (with its --config) and --detect-every"
+            "--score, --checkpoint (with its --config), --detect-every and --mirrored"
         )
     if first is not None and "masks" not in asked:
         raise SettingsError("--first goes with --masks only; leave it out")
@@ -343,6 +345,8 @@ def redetection_of(
         changes["score"] = asked["score"]
     if "detect-every" in asked:
         changes["every"] = asked["detect-every"]
+    if "mirrored" in asked:
+        changes["mirrored"] = True
     if "checkpoint" in asked:
         config = asked.get("config")
         changes["checkpoint"] = Path(asked["checkpoint"])

@@ -56,6 +56,7 @@ class DetectorSpec:
     precision: Precision = "full"
     threads: int = 1
     batch: int = 1
+    mirrored: bool = False
 
     def together(self, device: str) -> int:
         """How many slices go through a device together."""
@@ -76,6 +77,7 @@ class DetectorSpec:
             device=device,
             score_threshold=self.score,
             batch=self.together(device),
+            mirrored=self.mirrored,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from zarrmask.detection.config_file import Document
 from zarrmask.detection.detections import Detections, on_slice
 from zarrmask.detection.even_contrast import even
 from zarrmask.detection.inputs import NetworkInput
+from zarrmask.detection.mirroring import MIRRORED, MeanLook, Size
 from zarrmask.detection.weights import Misfit, is_weight
 from zarrmask.errors import CheckpointError, SettingsError
 
@@ -43,6 +45,8 @@ class Detectron2Detector:
     device : torch.device
     score_threshold : float, optional
         Only what scores above is found; without one, the config's.
+    mirrored : bool
+        See `zarrmask.detection.load.load_detector`.
 
     Raises
     ------
@@ -59,6 +63,8 @@ class Detectron2Detector:
         source: str,
         device: torch.device,
         score_threshold: float | None = None,
+        *,
+        mirrored: bool = False,
     ) -> None:
         _require_detectron2()
         self.config = _config(documents, source)
@@ -67,6 +73,9 @@ class Detectron2Detector:
         if score_threshold is not None:
             self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
         self.model = _model(self.config, source)
+        self._mirrored = mirrored
+        if mirrored:
+            _require_standard_heads(self.model, source)
         _load(self.model, weights, source)
 
     @property
@@ -90,7 +99,11 @@ class Detectron2Detector:
         ]
 
     def _detect(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Detections:
-        (found,) = self.model.inference([{"image": self._tensor(image)}], do_postprocess=False)
+        tensor = self._tensor(image)
+        if self._mirrored:
+            found = self._inference_mirrored(tensor)
+        else:
+            (found,) = self.model.inference([{"image": tensor}], do_postprocess=False)
         return on_slice(
             found.pred_boxes.tensor.cpu().numpy(),
             found.scores.cpu().numpy(),
@@ -100,6 +113,26 @@ class Detectron2Detector:
             size=size,
         )
 
+    def _inference_mirrored(self, tensor: torch.Tensor) -> Any:
+        """What `inference` gives, of the tensor's mirror images too."""
+        from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
+
+        model, size = self.model, (tensor.shape[-2], tensor.shape[-1])
+        images = [model.preprocess_image([{"image": view.image(tensor)}]) for view in MIRRORED]
+        features = [model.backbone(image.tensor) for image in images]
+        (proposed,), _ = model.proposal_generator(images[0], features[0], None)
+        proposals = proposed.proposal_boxes.tensor
+        looks = [_RegionLook(model.roi_heads, maps, size) for maps in features]
+        look = MeanLook(list(zip(MIRRORED, looks, strict=True)), size)
+        scores, boxes = look.boxes(proposals)
+        predictor = model.roi_heads.box_predictor
+        limits = (predictor.test_score_thresh, predictor.test_nms_thresh)
+        found, _ = fast_rcnn_inference_single_image(
+            boxes.flatten(1), scores, size, *limits, predictor.test_topk_per_image
+        )
+        found.pred_masks = look.masks(found.pred_boxes.tensor, found.pred_classes)
+        return found
+
     def _tensor(self, image: NDArray[np.uint8]) -> torch.Tensor:
         """Give three channels (3, h, w) in the config's order."""
         height, width = image.shape[:2]
@@ -107,6 +140,47 @@ class Detectron2Detector:
         ordered = bgr[..., ::-1] if self.config.INPUT.FORMAT == "RGB" else bgr
         tensor = torch.from_numpy(ordered.transpose(2, 0, 1).astype(np.float32))
         return even(tensor) if self._evens else tensor
+
+
+@dataclass(frozen=True)
+class _RegionLook:
+    """What detectron2's heads say of regions of one image; a `Look`."""
+
+    heads: Any
+    features: Any
+    size: Size
+
+    def boxes(self, proposals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Look.boxes`; the background's probability comes last."""
+        from detectron2.structures import Boxes, Instances
+
+        boxes = Boxes(proposals)
+        levels = [self.features[level] for level in self.heads.box_in_features]
+        said = self.heads.box_predictor(self.heads.box_head(self.heads.box_pooler(levels, [boxes])))
+        regions = [Instances(self.size, proposal_boxes=boxes)]
+        (scores,) = self.heads.box_predictor.predict_probs(said, regions)
+        (found,) = self.heads.box_predictor.predict_boxes(said, regions)
+        return scores, found.unflatten(1, (-1, 4))
+
+    def masks(self, boxes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See `Look.masks`."""
+        from detectron2.structures import Boxes, Instances
+
+        regions = Instances(self.size, pred_boxes=Boxes(boxes), pred_classes=labels)
+        (found,) = self.heads.forward_with_given_boxes(self.features, [regions])
+        masks: torch.Tensor = found.pred_masks
+        return masks
+
+
+def _require_standard_heads(model: Any, source: str) -> None:
+    """Refuse to look at mirror images by heads that are asked otherwise."""
+    from detectron2.modeling import StandardROIHeads
+
+    if type(model.roi_heads) is not StandardROIHeads:
+        raise CheckpointError(
+            f"{source}: --mirrored goes with MODEL.ROI_HEADS.NAME StandardROIHeads, not "
+            f"{type(model.roi_heads).__name__}; leave it out"
+        )
 
 
 def _require_detectron2() -> None:

@@ -1,6 +1,9 @@
 """From proposals to boxes, classes and masks, as in detectron2; and the losses of these."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from torchvision.ops import (
 )
 
 from zarrmask.detection.config import STRIDES, ModelConfig
+from zarrmask.detection.mirroring import Look, Size
 from zarrmask.detection.proposals import finite
 
 
@@ -73,35 +77,27 @@ class Heads(RoIHeads):
         """Detect from proposals, or give the losses where targets are given in training."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
-        logits, deltas = self._predict_boxes(features, proposals, image_shapes)
-        found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
-        mask_logits = self._predict_masks(features, found[0], image_shapes)
-        masks = maskrcnn_inference(mask_logits, found[2])
-        names = ("boxes", "scores", "labels", "masks")
-        return [dict(zip(names, one, strict=True)) for one in zip(*found, masks, strict=True)], {}
+        found = []
+        for n, (boxes, size) in enumerate(zip(proposals, image_shapes, strict=True)):
+            own = {level: maps[n : n + 1] for level, maps in features.items()}
+            found.append(self.detect(RegionLook(self, own, size), boxes, size))
+        return found, {}
 
-    def postprocess_detections(
-        self,
-        class_logits: Tensor,
-        box_regression: Tensor,
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Give the boxes, scores and labels of each image, the best first."""
-        counts = [len(boxes) for boxes in proposals]
-        every_box = self.box_coder.decode(box_regression, proposals).split(counts)
-        every_score = F.softmax(class_logits, -1).split(counts)
-        results: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        for boxes, scores, shape in zip(every_box, every_score, image_shapes, strict=True):
-            boxes, scores = finite(boxes.flatten(1), scores)
-            place, label = torch.where(scores[:, 1:] > self.score_thresh)
-            label = label + 1
-            score = scores[place, label]
-            box = clip_boxes_to_image(boxes.unflatten(1, (-1, 4))[place, label], shape)
-            keep = batched_nms(box, score, label, self.nms_thresh)[: self.detections_per_img]
-            for result, values in zip(results, (box, score, label), strict=True):
-                result.append(values[keep])
-        return results
+    def detect(self, look: Look, proposals: Tensor, size: Size) -> dict[str, Tensor]:
+        """Find objects in one image of this size, by what is said of its proposals, (n, 4)."""
+        boxes, scores, labels = self._best(*look.boxes(proposals), size)
+        masks = look.masks(boxes, labels)
+        return {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks}
+
+    def _best(self, scores: Tensor, boxes: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Give boxes, scores and labels of what is found, the best first."""
+        boxes, scores = finite(boxes.flatten(1), scores)
+        place, label = torch.where(scores[:, 1:] > self.score_thresh)
+        label = label + 1
+        score = scores[place, label]
+        box = clip_boxes_to_image(boxes.unflatten(1, (-1, 4))[place, label], size)
+        keep = batched_nms(box, score, label, self.nms_thresh)[: self.detections_per_img]
+        return box[keep], score[keep], label[keep]
 
     def _predict_boxes(self, features: Any, boxes: Any, shapes: Any) -> tuple[Tensor, Tensor]:
         pooled = self.box_roi_pool(features, boxes, shapes)
@@ -146,6 +142,36 @@ class Heads(RoIHeads):
         deltas = every_delta.unflatten(1, (-1, 4))[here, labels[here]]
         apart = F.smooth_l1_loss(deltas.float(), truth[here], reduction="sum", beta=self.beta)
         return F.cross_entropy(logits, labels), apart / max(len(labels), 1)
+
+
+@dataclass(frozen=True)
+class RegionLook:
+    """What heads say of regions of one image; a `Look`.
+
+    Attributes
+    ----------
+    heads : Heads
+    features : mapping
+        Feature maps of the image, (1, channels, h', w'), by level.
+    size : (int, int)
+        Of the image, height and width, without padding.
+    """
+
+    heads: Heads
+    features: Mapping[str, Tensor]
+    size: Size
+
+    def boxes(self, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Look.boxes`; the background's come first."""
+        logits, deltas = self.heads._predict_boxes(self.features, [proposals], [self.size])
+        boxes = self.heads.box_coder.decode(deltas, [proposals]).flatten(1)
+        return F.softmax(logits, -1), boxes.unflatten(1, (-1, 4))
+
+    def masks(self, boxes: Tensor, labels: Tensor) -> Tensor:
+        """See `Look.masks`."""
+        logits = self.heads._predict_masks(self.features, [boxes], [self.size])
+        masks: Tensor = maskrcnn_inference(logits, [labels])[0]
+        return masks
 
 
 class Pool(MultiScaleRoIAlign):

@@ -17,7 +17,9 @@ from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import Detections, on_slice
 from zarrmask.detection.devices import find_device, has_bfloat16
+from zarrmask.detection.heads import RegionLook
 from zarrmask.detection.inputs import NetworkInput
+from zarrmask.detection.mirroring import MeanLook, views_of
 from zarrmask.detection.network import PADDED_TO, build_model
 from zarrmask.detection.precision import Precision, fold_norms, to_bfloat16
 from zarrmask.detection.protocol import Detector
@@ -39,6 +41,7 @@ def load_detector(
     device: str = "cpu",
     score_threshold: float | None = None,
     batch: int = 1,
+    mirrored: bool = False,
 ) -> Detector:
     """Load a detectron2 Mask R-CNN.
 
@@ -59,6 +62,9 @@ def load_detector(
         Only what scores above is found. Without one, the config's, or 0.05.
     batch : int
         Slices that go through the network together; detectron2 takes each alone.
+    mirrored : bool
+        Whether a slice's mirror images are looked at too, and what is said of a place is averaged;
+        see `zarrmask.detection.mirroring`.
 
     Raises
     ------
@@ -76,7 +82,9 @@ def load_detector(
         if precision != "full":
             raise SettingsError("--precision fast is zarrmask's own; detectron2 knows full only")
         documents = documents_of(checkpoint, weights.shapes, config)
-        return Detectron2Detector(documents, weights, source, place, score_threshold)
+        return Detectron2Detector(
+            documents, weights, source, place, score_threshold, mirrored=mirrored
+        )
     model_config = config_of(checkpoint, weights.shapes, config)
     if score_threshold is None:
         score_threshold = model_config.score_threshold
@@ -84,7 +92,9 @@ def load_detector(
         model_config,
         score_threshold=_LOWEST_SCORE if score_threshold is None else score_threshold,
     )
-    return MaskRCNNDetector(model_config, weights.tensors, source, place, precision, batch)
+    return MaskRCNNDetector(
+        model_config, weights.tensors, source, place, precision, batch, mirrored=mirrored
+    )
 
 
 class MaskRCNNDetector:
@@ -102,6 +112,8 @@ class MaskRCNNDetector:
         See `load_detector`.
     batch : int
         Slices that go through the backbone together, always so many.
+    mirrored : bool
+        See `load_detector`.
 
     Raises
     ------
@@ -118,6 +130,8 @@ class MaskRCNNDetector:
         device: torch.device = torch.device("cpu"),  # noqa: B008  it never changes
         precision: Precision = "full",
         batch: int = 1,
+        *,
+        mirrored: bool = False,
     ) -> None:
         if precision == "fast" and not has_bfloat16(device):
             raise SettingsError(
@@ -128,6 +142,7 @@ class MaskRCNNDetector:
         self.device = device
         self.precision = precision
         self.batch = batch
+        self.views = views_of(mirrored)
         self.model = build_model(config)
         load_weights(self.model, weights, source)
         self.model.eval()
@@ -173,16 +188,20 @@ class MaskRCNNDetector:
         rest, whose sums depend on how many boxes there are in all, gets each for itself.
         """
         model: Any = self.model
-        blank = torch.zeros_like(images[0])
-        inputs, _ = model.transform([*images, *[blank] * (self.batch - len(images))])
-        features = model.backbone(inputs.tensors)
+        blanks = [torch.zeros_like(images[0])] * (self.batch - len(images))
+        seen = []
+        for view in self.views:
+            inputs, _ = model.transform([view.image(image) for image in (*images, *blanks)])
+            seen.append((inputs, model.backbone(inputs.tensors)))
         results = []
-        for n, size in enumerate(inputs.image_sizes[: len(images)]):
-            own = {level: maps[n : n + 1] for level, maps in features.items()}
-            one = ImageList(inputs.tensors[n : n + 1], [size])
-            proposals, _ = model.rpn(one, own)
-            (result,), _ = model.roi_heads(own, proposals, [size])
-            results.append(result)
+        for n, image in enumerate(images):
+            size = (image.shape[-2], image.shape[-1])
+            own = [{level: maps[n : n + 1] for level, maps in found.items()} for _, found in seen]
+            one = ImageList(seen[0][0].tensors[n : n + 1], [size])
+            (proposals,), _ = model.rpn(one, own[0])
+            looks = [RegionLook(model.roi_heads, maps, size) for maps in own]
+            look = MeanLook(list(zip(self.views, looks, strict=True)), size)
+            results.append(model.roi_heads.detect(look, proposals, size))
         return results
 
     @contextmanager

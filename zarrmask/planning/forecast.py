@@ -65,10 +65,13 @@ class Network:
         Bytes of its checkpoint.
     input : NetworkInput
         The size in which it sees a slice.
+    mirrored : bool
+        Whether it looks at a slice's mirror images too.
     """
 
     weights: int
     input: NetworkInput
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,8 @@ class Forecast:
         worker, shared = WORKER, 0
         if self.network is not None:
             seen = prod(self.network.input.shape(height, width))
-            worker, shared = WORKER + detector_bytes(self.network.weights, seen), TORCH_SHARED
+            worker = WORKER + detector_bytes(self.network.weights, seen, self.network.mirrored)
+            shared = TORCH_SHARED
             worker += CUDA if self.crew.gpus else 0
             sizes = {
                 detecting_bytes(

@@ -38,6 +38,8 @@ LOADING, LOADED = 2.4, 1.4
 """Times a checkpoint's bytes that its detector takes while it is loaded, and then."""
 A_PIXEL = 600
 """Bytes that the network takes a pixel that it sees."""
+MIRRORED = 3 * 90
+"""What it adds, with mirror images: feature maps of the others, 256 channels wide."""
 MARGIN = 1.1
 """For what the allocator keeps for itself."""
 AT_ONCE = 10
@@ -95,7 +97,7 @@ class Memory:
         return self.client + self.shared + self.workers * self.worker + working
 
 
-def detector_bytes(weights: int, pixels: int) -> int:
+def detector_bytes(weights: int, pixels: int, mirrored: bool) -> int:
     """Bytes that a detector takes of a worker, with what it imports.
 
     Parameters
@@ -104,8 +106,11 @@ def detector_bytes(weights: int, pixels: int) -> int:
         Of its checkpoint.
     pixels : int
         That the network sees at once.
+    mirrored : bool
+        Whether it looks at mirror images too.
     """
-    return TORCH + int(max(LOADING * weights, LOADED * weights + A_PIXEL * pixels))
+    a_pixel = A_PIXEL + (MIRRORED if mirrored else 0)
+    return TORCH + int(max(LOADING * weights, LOADED * weights + a_pixel * pixels))
 
 
 def detecting_bytes(region: Shape, kept: int, pixels: int, block: Shape, itemsize: int) -> int:

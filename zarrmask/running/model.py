@@ -84,7 +84,7 @@ def network_of(settings: Settings, checkpoint: Path) -> Network:
     documents, source = _stated(settings, checkpoint)
     _understood(settings, documents, source)
     seen = NetworkInput(*read_fields(documents, source, "min_size", "max_size"))
-    return Network(checkpoint.stat().st_size, seen)
+    return Network(checkpoint.stat().st_size, seen, settings.mirrored)
 
 
 def _stated(settings: Settings, checkpoint: Path) -> tuple[list[Document], str]:
@@ -119,5 +119,6 @@ def detectors_of(
         settings.precision,
         settings.threads,
         settings.batch,
+        settings.mirrored,
     )
     return Detectors(client, spec, reporter, settings.device, kind, patience)

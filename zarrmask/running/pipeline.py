@@ -52,7 +52,7 @@ CONVERTED = {
 }
 """Settings that decide what a conversion writes."""
 
-LATER = {"threads": 1, "batch": 1}
+LATER = {"threads": 1, "batch": 1, "mirrored": False}
 """Settings that came later; runs from before went by these, which leave an identity as it was."""
 
 

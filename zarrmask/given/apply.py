@@ -18,6 +18,7 @@ from zarrmask.progress import Reporter, listed
 from zarrmask.records.journal import Journal
 from zarrmask.records.record import outcome, run_record, written_by
 from zarrmask.running.finish import finish_run
+from zarrmask.running.job import CONVERTED, Job
 from zarrmask.running.opening import (
     input_identity,
     keep_apart,
@@ -26,11 +27,8 @@ from zarrmask.running.opening import (
     to_be_seen,
 )
 from zarrmask.running.outputs import referenced_volume, run_pyramids
-from zarrmask.running.pipeline import CONVERTED
-from zarrmask.running.session import Session, forecast_of, needs_nobody
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
-from zarrmask.workers.cluster import find_crew
 
 APPLIED = CONVERTED | {"volume", "links"}
 """Settings, beside the dilation, that decide what comes out."""
@@ -121,12 +119,16 @@ def apply(
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
     keep_apart(given.source, journal)
-    if needs_nobody(journal, source, identity, overwrite=overwrite):
-        scheduler = None
-    crew = find_crew(scheduler, workers, memory, patience, reporter)
     copying = copying_bytes(given, shape)
-    forecast = forecast_of(source, plan, pyramids, crew, settings, None, copying=copying)
-    session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
+    job = Job(journal, source, settings, plan, pyramids, identity, volume, copying=copying)
+    session = job.session(
+        reporter,
+        scheduler=scheduler,
+        workers=workers,
+        memory=memory,
+        patience=patience,
+        overwrite=overwrite,
+    )
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return journal.read() or {}

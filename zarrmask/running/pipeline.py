@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,48 +12,22 @@ from zarrmask.errors import SettingsError
 from zarrmask.planning.forecast import Forecast
 from zarrmask.planning.memory import sized
 from zarrmask.planning.outlook import Outlook
-from zarrmask.planning.plan import make_plan
 from zarrmask.planning.trial import measure_hours
 from zarrmask.progress import Reporter
-from zarrmask.records.journal import Journal, differences
+from zarrmask.records.journal import differences
 from zarrmask.records.record import outcome, run_record, warnings_of, written_by
 from zarrmask.running.cutout import Cutout
 from zarrmask.running.finish import finish_run, flush_metadata, write_pyramid_metadata
+from zarrmask.running.job import Job, conversion_job, run_job
 from zarrmask.running.looking import record_of
-from zarrmask.running.model import config_identity, detectors_of, find_checkpoint
-from zarrmask.running.opening import (
-    input_identity,
-    keep_apart,
-    open_input,
-    refuse_worker,
-    to_be_seen,
-)
-from zarrmask.running.outputs import converted_pyramids, referenced_volume, run_pyramids
-from zarrmask.running.session import Session, as_begun, forecast_of, needs_nobody, recognised
+from zarrmask.running.model import detectors_of
+from zarrmask.running.opening import refuse_worker, to_be_seen
+from zarrmask.running.session import as_begun, recognised
 from zarrmask.running.stages import bricks_left
-from zarrmask.settings import Settings, read_settings
-from zarrmask.stack import Source
-from zarrmask.storage.digest import sha256
+from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
 from zarrmask.workers.cluster import find_crew
 from zarrmask.workers.gpus import on_gpus
-
-CONVERTED = {
-    "z",
-    "y",
-    "x",
-    "dtype",
-    "window",
-    "ngff",
-    "chunk",
-    "levels",
-    "compressor",
-    "voxel_size",
-}
-"""Settings that decide what a conversion writes."""
-
-LATER = {"threads": 1, "batch": 1, "mirrored": False}
-"""Settings that came later; runs from before went by these, which leave an identity as it was."""
 
 
 def run(
@@ -114,26 +88,24 @@ def run(
     place = output_place(out)
     reporter = reporter or Reporter()
     settings = read_settings(Path(config) if config else None, **options)
-    settings = on_gpus(settings) if gpus else settings
-    checkpoint = find_checkpoint(settings)
-    source, settings = open_input(stack, settings, reporter)
-    plan = make_plan(source, settings)
-    identity = _identity(source, settings, checkpoint)
-    journal = Journal.of_run(place)
-    volume = referenced_volume(stack, source, plan, settings)
-    pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
-    keep_apart(source, journal)
-    if needs_nobody(journal, source, identity, overwrite=overwrite):
-        scheduler, gpus = None, False
-    crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
-    forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
-    session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
+    job = run_job(stack, place, on_gpus(settings) if gpus else settings, reporter)
+    journal, checkpoint = job.journal, job.checkpoint
+    assert checkpoint is not None, "a run has a detector"
+    session = job.session(
+        reporter,
+        scheduler=scheduler,
+        workers=workers,
+        memory=memory,
+        patience=patience,
+        gpus=gpus,
+        overwrite=overwrite,
+    )
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return journal.read() or {}
-        with session.working(to_be_seen(journal, source, checkpoint)) as client:
+        with session.working(to_be_seen(journal, job.source, checkpoint)) as client:
             patience, device = session.forecast.crew.patience, session.device
-            detectors = detectors_of(client, settings, checkpoint, reporter, patience, device)
+            detectors = detectors_of(client, job.settings, checkpoint, reporter, patience, device)
             if not session.resumed:
                 detectors.load()  # a bad one leaves nothing behind
             session.start(detectors.kind, written_by(command))
@@ -145,13 +117,13 @@ def run(
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)
         record = {
-            **run_record(source, settings, plan, checkpoint, session.identity),
+            **run_record(job.source, job.settings, plan, checkpoint, session.identity),
             **session.record(),
             **written_by(command),
-            **outcome(plan, volume, contrast, kept),
+            **outcome(plan, job.volume, contrast, kept),
             "keyframes": keyframes,
         }
-        finish_run(journal, record, pyramids, plan, reporter)
+        finish_run(journal, record, job.pyramids, plan, reporter)
     return record
 
 
@@ -179,37 +151,34 @@ def convert(
     refuse_worker()
     place = output_place(out)
     reporter = reporter or Reporter()
-    settings = read_settings(**options)
-    source, settings = open_input(stack, settings, reporter)
-    plan = make_plan(source, settings)
-    identity = _of_conversion(source, settings)
-    journal = Journal.of_conversion(place, settings.ngff)
-    pyramids = converted_pyramids(journal, plan, source, settings)
-    keep_apart(source, journal)
-    if needs_nobody(journal, source, identity, overwrite=overwrite):
-        scheduler = None
-    crew = find_crew(scheduler, workers, memory, patience, reporter)
-    forecast = forecast_of(source, plan, pyramids, crew, settings, None)
-    session = Session(journal, identity, source, settings, pyramids, forecast, reporter, scheduler)
+    job = conversion_job(stack, place, read_settings(**options), reporter)
+    session = job.session(
+        reporter,
+        scheduler=scheduler,
+        workers=workers,
+        memory=memory,
+        patience=patience,
+        overwrite=overwrite,
+    )
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return place
-        with session.working(to_be_seen(journal, source)):
+        with session.working(to_be_seen(job.journal, job.source)):
             session.start()
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=False)
             session.bridging(lambda source: session.write(source, None, contrast))
         peak, predicted = session.peak_memory, session.forecast.memory.total
         reporter.say(f"peak memory: {sized(peak)}; predicted were {sized(predicted)}")
-        write_pyramid_metadata({place.stem: pyramids["volume"]}, plan)
-        flush_metadata(pyramids)
+        write_pyramid_metadata({place.stem: job.pyramids["volume"]}, plan)
+        flush_metadata(job.pyramids)
         record = {
             "state": "finished",
             "identity": session.identity,
             "window": contrast.written,
-            "missing": list(source.missing),
+            "missing": list(job.source.missing),
         }
-        journal.finish(record | session.damage.record())
+        job.journal.finish(record | session.damage.record())
     return place
 
 
@@ -254,46 +223,32 @@ def foresee(
     place = output_place(out)
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
-    source, settings = open_input(stack, settings, reporter or Reporter())
-    plan = make_plan(source, settings)
-    checkpoint = None if conversion else find_checkpoint(settings)
-    if conversion:
-        journal = Journal.of_conversion(place, settings.ngff)
-        pyramids = converted_pyramids(journal, plan, source, settings)
-    else:
-        journal = Journal.of_run(place)
-        referenced = referenced_volume(stack, source, plan, settings) is not None
-        pyramids = run_pyramids(journal, plan, source, settings, referenced=referenced)
-    keep_apart(source, journal)
+    prepared = conversion_job if conversion else run_job
+    job = prepared(stack, place, settings, reporter or Reporter())
     crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
-    forecast = forecast_of(source, plan, pyramids, crew, settings, checkpoint)
-    identity = (
-        _identity(source, settings, checkpoint) if checkpoint else _of_conversion(source, settings)
-    )
-    forecast, left, told = _begun(journal, forecast, identity)
+    forecast, left, told = _begun(job, job.forecast(crew))
     if told:
         (reporter or Reporter()).say(told)
     if not measure:
         return Outlook(forecast, left, None)
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
     work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
-    if "volume" not in pyramids and not conversion:
+    if "volume" not in job.pyramids and not conversion:
         options["volume"] = False  # a piece of a pyramid does not serve as the volume
     hours = measure_hours(forecast, place, partial(work, **session, **options))
     return Outlook(forecast, left, hours)
 
 
-def _begun(
-    journal: Journal, forecast: Forecast, identity: Mapping[str, Any]
-) -> tuple[Forecast, float, str | None]:
+def _begun(job: Job, forecast: Forecast) -> tuple[Forecast, float, str | None]:
     """Give the forecast and what is left of an output that has been begun, and words for that."""
+    journal = job.journal
     record = journal.read()
     state = record["state"] if record else None
     if record is None or not (
         state == "finished" or (state == "unfinished" and "bricks" in record)
     ):
         return forecast, 1.0, None
-    now = recognised(journal, forecast.source, identity)
+    now = recognised(journal, job.source, job.identity)
     if unlike := differences(record["identity"], json.loads(json.dumps(now))):
         told = f"{journal.out} is {state}, and was begun with other settings or input: "
         return forecast, 1.0, told + "; ".join(unlike)
@@ -306,27 +261,3 @@ def _begun(
         f"{left:.0%} of its bricks are to be written; what follows is of all of them"
     )
     return forecast, left, told
-
-
-def _of_conversion(source: Source, settings: Settings) -> dict[str, Any]:
-    """What makes a conversion this one."""
-    return {
-        "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
-        "input": {"fingerprint": source.fingerprint()},
-    }
-
-
-def _identity(source: Source, settings: Settings, checkpoint: Path) -> dict[str, Any]:
-    """What makes a run this one: settings, input, weights. No path: a moved stack is the same.
-
-    The kind of device, where it is not named, is settled when detectors are loaded.
-    """
-    exclude = {"checkpoint", "model", "allow_missing", "on_bad_slice", "device", "overlap"}
-    exclude |= {name for name, value in LATER.items() if getattr(settings, name) == value}
-    return {
-        "settings": json.loads(settings.model_dump_json(exclude=exclude)),
-        "input": input_identity(source),
-        "checkpoint": sha256(checkpoint),
-        "model": config_identity(settings, checkpoint),
-        "device": None if settings.device == "auto" else settings.device,
-    }

@@ -5,8 +5,8 @@
 The first table builds the plan and the graph of stacks up to 27,000 x 8,096 x 8,096, sends it to a
 scheduler without workers, and takes the time until that knows all tasks. For the second, each brick
 of the largest stack is a task that sleeps and enters itself in the ledger, as a real one does, on a
-local cluster of 4 processes with 16 threads, through the same lines of `zarrmask.running.stages` as
-a real run. The shares are of the threads' time from the first line to the last: what the workers
+local cluster of 4 processes with 16 threads, through the same lines of `zarrmask.running.writing`
+as a real run. The shares are of the threads' time from the first line to the last: what the workers
 say that tasks took (the ledger's entry is in it), and what was spent asleep alone.
 """
 
@@ -33,11 +33,12 @@ from zarrmask.planning.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Shape, brick_key
 from zarrmask.records.ledger import Ledger
-from zarrmask.running.stages import compute_bricks, missing_bricks, one_task_each
+from zarrmask.running.writing import compute_bricks, missing_bricks
 from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.tiff import read_tiff
+from zarrmask.workers.blocks import one_task_each
 
 SHAPES: tuple[Shape, ...] = (
     (1_000, 1_024, 1_024),

@@ -49,8 +49,8 @@ def workers_hold(client: Client) -> list[int]:
 def _pid() -> int:
     import os
 
-    import zarrmask.running.stages
-    import zarrmask.running.tasks  # noqa: F401  what a task imports
+    import zarrmask.running.tasks
+    import zarrmask.running.writing  # noqa: F401  what a task imports
 
     return os.getpid()
 

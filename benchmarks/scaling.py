@@ -6,7 +6,7 @@ Real: conversions and runs of a simulated scroll on 1 and 2 worker processes wit
 which client and scheduler share; the same stack for all (strong), and a stack so many times as deep
 (weak). Efficiency is of the time between the first task and the last: strong T(1) / (n T(n)), weak
 T(1) / T(n). Simulated: tasks that sleep as long as a keyframe and a brick of a large scroll take,
-on 4 processes of threads, through the same lines of `zarrmask.running.stages` as a run, on one
+on 4 processes of threads, through the same lines of `zarrmask.running.writing` as a run, on one
 machine: what scheduler and client lose. Medians of the rounds.
 
 Where the time goes: of all workers, from the start of the cluster to the end of the program,
@@ -52,8 +52,7 @@ from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Shape
 from zarrmask.records.ledger import Ledger
-from zarrmask.running.stages import one_task_each
-from zarrmask.workers.blocks import results
+from zarrmask.workers.blocks import one_task_each, results
 from zarrmask.workers.cluster import connect
 
 SETTINGS: dict[str, dict[str, Any]] = {"convert": {}, "run": {"every": 8}}

@@ -21,7 +21,7 @@ from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
 from zarrmask.records.damage import Damage
 from zarrmask.records.journal import Journal
-from zarrmask.running import stages
+from zarrmask.running import reading
 from zarrmask.running.bridging import REPRIEVES, Bridger
 from zarrmask.stack import UnreadableError, open_source, remote, unreadable
 from zarrmask.workers.cluster import come_to_rest
@@ -471,7 +471,7 @@ def test_masks_are_not_interpolated(volume, here, tmp_path):
 
 
 def test_coarser_levels_are_not_interpolated(volume, here, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "SAMPLED_SIDE", 60)
+    monkeypatch.setattr(reading, "SAMPLED_SIDE", 60)
     tiffs(tmp_path / "stack", volume)
     pyramid = zarrmask.convert(tmp_path / "stack", tmp_path / "pyramid.zarr", scheduler=here)
     chunk = pyramid / "2" / "0" / "0" / "1"

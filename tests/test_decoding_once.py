@@ -19,7 +19,7 @@ import zarr
 import zarrmask
 from zarrmask.masking import Sighting, seek
 from zarrmask.pyramid import brick_grid
-from zarrmask.running import stages
+from zarrmask.running import slabs
 from zarrmask.stack import cuts_blocks, open_source
 
 SHAPE = (20, 300, 700)  # four bricks of the smallest size
@@ -93,13 +93,13 @@ def contents(folder):
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.usefixtures("small_bricks")
 def test_every_part_is_decoded_once(packing, volume, here, decodes, tmp_path, cluster, monkeypatch):
-    slabs = []
+    decoded_first = []
 
-    def decoded_ahead(*args, decode=stages._decoded):
-        slabs.append(args)
+    def decoded_ahead(*args, decode=slabs.decoded_into):
+        decoded_first.append(args)
         return decode(*args)
 
-    monkeypatch.setattr(stages, "_decoded", decoded_ahead)
+    monkeypatch.setattr(slabs, "decoded_into", decoded_ahead)
     write, parts, ahead = PACKINGS[packing]
     for name, save in (("packed", write), ("plain", tiffs)):
         (tmp_path / name).mkdir()
@@ -113,7 +113,7 @@ def test_every_part_is_decoded_once(packing, volume, here, decodes, tmp_path, cl
     plain = zarrmask.convert(tmp_path / "plain", tmp_path / "plain.zarr", scheduler=cluster)
     np.testing.assert_array_equal(level(out), volume)
     assert contents(out) == contents(plain)
-    assert len(slabs) == ahead
+    assert len(decoded_first) == ahead
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"packed", "plain", "packed.zarr", "plain.zarr"}
 
@@ -140,7 +140,7 @@ def test_slabs_come_one_after_another(here, decodes, tmp_path):
     volume[300] = 0
     most = 0
     scratch = tmp_path / ".out.zarr.zarrmask/scratch/decoded"
-    rmtree = stages.shutil.rmtree
+    rmtree = slabs.shutil.rmtree
 
     def watched(path, **options):
         nonlocal most
@@ -148,7 +148,7 @@ def test_slabs_come_one_after_another(here, decodes, tmp_path):
         rmtree(path, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages.shutil, "rmtree", watched)
+        patch.setattr(slabs.shutil, "rmtree", watched)
         out = zarrmask.convert(folder, tmp_path / "out.zarr", allow_missing=True, scheduler=here)
     assert set(decodes.values()) == {1}
     assert len(decodes) == 599

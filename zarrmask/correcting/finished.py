@@ -22,8 +22,8 @@ from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid
 from zarrmask.records.damage import slices_of
 from zarrmask.records.journal import CORRECTING, Journal, finished_record
+from zarrmask.running.measuring import UsedKeyframes, masks_between
 from zarrmask.running.outputs import run_pyramids
-from zarrmask.running.stages import UsedKeyframes, masks_between
 from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
 from zarrmask.storage.place import Place, is_local, printable

@@ -32,7 +32,7 @@ from zarrmask.running.looking import detect_keyframes, record_of
 from zarrmask.running.model import detectors_of, find_checkpoint
 from zarrmask.running.opening import refuse_worker, to_be_seen
 from zarrmask.running.session import forecast_of, shared_disk
-from zarrmask.running.stages import write_pyramids
+from zarrmask.running.writing import write_pyramids
 from zarrmask.settings import Settings, read_settings
 from zarrmask.storage.digest import sha256
 from zarrmask.storage.flush import flush_all

@@ -16,10 +16,10 @@ from zarrmask.planning.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Shape, brick_key, shifted, step_grid, tiles
 from zarrmask.records.ledger import Ledger
-from zarrmask.running.stages import made_of, one_task_each
+from zarrmask.running.writing import made_of
 from zarrmask.storage.buffers import buffer
 from zarrmask.storage.flush import flush_all
-from zarrmask.workers.blocks import results
+from zarrmask.workers.blocks import one_task_each, results
 
 COMPARED = 16, 128
 """Slices and rows that are compared at a time: what a core's cache holds."""

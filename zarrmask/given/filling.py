@@ -17,9 +17,8 @@ from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
 from zarrmask.planning.memory import decoding_bytes
 from zarrmask.progress import Reporter
 from zarrmask.records.ledger import Ledger
-from zarrmask.running.stages import one_task_each
 from zarrmask.storage.flush import flush_all
-from zarrmask.workers.blocks import results
+from zarrmask.workers.blocks import one_task_each, results
 
 PART_BYTES = 2**28
 """Of labels that a task reads at once."""

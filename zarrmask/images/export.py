@@ -35,11 +35,10 @@ from zarrmask.pyramid import read_metadata, sides
 from zarrmask.records.damage import is_unchanged
 from zarrmask.records.journal import Journal, finished_record
 from zarrmask.running.opening import refuse_worker
-from zarrmask.running.stages import one_task_each
 from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
 from zarrmask.storage.place import Place, place_of, printable, reached
-from zarrmask.workers.blocks import results
+from zarrmask.workers.blocks import one_task_each, results
 from zarrmask.workers.cluster import find_crew
 from zarrmask.workers.vitals import at_work
 

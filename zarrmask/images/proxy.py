@@ -28,7 +28,7 @@ from zarrmask.planning.memory import detecting_bytes
 from zarrmask.planning.plan import make_plan
 from zarrmask.progress import Reporter
 from zarrmask.running.opening import refuse_worker
-from zarrmask.running.stages import keyframe_runs, lazy_slices, sample_greys
+from zarrmask.running.reading import keyframe_runs, lazy_slices, sample_greys
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
 from zarrmask.storage.place import Place
@@ -94,7 +94,7 @@ def proxy(
     if side < 1 or not 1 <= quality <= 100:
         raise SettingsError(f"side {side}, quality {quality}; expected 1 or more, and 1 to 100")
     source = open_source(stack, allow_missing=settings.allow_missing)
-    if source.dtype.kind == "f" and settings.detect_window == "seed":
+    if source.dtype.kind != "u" and settings.detect_window == "seed":
         raise SettingsError(
             f"the stack is {source.dtype}; say which grey values become black and white, "
             "--detect-window LO HI, or --detect-window auto for percentiles"

@@ -29,14 +29,8 @@ from zarrmask.planning.memory import (
 )
 from zarrmask.planning.plan import Plan
 from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
-from zarrmask.running.stages import (
-    SAMPLED_SIDE,
-    SLICES_A_TASK,
-    KeyframeRuns,
-    decodes_ahead,
-    keyframe_runs,
-    sampled_slices,
-)
+from zarrmask.running.reading import SAMPLED_SIDE, KeyframeRuns, keyframe_runs, sampled_slices
+from zarrmask.running.slabs import SLICES_A_TASK, decodes_ahead
 from zarrmask.running.tasks import reads_by_tile
 from zarrmask.stack import Source, decoded_bytes
 from zarrmask.storage.place import is_local

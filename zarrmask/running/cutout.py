@@ -13,8 +13,8 @@ from distributed import Client
 from zarrmask.contrast import Contrast
 from zarrmask.masking import FieldStore, Keyframes, KeyframeStore
 from zarrmask.running.looking import detect_keyframes
+from zarrmask.running.measuring import UsedKeyframes, masks_between
 from zarrmask.running.session import Session
-from zarrmask.running.stages import UsedKeyframes, masks_between
 from zarrmask.stack import Source
 from zarrmask.workers.ahead import ahead, last
 from zarrmask.workers.blocks import let_go

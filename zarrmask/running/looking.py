@@ -26,8 +26,8 @@ from zarrmask.planning.plan import Plan
 from zarrmask.progress import Advance, Reporter
 from zarrmask.records.ledger import Ledger
 from zarrmask.running import tasks
+from zarrmask.running.reading import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
 from zarrmask.running.second_look import LARGEST
-from zarrmask.running.stages import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
 from zarrmask.stack import Source
 from zarrmask.workers.blocks import computed
 from zarrmask.workers.detectors import INTERVAL, Detectors

@@ -23,7 +23,7 @@ from zarrmask.running.looking import record_of
 from zarrmask.running.model import detectors_of
 from zarrmask.running.opening import refuse_worker, to_be_seen
 from zarrmask.running.session import as_begun, recognised
-from zarrmask.running.stages import bricks_left
+from zarrmask.running.writing import bricks_left
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
 from zarrmask.workers.cluster import find_crew

@@ -28,7 +28,8 @@ from zarrmask.records.journal import Journal
 from zarrmask.running.bridging import Bridger
 from zarrmask.running.model import network_of
 from zarrmask.running.outputs import require_outputs
-from zarrmask.running.stages import bricks_left, forget_slices, sample_greys, write_pyramids
+from zarrmask.running.reading import sample_greys
+from zarrmask.running.writing import bricks_left, forget_slices, write_pyramids
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.storage.place import Place, is_local, reached

@@ -77,7 +77,7 @@ def detect(
 
     Parameters
     ----------
-    keyframes : (k, y, x) uint8, uint16 or float32
+    keyframes : (k, y, x) uint8, uint16, int16 or float32
         Slices, or coarser forms of them.
     places : (k, 1, 1) of int
         Which of the candidates they are.

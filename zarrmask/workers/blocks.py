@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import dask
@@ -84,6 +85,25 @@ def results(
         found[layer, n] = result
         advance(result.size)
     return [found[place] for place in sorted(found)]
+
+
+def one_task_each(places: NDArray[np.int64], task: Any, **arguments: Any) -> da.Array:
+    """A task for each of some places, (n,) or (n, m) int64, as a lazy array.
+
+    Parameters
+    ----------
+    task : callable
+        Takes a place as an array of one, (1,) or (1, m), and gives an array of truth values.
+    **arguments
+        Of all tasks alike.
+    """
+    return da.from_array(places, chunks=(1, *places.shape[1:])).map_blocks(
+        task,
+        drop_axis=list(range(1, places.ndim)),
+        dtype=bool,
+        meta=np.empty(0, bool),
+        **arguments,
+    )
 
 
 def computed(

@@ -1,0 +1,126 @@
+"""How slices are read before there are masks: some of them, coarse ones together; and samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dask.array as da
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from zarrmask.masking import read_together
+from zarrmask.progress import Reporter
+from zarrmask.pyramid import Region, Shape
+from zarrmask.running import tasks
+from zarrmask.stack import Source
+from zarrmask.workers.blocks import results
+
+SAMPLED_SLICES = 8
+SAMPLED_SIDE = 1024
+"""Pixels: grey values are sampled from the coarsest level whose slices are no smaller."""
+READ_TOGETHER = 2**28
+"""Bytes of coarse slices that are read at once, since they share chunks."""
+RUNS_A_WORKER = 4
+
+
+def sample_greys(
+    client: Client, source: Source, indices: NDArray[np.int64], reporter: Reporter
+) -> NDArray:
+    """Sample the grey values of some of these slices: (n,) of the stack's dtype."""
+    chosen = sampled_slices(indices)
+    slices = lazy_slices(keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE)))
+    samples = slices.map_blocks(
+        tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
+    )
+    with reporter.stage("sampling contrast", len(chosen), "slices") as advance:
+        return np.concatenate([block[0] for block in results(client, [samples], advance)])
+
+
+def sampled_slices(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose some of these slices, evenly spread."""
+    places = np.linspace(0, len(indices) - 1, SAMPLED_SLICES).round().astype(int)
+    chosen: NDArray[np.int64] = indices[np.unique(places)]
+    return chosen
+
+
+@dataclass(frozen=True)
+class KeyframeRuns:
+    """How keyframes are read.
+
+    Attributes
+    ----------
+    source : Source
+        The stack, or a coarser form of it.
+    indices : (k,) int64
+        The keyframes' slices in it.
+    lengths : tuple of int
+        How many are read by one task.
+    """
+
+    source: Source
+    indices: NDArray[np.int64]
+    lengths: tuple[int, ...]
+
+    def spans(self) -> list[slice]:
+        """The slices that are read for each run: from its first to its last keyframe."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [
+            slice(int(self.indices[end - length]), int(self.indices[end - 1]) + 1)
+            for end, length in zip(ends, self.lengths, strict=True)
+        ]
+
+    def first(self) -> KeyframeRuns:
+        """The first run alone."""
+        return KeyframeRuns(self.source, self.indices[: self.lengths[0]], self.lengths[:1])
+
+
+def keyframe_runs(
+    source: Source, indices: NDArray[np.int64], shape: tuple[int, int], workers: int | None = None
+) -> KeyframeRuns:
+    """Choose how some slices are read: no smaller than `shape`, but as coarse as may be.
+
+    One at a time; or, for so many workers, in runs of slices that share what is read.
+    """
+    coarse, depth = source.coarsest(*np.minimum(source.shape[1:], shape).tolist())
+    slices = np.minimum(indices // depth, coarse.shape[0] - 1)
+    _, height, width = coarse.shape
+    runs = [1] * len(slices)
+    if workers is not None:
+        span = max(1, READ_TOGETHER // (height * width * coarse.dtype.itemsize))
+        most = max(1, len(slices) // (RUNS_A_WORKER * workers))
+        runs = read_together(slices, coarse.block[0], span, most)
+    return KeyframeRuns(coarse, slices, tuple(runs))
+
+
+def lazy_slices(runs: KeyframeRuns) -> da.Array:
+    """Slices as one lazy array (k, y, x), a run a block."""
+    slices = _Slices(runs.source, runs.indices)
+    return da.from_array(slices, chunks=(runs.lengths, *slices.shape[1:]), asarray=False)
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """Some slices of a stack, as an array that Dask reads by blocks."""
+
+    source: Source
+    indices: NDArray[np.int64]
+
+    @property
+    def shape(self) -> Shape:
+        return (len(self.indices), *self.source.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.source.dtype
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    def __getitem__(self, region: Region) -> NDArray:
+        z, y, x = region
+        wanted = self.indices[z]
+        first, last = int(wanted[0]), int(wanted[-1])
+        slices = self.source[first : last + 1, y, x]
+        return slices if len(wanted) == 1 else slices[wanted - first]

@@ -126,6 +126,21 @@ def test_8_bits_by_a_window(slices, voxels, cluster, tmp_path):
     np.testing.assert_array_equal(array[:], expected)
 
 
+def test_signed_greys_by_a_window(voxels, cluster, tmp_path):
+    """As medical and many laboratory scanners write them: air below 0."""
+    stack = tmp_path / "hounsfield"
+    stack.mkdir()
+    units = voxels[:20].astype(np.int16) - 1024
+    for z, image in enumerate(units):
+        tifffile.imwrite(stack / f"{z}.tif", image, compression="zlib", predictor=2)
+    with pytest.raises(SettingsError, match=r"int16 .* --window LO HI"):
+        zarrmask.convert(stack, tmp_path / "refused.zarr", scheduler=cluster)
+    out = tmp_path / "out.zarr"
+    zarrmask.convert(stack, out, scheduler=cluster, window=(-1000, 2000), dtype="uint8")
+    expected = np.clip(np.rint((units.astype(float) + 1000) * (255 / 3000)), 0, 255)
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[:], expected)
+
+
 def test_floats_by_a_window_of_percentiles(voxels, cluster, tmp_path):
     stack = tmp_path / "floats"
     stack.mkdir()
@@ -145,13 +160,21 @@ def test_floats_by_a_window_of_percentiles(voxels, cluster, tmp_path):
     np.testing.assert_array_equal(array[:], expected)
 
 
-def test_floats_are_detected_on(stack, cluster, tmp_path):
-    """A stack divided by its greatest value, and the same window, give the same masks."""
-    floats = tmp_path / "floats"
-    floats.mkdir()
+@pytest.mark.parametrize(
+    ("of_uint16", "window"),
+    [
+        (lambda image: image.astype(np.float32) / 65535, (0, 1)),
+        (lambda image: (image.astype(int) - 32768).astype(np.int16), (-32768, 32767)),
+    ],
+    ids=["float32", "int16"],
+)
+def test_other_pixels_are_detected_on(stack, cluster, tmp_path, of_uint16, window):
+    """A stack of other grey values, and the same window, give the same masks."""
+    other = tmp_path / "other"
+    other.mkdir()
     for path in sorted(stack.glob("*.tif"))[:8]:
-        tifffile.imwrite(floats / path.name, tifffile.imread(path).astype(np.float32) / 65535)
-    zarrmask.run(floats, tmp_path / "a", scheduler=cluster, window=(0, 1))
+        tifffile.imwrite(other / path.name, of_uint16(tifffile.imread(path)))
+    zarrmask.run(other, tmp_path / "a", scheduler=cluster, window=window)
     zarrmask.run(stack, tmp_path / "b", scheduler=cluster, z="100:108", detect_window=(0, 65535))
     for name in ("mask", "masked"):
         first, second = (

@@ -21,7 +21,7 @@ def test_a_12_bit_stack_uses_little_of_16_bits():
     assert not uses_little(np.arange(60000, dtype=np.uint16))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 def test_a_window_of_one_grey_value_is_not_empty(dtype):
     low, high = auto_window(np.full(100, 7, dtype))
     assert low < high
@@ -43,6 +43,7 @@ def test_a_sample_is_spread_over_the_image_and_finite():
         lambda shape: st.one_of(
             arrays(np.uint8, shape),
             arrays(np.uint16, shape),
+            arrays(np.int16, shape),
             arrays(np.float32, shape, elements=st.floats(-1e6, 1e6, width=32)),
         )
     ),
@@ -65,7 +66,11 @@ def test_what_is_no_number_is_black():
 
 
 def test_grey_values_do_not_change_unless_somebody_says_how():
-    for dtype, settings in (("float32", Settings()), ("uint16", Settings(dtype="uint8"))):
+    for dtype, settings in (
+        ("float32", Settings()),
+        ("int16", Settings()),
+        ("uint16", Settings(dtype="uint8")),
+    ):
         with pytest.raises(SettingsError, match="--window LO HI"):
             output_dtype(np.dtype(dtype), settings)
     assert output_dtype(np.dtype("float32"), Settings(window=(0, 1))) == "uint16"
@@ -81,6 +86,7 @@ def test_grey_values_do_not_change_unless_somebody_says_how():
         ("uint16", {"detect_window": "auto"}, Contrast((4, 994), False, None), 1),
         ("uint16", {"window": "auto"}, Contrast("seed", True, (4, 994)), 1),
         ("float32", {"window": (0, 1)}, Contrast((0, 1), False, (0, 1)), 0),
+        ("int16", {"window": (-900, 400)}, Contrast((-900, 400), False, (-900, 400)), 0),
         (
             "float32",
             {"window": (0, 1), "detect_window": (0, 2)},

@@ -85,7 +85,7 @@ def choose_contrast(
         detected = settings.detect_window
     elif detecting and settings.detect_window == "auto":
         detected = auto_window(values)
-    elif dtype.kind == "f" and written is not None:
+    elif dtype.kind != "u" and written is not None:
         detected = written  # the high byte of what is written
     elif detecting and dtype == np.uint16:
         dark = uses_little(values)
@@ -136,7 +136,7 @@ def output_dtype(dtype: np.dtype, settings: Settings) -> str:
     SettingsError
         Where grey values would have to change, and nobody said how.
     """
-    wanted = settings.dtype or ("uint16" if dtype.kind == "f" else str(dtype))
+    wanted = settings.dtype or (str(dtype) if dtype.kind == "u" else "uint16")
     if settings.window is None and wanted != dtype:
         raise SettingsError(
             f"the stack is {dtype} and is to be written as {wanted}: say which of its grey values "

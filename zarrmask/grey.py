@@ -65,7 +65,7 @@ class Rescaling:
     dtype: str
 
     def __call__(self, voxels: NDArray, out: NDArray) -> None:
-        """Write what voxels of uint8, uint16 or float32 become into `out`; both are contiguous."""
+        """Write what voxels, of any type a stack has, become into `out`; both are contiguous."""
         become: Callable[[NDArray], NDArray] = self._become
         if voxels.dtype.kind == "u":  # few grey values and many voxels: one look-up a voxel
             become = self._become(np.arange(np.iinfo(voxels.dtype).max + 1)).__getitem__

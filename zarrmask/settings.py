@@ -198,7 +198,7 @@ class Settings(BaseModel):
         the given grey values.
     dtype : str or None
         "uint8" or "uint16": what volume and masked volume are written as; None is as the stack is,
-        uint16 for a float32 stack.
+        uint16 for a stack of int16 or float32.
     window : "auto", (lo, hi) or None
         Grey values that become all of those of `dtype`, what is beyond is clipped; "auto" takes
         percentiles of the keyframes; None leaves grey values as they are.

@@ -62,7 +62,7 @@ def test_volumes_of_any_whole_numbers(tmp_path: Path, dtype: type) -> None:
         np.testing.assert_array_equal(open_source(place, labels=True)[:] > 0, labels > 0)
     if np.dtype(dtype).kind != "f" and dtype is not np.uint8:
         for place in places:
-            with pytest.raises(StackError, match="expected uint8, uint16 or float32"):
+            with pytest.raises(StackError, match="expected uint8, uint16, int16 or float32"):
                 open_source(place)
 
 

@@ -208,7 +208,7 @@ def test_damaged_tiff(tiff_folder: Folder, spoil: Callable[[bytes], bytes], what
         (np.zeros((37, 54), np.uint16), {}, "37 x 54 uint16"),
         (np.zeros((37, 53), np.uint8), {}, "37 x 53 uint8"),
         (np.zeros((37, 53), np.float64), {}, "float64 pixels"),
-        (np.zeros((37, 53), np.int16), {}, "int16 pixels"),
+        (np.zeros((37, 53), np.int32), {}, "int32 pixels"),
         (np.zeros((37, 53), bool), {}, "1 bits"),
         (np.zeros((37, 53, 3), np.uint8), {"photometric": "rgb"}, "greyscale"),
         (np.zeros((3, 37, 53), np.uint8), {"photometric": "rgb"}, "greyscale"),
@@ -242,7 +242,7 @@ def test_truncated_compressed_tiff(tiff_folder: Folder) -> None:
 def test_a_whole_stack_of_the_wrong_kind_is_said_once(tiff_folder: Folder) -> None:
     message = complaint(tiff_folder(data=np.zeros((5, 4, 4), np.float64)))
     assert "all 5 slices: float64 pixels" in message
-    assert "expected uint8, uint16 or float32: convert it to float32" in message
+    assert "expected uint8, uint16, int16 or float32: convert it to float32" in message
 
 
 def test_every_bad_file_is_counted(tmp_path: Path) -> None:

@@ -214,6 +214,18 @@ def test_floats_are_read_as_they_are(write: Writer, tmp_path: Path, volume: np.n
     np.testing.assert_array_equal(source[1:3, 1:20, ::2], data[1:3, 1:20, ::2])
 
 
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("options", [{}, {"compression": "deflate", "predictor": 2}])
+def test_signed_greys_are_read_as_they_are(options, byteorder, tmp_path: Path, volume) -> None:
+    data = (volume.astype(np.int32) - 2**15).astype(np.int16)
+    assert data.min() < 0 < data.max()
+    write_folder(tmp_path / "stack", data, byteorder=byteorder, **options)
+    source = open_source(tmp_path / "stack")
+    assert source.dtype == np.int16
+    assert source.dtype.isnative
+    np.testing.assert_array_equal(source[1:3, 1:20, ::2], data[1:3, 1:20, ::2])
+
+
 @pytest.mark.parametrize(
     ("columns", "start", "stop"),
     [(8096, 0, 8096), (8096, 3072, 6144), (8096, 3000, 3100), (9000, 0, 8192), (9000, 8192, 9000)],

@@ -72,7 +72,7 @@ def open_stack(
     Returns
     -------
     xarray.DataArray
-        Dims z, y, x; uint8, uint16 or float32; coordinate z the slice numbers (int64); attrs
+        Dims z, y, x; uint8, uint16, int16 or float32; coordinate z the slice numbers (int64); attrs
         `missing` (numbers read as zeros), `source` (the path) and, if known, `voxel_size_um`.
 
     Raises

@@ -120,7 +120,7 @@ def between(before: NDArray, behind: NDArray, step: int, steps: int) -> NDArray:
     Parameters
     ----------
     before, behind : arrays of one shape and dtype
-        uint8, uint16 or float32.
+        uint8, uint16, int16 or float32.
     step, steps : int
         How many slices it lies behind the one, and the other behind that.
 

@@ -11,8 +11,8 @@ from zarrmask.errors import StackError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ACCEPTED = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
-PIXELS = "uint8, uint16 or float32"
+ACCEPTED = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16, np.float32)))
+PIXELS = "uint8, uint16, int16 or float32"
 
 
 class BadSliceError(Exception):
@@ -32,7 +32,7 @@ class Header:
     shape : tuple of int
         Rows, columns.
     dtype : numpy.dtype
-        uint8, uint16 or float32, native byte order.
+        uint8, uint16, int16 or float32, native byte order.
     block : tuple of int
         Rows and columns that have to be decoded together.
     ifd : int

@@ -39,7 +39,7 @@ class Source(Protocol):
     shape : tuple of int
         Slices, rows, columns.
     dtype : numpy.dtype
-        uint8, uint16 or float32, native byte order.
+        uint8, uint16, int16 or float32, native byte order.
     numbers : numpy.ndarray of int64, shape (z,)
         The slices' numbers, rising by one.
     missing : tuple of int

@@ -280,7 +280,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     Raises
     ------
     StackError
-        If it is neither, is no volume, or not uint8, uint16 or float32.
+        If it is neither, is no volume, or not uint8, uint16, int16 or float32.
     """
     path = place.shown if isinstance(place, Remote) else escaped(place)
     store: Any = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else place

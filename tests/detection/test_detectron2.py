@@ -161,6 +161,22 @@ def assert_backends_agree(checkpoint, *images, score=0.1, mirrored=False):
     return counts
 
 
+def built_by_detectron2(folder, config):
+    """Save a small model of detectron2's own, whose config says more than the usual."""
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model as build
+
+    (folder / "model.yaml").write_text(
+        f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\n"
+        f"MODEL:\n  RESNETS: {{DEPTH: 18, RES2_OUT_CHANNELS: 64}}\n{config}"
+    )
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "model.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    torch.save({"model": build(cfg).state_dict()}, folder / "model.pth")
+    return folder / "model.pth"
+
+
 @needs_detectron2
 def test_agree_on_slices_of_any_size(random_r18):
     sizes = [(320, 320), (1100, 900), (2000, 1800), (120, 150), (200, 900), (1000, 180)]
@@ -187,22 +203,12 @@ def test_agree_on_mirror_images(random_r18):
 
 @needs_detectron2
 def test_other_heads_than_the_usual_are_not_asked_of_mirror_images(tmp_path):
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model as build
-
-    config = tmp_path / "model.yaml"
-    config.write_text(
-        f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\n"
-        "MODEL:\n  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}\n"
-        "  ROI_HEADS: {NAME: CascadeROIHeads}\n"
-        "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true}\n"
+    cascade = (
+        "  ROI_HEADS: {NAME: CascadeROIHeads}\n  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true}\n"
     )
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config))
-    cfg.MODEL.DEVICE = "cpu"
-    torch.save({"model": build(cfg).state_dict()}, tmp_path / "model.pth")
+    model = built_by_detectron2(tmp_path, cascade)
     with pytest.raises(CheckpointError, match=r"StandardROIHeads, not CascadeROIHeads"):
-        load_detector(tmp_path / "model.pth", backend="detectron2", mirrored=True)
+        load_detector(model, backend="detectron2", mirrored=True)
 
 
 @needs_detectron2
@@ -253,23 +259,13 @@ def test_a_batch_gives_what_each_slice_gives_alone(random_r18):
 @needs_detectron2
 def test_its_own_architectures_run(tmp_path, slices):
     """One that zarrmask's network refuses by name."""
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model as build
-
-    config = tmp_path / "model.yaml"
-    config.write_text(
-        f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\n"
-        "MODEL:\n  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}\n"
-        "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true}\n"
-        "INPUT: {MIN_SIZE_TEST: 100, MAX_SIZE_TEST: 200}\n"
+    other = "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true}\n"
+    model = built_by_detectron2(
+        tmp_path, other + "INPUT: {MIN_SIZE_TEST: 100, MAX_SIZE_TEST: 200}\n"
     )
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config))
-    cfg.MODEL.DEVICE = "cpu"
-    torch.save({"model": build(cfg).state_dict()}, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="CLS_AGNOSTIC_BBOX_REG"):
-        load_detector(tmp_path / "model.pth")
-    detector = load_detector(tmp_path / "model.pth", backend="detectron2", score_threshold=0.0)
+        load_detector(model)
+    detector = load_detector(model, backend="detectron2", score_threshold=0.0)
     assert detector.config.INPUT.MIN_SIZE_TEST == 100
     image = slices(130, 150)
     (found,) = detector.detect([detector.network_input.prepare(image)], [image.shape])

@@ -27,6 +27,13 @@ def test_a_window_of_one_grey_value_is_not_empty(dtype):
     assert low < high
 
 
+def test_signed_greys_that_lie_far_apart():
+    values = np.full(100, -20000, np.int16)
+    values[0] = 20000
+    assert auto_window(values) == pytest.approx(auto_window(values.astype(float)))
+    assert auto_window(values)[1] < 20000
+
+
 def test_a_sample_is_spread_over_the_image_and_finite():
     image = np.arange(1000 * 1000, dtype=np.float32).reshape(1000, 1000)
     image[::7] = np.nan

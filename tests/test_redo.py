@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -478,6 +479,9 @@ def test_mirror_images_are_looked_at_as_a_run_that_does_so_would(stack, cluster,
     assert record["corrections"][0]["how"] == {"detect": {"mirrored": True}}
     correction = open_run(out).corrections[0]
     assert correction.arguments == ["--z", "100:123", "--mirrored"]
+    once = replace(correction, how={"detect": {"mirrored": False}})
+    assert once.arguments == ["--z", "100:123", "--no-mirrored"]
+    assert ": mirrored<" in (out / "report.html").read_text()
 
 
 @pytest.mark.slow

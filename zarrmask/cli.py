@@ -211,6 +211,11 @@ MODEL = click.option(
 CLASSES = click.option(
     "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
 )
+MIRRORED = click.option(
+    "--mirrored/--no-mirrored",
+    default=None,
+    help="Look at mirror images too: in four times the time, somewhat surer.  [default: no]",
+)
 DETECT_WINDOW = click.option(
     "--detect-window",
     metavar="seed|auto|LO HI",
@@ -258,12 +263,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @click.option(
     "--batch", type=int, metavar="N", help="Slices that a GPU takes together.  [default: 1]"
 )
-@click.option(
-    "--mirrored",
-    is_flag=True,
-    default=None,
-    help="Look at mirror images of keyframes too: in four times the time, somewhat surer.",
-)
+@MIRRORED
 @click.option(
     "--overlap/--no-overlap",
     default=None,
@@ -371,7 +371,9 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @click.option("--checkpoint", type=_Local(path_type=Path), help="Detect anew with these weights.")
 @click.option("--config", type=_Local(path_type=Path), help="Their detectron2 config.")
 @click.option("--detect-every", metavar="auto|N", help="Detect anew on every N-th slice.")
-@click.option("--mirrored", is_flag=True, help="Detect anew, on mirror images too.")
+@click.option(
+    "--mirrored/--no-mirrored", default=None, help="Detect anew, on mirror images too or not."
+)
 @click.option("--undo", is_flag=True, help="Take the last correction back.")
 @_crew_options
 def redo_command(out: str, **options: Any) -> None:
@@ -579,7 +581,7 @@ def train_command(
 )
 @click.option("--voxel-size", metavar="UM", help="Side of a pixel, micrometres.")
 @DETECT_WINDOW
-@click.option("--mirrored", is_flag=True, help="Look at mirror images too, as `run` can.")
+@MIRRORED
 @click.option("--out", type=_Local(path_type=Path), help="Folder to make: figures and pictures.")
 @click.option(
     "--worst",

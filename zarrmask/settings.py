@@ -194,8 +194,8 @@ class Settings(BaseModel):
         By twice how much a mask grows, in percent of the slice's longer side, or "150um", in
         micrometres: the side of the square kernel where masks are held.
     detect_window : "seed", "auto" or (lo, hi)
-        How the detector's 8 bits are taken from 16: the high byte, percentiles of the keyframes, or
-        the given grey values.
+        How the detector's 8 bits are taken from 16: the high byte (of int16 and float32, of what is
+        written), percentiles of the keyframes, or the given grey values.
     dtype : str or None
         "uint8" or "uint16": what volume and masked volume are written as; None is as the stack is,
         uint16 for a stack of int16 or float32.

@@ -65,9 +65,14 @@ def test_what_is_no_checkpoint(zarrmask, tmp_path, arguments):
 
 
 def test_classes_are_numbers_that_follow_each_other(zarrmask, tmp_path):
-    for arguments in (("--classes", "0", "2", "5"), ("--classes", "0,2 5"), ("--classes", "2")):
+    for arguments, understood in (
+        (("--classes", "0", "2", "5"), "classes 2, 5 are asked for"),
+        (("--classes", "0,2 5"), "classes 2, 5 are asked for"),
+        (("--classes", "2"), "classes 2 are asked for"),
+    ):
         code, _, told = zarrmask("plan", *arguments, "nothing", "out")
-        assert code == 1
-        assert "nothing" in told  # the stack, which is not there: the classes were understood
+        assert (code, understood in told) == (1, True)  # before the stack, which is not there
+    code, _, told = zarrmask("plan", "--classes", "0", "nothing", "out")
+    assert (code, "nothing" in told) == (1, True)
     code, _, told = zarrmask("plan", "nothing", "out", "--classes", "scroll")
     assert (code, "classes" in told) == (1, True)

@@ -297,7 +297,7 @@ BAD_FILES = {
     other_size: "a.png: is 40 x 50 pixels; the annotations say 41 x 50",
     no_size: "images[0].height: Field required",
     vast_size: "images[0].height: Input should be less than 65536",
-    float_pixels: "f.tif: cannot be read: 32 bits a pixel; expected 8 or 16",
+    float_pixels: "f.tif: cannot be read: signed, or 32 bits a pixel; expected 8 or 16",
     two_points: "annotation 2 on a.png: a polygon of 2 points; expected 3 at least",
     odd_numbers: "a polygon of 3.5 points",
     a_line: "a polygon without area",

@@ -193,6 +193,8 @@ def test_agree_where_each_slice_is_brought_to_one_contrast(random_r18, tmp_path)
     content = random_r18.with_suffix(".yaml").read_text() + "ZARRMASK: {EVEN_CONTRAST: true}\n"
     checkpoint.with_suffix(".yaml").write_text(content)
     assert min(assert_backends_agree(checkpoint, drawn(3, (400, 420)) // 3, drawn(4, (320, 320))))
+    odd = drawn(5, (410, 333))  # cells that are evened are cut at its sides
+    assert min(assert_backends_agree(checkpoint, odd // 3, mirrored=True))
 
 
 @needs_detectron2

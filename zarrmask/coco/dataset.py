@@ -131,7 +131,7 @@ def read_grey(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
         if upright.mode.startswith("I;16"):
             return np.asarray(upright).astype(np.uint16)
         if upright.mode in ("I", "F"):
-            raise ValueError("32 bits a pixel; expected 8 or 16")
+            raise ValueError("signed, or 32 bits a pixel; expected 8 or 16 without a sign")
         return np.asarray(upright if upright.mode == "L" else upright.convert("L"))
 
 

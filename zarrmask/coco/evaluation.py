@@ -69,7 +69,7 @@ def evaluate(
     dilate: float | str | None = None,
     voxel_size: float | None = None,
     detect_window: str | tuple[float, float] | None = None,
-    mirrored: bool = False,
+    mirrored: bool | None = None,
     out: Path | None = None,
     worst: int = 10,
     reporter: Reporter | None = None,
@@ -169,6 +169,7 @@ def evaluate(
         "masks": average_precision(dataset, found, "segm", by_category=by_category),
         "classes": chosen and list(chosen),
         "detect_window": window if window == "seed" else list(window),
+        "mirrored": settings.mirrored,
         **_record(dataset, settings, judged),
     }
     if out is not None:

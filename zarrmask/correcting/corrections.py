@@ -81,8 +81,8 @@ class Correction:
 
 def _option(name: str, value: Any) -> list[str]:
     """An option as it is typed."""
-    if value is True:
-        return [f"--{name}"]
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
     return [f"--{name}", str(value["path"] if isinstance(value, Mapping) else value)]
 
 

@@ -65,7 +65,7 @@ def redo(
     checkpoint: str | Path | None = None,
     config: str | Path | None = None,
     detect_every: str | int | None = None,
-    mirrored: bool = False,
+    mirrored: bool | None = None,
     undo: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -119,7 +119,7 @@ def redo(
     place = output_place(run)
     reporter = reporter or Reporter()
     weights = {"checkpoint": checkpoint, "config": config}
-    how = {"detect-every": detect_every, "mirrored": mirrored or None}
+    how = {"detect-every": detect_every, "mirrored": mirrored}
     detect = _given({"score": score, **weights, **how})
     asked = _given({"from": hold, "dilate": dilate, "erode": erode, "undo": undo or None})
     if masks is not None:
@@ -346,7 +346,7 @@ def redetection_of(
     if "detect-every" in asked:
         changes["every"] = asked["detect-every"]
     if "mirrored" in asked:
-        changes["mirrored"] = True
+        changes["mirrored"] = asked["mirrored"]
     if "checkpoint" in asked:
         config = asked.get("config")
         changes["checkpoint"] = Path(asked["checkpoint"])

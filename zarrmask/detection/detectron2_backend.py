@@ -118,7 +118,8 @@ class Detectron2Detector:
         from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 
         model, size = self.model, (tensor.shape[-2], tensor.shape[-1])
-        images = [model.preprocess_image([{"image": view.image(tensor)}]) for view in MIRRORED]
+        views = [{"image": view.image(tensor)} for view in MIRRORED]
+        images = [model.preprocess_image([view]) for view in views]
         features = [model.backbone(image.tensor) for image in images]
         (proposed,), _ = model.proposal_generator(images[0], features[0], None)
         proposals = proposed.proposal_boxes.tensor

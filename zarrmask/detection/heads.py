@@ -99,12 +99,14 @@ class Heads(RoIHeads):
         keep = batched_nms(box, score, label, self.nms_thresh)[: self.detections_per_img]
         return box[keep], score[keep], label[keep]
 
-    def _predict_boxes(self, features: Any, boxes: Any, shapes: Any) -> tuple[Tensor, Tensor]:
+    def predict_boxes(self, features: Any, boxes: Any, shapes: Any) -> tuple[Tensor, Tensor]:
+        """Give class logits and box deltas of boxes, (n, 4) for each image."""
         pooled = self.box_roi_pool(features, boxes, shapes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return logits, deltas
 
-    def _predict_masks(self, features: Any, boxes: Any, shapes: Any) -> Tensor:
+    def predict_masks(self, features: Any, boxes: Any, shapes: Any) -> Tensor:
+        """Give mask logits, (n, classes + 1, m, m), of boxes, (n, 4) for each image."""
         pooled = self.mask_roi_pool(features, boxes, shapes)
         logits: Tensor = self.mask_predictor(self.mask_head(pooled))
         return logits
@@ -114,11 +116,11 @@ class Heads(RoIHeads):
     ) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
         loss_classifier, loss_box_reg = self._box_losses(
-            *self._predict_boxes(features, proposals, shapes), torch.cat(labels), torch.cat(deltas)
+            *self.predict_boxes(features, proposals, shapes), torch.cat(labels), torch.cat(deltas)
         )
         is_object = [label > 0 for label in labels]
         boxes = [box[here] for box, here in zip(proposals, is_object, strict=True)]
-        logits = self._predict_masks(features, boxes, shapes)
+        logits = self.predict_masks(features, boxes, shapes)
         truth = torch.cat(
             [
                 mask_targets(target["masks"], which[here], box, logits.shape[-1])
@@ -163,13 +165,13 @@ class RegionLook:
 
     def boxes(self, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """See `Look.boxes`; the background's come first."""
-        logits, deltas = self.heads._predict_boxes(self.features, [proposals], [self.size])
+        logits, deltas = self.heads.predict_boxes(self.features, [proposals], [self.size])
         boxes = self.heads.box_coder.decode(deltas, [proposals]).flatten(1)
         return F.softmax(logits, -1), boxes.unflatten(1, (-1, 4))
 
     def masks(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """See `Look.masks`."""
-        logits = self.heads._predict_masks(self.features, [boxes], [self.size])
+        logits = self.heads.predict_masks(self.features, [boxes], [self.size])
         masks: Tensor = maskrcnn_inference(logits, [labels])[0]
         return masks
 

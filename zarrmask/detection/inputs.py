@@ -84,7 +84,7 @@ def to_8bit(image: NDArray, window: Window = "seed") -> NDArray[np.uint8]:
 
     Parameters
     ----------
-    image : ndarray of uint8, uint16 or, with a window of numbers, float32
+    image : ndarray of uint8, uint16 or, with a window of numbers, int16 or float32
     window : "seed" or (lo, hi)
         "seed" takes the high byte of 16 bits and leaves 8 bits as they are. Else grey values from
         `lo` to `hi` become 0 to 255, rounded; what is beyond is clipped.
@@ -96,7 +96,7 @@ def to_8bit(image: NDArray, window: Window = "seed") -> NDArray[np.uint8]:
     Raises
     ------
     SettingsError
-        If the high byte of floats is asked for, or `lo` is not below `hi`.
+        If the high byte of others than uint16 is asked for, or `lo` is not below `hi`.
 
     Examples
     --------

@@ -19,7 +19,7 @@ from zarrmask.detection.detections import Detections, on_slice
 from zarrmask.detection.devices import find_device, has_bfloat16
 from zarrmask.detection.heads import RegionLook
 from zarrmask.detection.inputs import NetworkInput
-from zarrmask.detection.mirroring import MeanLook, views_of
+from zarrmask.detection.mirroring import MeanLook, View, views_of
 from zarrmask.detection.network import PADDED_TO, build_model
 from zarrmask.detection.precision import Precision, fold_norms, to_bfloat16
 from zarrmask.detection.protocol import Detector
@@ -189,15 +189,14 @@ class MaskRCNNDetector:
         """
         model: Any = self.model
         blanks = [torch.zeros_like(images[0])] * (self.batch - len(images))
-        seen = []
-        for view in self.views:
-            inputs, _ = model.transform([view.image(image) for image in (*images, *blanks)])
-            seen.append((inputs, model.backbone(inputs.tensors)))
+        inputs, _ = model.transform([*images, *blanks])
+        seen = [model.backbone(_mirrored(inputs, view)) for view in self.views]
         results = []
-        for n, image in enumerate(images):
-            size = (image.shape[-2], image.shape[-1])
-            own = [{level: maps[n : n + 1] for level, maps in found.items()} for _, found in seen]
-            one = ImageList(seen[0][0].tensors[n : n + 1], [size])
+        for n, size in enumerate(inputs.image_sizes[: len(images)]):
+            own = [
+                {level: maps[n : n + 1] for level, maps in features.items()} for features in seen
+            ]
+            one = ImageList(inputs.tensors[n : n + 1], [size])
             (proposals,), _ = model.rpn(one, own[0])
             looks = [RegionLook(model.roi_heads, maps, size) for maps in own]
             look = MeanLook(list(zip(self.views, looks, strict=True)), size)
@@ -221,6 +220,16 @@ class MaskRCNNDetector:
         """Give (1, h, w) or (3, h, w); the network makes three channels of one."""
         channels_last = image.reshape(*image.shape[:2], -1)
         return torch.tensor(channels_last, device=self.device).permute(2, 0, 1)
+
+
+def _mirrored(inputs: ImageList, view: View) -> Tensor:
+    """What the network sees of a view of its inputs: their padding stays right and below."""
+    tensors = torch.zeros_like(inputs.tensors)
+    for tensor, given, (height, width) in zip(
+        tensors, inputs.tensors, inputs.image_sizes, strict=True
+    ):
+        tensor[:, :height, :width] = view.image(given[:, :height, :width])
+    return tensors
 
 
 def _padded_alike(images: Sequence[NDArray[np.uint8]], most: int) -> Iterator[list[int]]:

@@ -18,12 +18,11 @@ from zarrmask.masking import KeyframeStore
 from zarrmask.progress import listed
 from zarrmask.records.journal import Journal, finished_record
 from zarrmask.stack import Source, open_source
+from zarrmask.stack.header import ACCEPTED
 from zarrmask.storage.place import Place, place_of, printable, reached
 
 MOST_LABELS = 100
 """Different values on a slice beyond which it is taken for a slice of a scan."""
-SCANS = (np.uint8, np.uint16, np.float32)
-"""What slices of a scan are, as a rule; of other types only labels are likely."""
 LOOKED_AT = 3
 """Masks of which the values are looked at before anything is written."""
 
@@ -288,7 +287,7 @@ def _problems(given: GivenMasks, stack: Source) -> list[str]:
         int(given.numbers[n]): len(np.unique(given.source[int(given.indices[n])]))
         for n in looked_at
     }
-    scans = given.source.dtype in SCANS
+    scans = given.source.dtype in ACCEPTED  # others can only be labels
     if grey := [number for number, count in values.items() if scans and count > MOST_LABELS]:
         problems.append(
             f"those of slices {listed(grey)} hold {max(values.values())} different values: slices "

@@ -38,8 +38,8 @@ LOADING, LOADED = 2.4, 1.4
 """Times a checkpoint's bytes that its detector takes while it is loaded, and then."""
 A_PIXEL = 600
 """Bytes that the network takes a pixel that it sees."""
-MIRRORED = 3 * 90
-"""What it adds, with mirror images: feature maps of the others, 256 channels wide."""
+MORE_VIEWS = 3 * 90
+"""Bytes that mirror images add a pixel: feature maps of the others, 256 channels wide."""
 MARGIN = 1.1
 """For what the allocator keeps for itself."""
 AT_ONCE = 10
@@ -109,7 +109,7 @@ def detector_bytes(weights: int, pixels: int, mirrored: bool) -> int:
     mirrored : bool
         Whether it looks at mirror images too.
     """
-    a_pixel = A_PIXEL + (MIRRORED if mirrored else 0)
+    a_pixel = A_PIXEL + (MORE_VIEWS if mirrored else 0)
     return TORCH + int(max(LOADING * weights, LOADED * weights + a_pixel * pixels))
 
 

@@ -256,7 +256,10 @@ def _corrections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         start, stop = pick(entry, "z")
         asked = {**pick(entry, "how")}
         asked |= asked.pop("detect", {})
-        how = ", ".join(f"{name} {plain(pick(v, 'path') or v)}" for name, v in asked.items())
+        how = ", ".join(
+            name if v is True else f"{name} {plain(pick(v, 'path') or v)}"
+            for name, v in asked.items()
+        )
         change = f"{words.large(abs(voxels))} voxels {'more' if voxels >= 0 else 'fewer'} kept"
         empty = pick(entry, "detected", "without_detection")
         if isinstance(empty, list | tuple) and empty:

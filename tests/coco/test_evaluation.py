@@ -56,6 +56,13 @@ def test_a_detector_that_finds_most(simulated, tmp_path):
     assert pictures == [f"worst_0{place}_{files[place - 1]}" for place in (1, 2)]
 
 
+def test_mirror_images_are_looked_at_too_and_recorded(simulated):
+    once, mirrored = (evaluate(*simulated, mirrored=mirrored) for mirrored in (None, True))
+    assert (once["mirrored"], mirrored["mirrored"]) == (False, True)
+    assert once["detected"]["both"] != mirrored["detected"]["both"]
+    assert abs(once["mean_iou"] - mirrored["mean_iou"]) < 0.05
+
+
 def test_the_overlap_of_all_is_that_of_their_pixels(simulated):
     record = evaluate(*simulated, dilate=0)
     assert record["detected"] == record["dilated"]
@@ -162,7 +169,8 @@ def test_a_dilation_in_micrometres_wants_the_size_of_a_voxel(simulated, zarrmask
 
 
 @pytest.mark.parametrize(
-    "said", [{"backend": "detectron2"}, {"precision": "fast", "device": "cuda"}]
+    "said",
+    [{"backend": "detectron2"}, {"precision": "fast", "device": "cuda"}, {"mirrored": True}],
 )
 def test_settings_say_who_detects_and_how(simulated, tmp_path, monkeypatch, said):
     settings = tmp_path / "run.yaml"

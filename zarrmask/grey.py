@@ -33,9 +33,8 @@ def auto_window(values: NDArray) -> tuple[float, float]:
     """
     if not values.size:
         return 0.0, 1.0
-    # In the type of floats: between signed integers that lie far apart NumPy's would overflow.
-    wide = values if values.dtype.kind == "u" else values.astype(np.float64)
-    low, high = np.percentile(wide, AUTO_PERCENTILES)
+    # As floats: between signed integers that lie far apart NumPy's own would overflow.
+    low, high = np.percentile(values.astype(np.float64), AUTO_PERCENTILES)
     if values.dtype.kind == "u":
         low, high = np.floor(low), max(np.floor(high), np.floor(low) + 1)
     elif not low < high:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -77,11 +77,11 @@ class Heads(RoIHeads):
         """Detect from proposals, or give the losses where targets are given in training."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
-        found = []
-        for n, (boxes, size) in enumerate(zip(proposals, image_shapes, strict=True)):
-            own = {level: maps[n : n + 1] for level, maps in features.items()}
-            found.append(self.detect(RegionLook(self, own, size), boxes, size))
-        return found, {}
+        images = enumerate(zip(proposals, image_shapes, strict=True))
+        return [
+            self.detect(RegionLook.of_image(self, features, n, size), boxes, size)
+            for n, (boxes, size) in images
+        ], {}
 
     def detect(self, look: Look, proposals: Tensor, size: Size) -> dict[str, Tensor]:
         """Find objects in one image of this size, by what is said of its proposals, (n, 4)."""
@@ -153,15 +153,20 @@ class RegionLook:
     Attributes
     ----------
     heads : Heads
-    features : mapping
+    features : dict
         Feature maps of the image, (1, channels, h', w'), by level.
     size : (int, int)
         Of the image, height and width, without padding.
     """
 
     heads: Heads
-    features: Mapping[str, Tensor]
+    features: dict[str, Tensor]
     size: Size
+
+    @classmethod
+    def of_image(cls, heads: Heads, features: Mapping[str, Tensor], n: int, size: Size) -> Self:
+        """Take the n-th of the images that feature maps are of."""
+        return cls(heads, {level: maps[n : n + 1] for level, maps in features.items()}, size)
 
     def boxes(self, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """See `Look.boxes`; the background's come first."""

@@ -193,12 +193,9 @@ class MaskRCNNDetector:
         seen = [model.backbone(_mirrored(inputs, view)) for view in self.views]
         results = []
         for n, size in enumerate(inputs.image_sizes[: len(images)]):
-            own = [
-                {level: maps[n : n + 1] for level, maps in features.items()} for features in seen
-            ]
+            looks = [RegionLook.of_image(model.roi_heads, maps, n, size) for maps in seen]
             one = ImageList(inputs.tensors[n : n + 1], [size])
-            (proposals,), _ = model.rpn(one, own[0])
-            looks = [RegionLook(model.roi_heads, maps, size) for maps in own]
+            (proposals,), _ = model.rpn(one, looks[0].features)
             look = MeanLook(list(zip(self.views, looks, strict=True)), size)
             results.append(model.roi_heads.detect(look, proposals, size))
         return results

@@ -1,9 +1,11 @@
 """What zarrmask's processes hold, and how its predictions of peak memory compare with the peaks.
 
     python benchmarks/memory.py [--width 2048] [--depth 128] [--json FILE]
+    python benchmarks/memory.py --imported nothing (or detecting) --only-at-rest
 
 The first table has the processes at rest (the constants of `zarrmask.planning.memory`), in
-proportional set sizes (PSS: shared pages are split among those that share them). The second runs
+proportional set sizes (PSS: shared pages are split among those that share them); what workers are
+forked with, if they are, makes much of it. The client is with all that is neither. The second runs
 conversions and a run on simulated noise, and compares the highest sum over all processes with
 `zarrmask plan`.
 """
@@ -30,6 +32,9 @@ from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.workers.cluster import connect
 from zarrmask.workers.detectors import Detectors
+from zarrmask.workers.processes import DETECTING, WRITING
+
+IMPORTED: dict[str, tuple[str, ...]] = {"nothing": (), "writing": WRITING, "detecting": DETECTING}
 
 
 def held(process: psutil.Process) -> int:
@@ -55,11 +60,11 @@ def _pid() -> int:
     return os.getpid()
 
 
-def at_rest(workers: int) -> dict[str, float]:
+def at_rest(workers: int, imported: tuple[str, ...]) -> dict[str, float]:
     """Bytes of client and workers before and after detectors are loaded."""
     import zarrmask.running.pipeline  # noqa: F401
 
-    with connect(workers=workers) as client:
+    with connect(workers=workers, imported=imported) as client:
         before = workers_hold(client)
         detectors = Detectors(client, DetectorSpec(DEFAULT_CHECKPOINT), Reporter())
         detectors.load()
@@ -147,14 +152,20 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048, help="of a slice, voxels")
     parser.add_argument("--depth", type=int, default=128, help="slices")
     parser.add_argument("--folder", type=Path, help="where to work")
+    parser.add_argument(
+        "--imported", choices=IMPORTED, default="writing", help="by what forks share"
+    )
+    parser.add_argument("--only-at-rest", action="store_true", help="leave the second table out")
     parser.add_argument("--json", type=Path, help="save the figures here too")
     options = parser.parse_args()
-    rest = [at_rest(workers) for workers in (1, 2, 4)]
+    rest = [at_rest(workers, IMPORTED[options.imported]) for workers in (1, 2, 4)]
     print("| workers | client, MB | a worker, MB | with a detector, MB |\n|---|---|---|---|")
     for row in rest:
         print(
             "| " + " | ".join(f"{n / 1e6:,.0f}" if n > 9 else str(n) for n in row.values()) + " |"
         )
+    if options.only_at_rest:
+        return
     print("\n| case | predicted, MB | measured, MB | |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder, depth, width = Path(name), options.depth, options.width

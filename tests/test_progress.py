@@ -227,6 +227,22 @@ def test_a_worker_that_is_killed_is_told_of_and_so_is_the_one_after_it(told):
     assert "2 of 2 workers (1 lost, 1 regained)" in told.getvalue()
 
 
+def test_memory_is_measured_often_on_a_busy_machine_too(monkeypatch):
+    measured = []
+
+    def waits_for_its_turn():
+        measured.append(time.sleep(0.05))
+        return len(measured)
+
+    monkeypatch.setattr("zarrmask.planning.memory.memory_in_use", waits_for_its_turn)
+    monkeypatch.setattr(PeakMemory, "SHARE", 1e-3)  # by the clock: twice in 50 seconds
+    deadline = time.monotonic() + 30
+    with PeakMemory(interval=0.01) as memory:
+        while memory.peak < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert memory.peak >= 3
+
+
 def test_a_cluster_that_somebody_restarts_is_not_called_gone(here, told):
     def work(client, other, memory):
         with watched(client, reporter(told), memory):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -317,6 +318,7 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 )
 def run_command(stack: str, out: str, **options: Any) -> None:
     """Mask STACK: write volume, mask and masked volume as OME-Zarr, with a report, into OUT."""
+    _make_ready(options, detects=True)
     from zarrmask.running.pipeline import run
 
     _summarise(out, run(stack, out, command=_command(), **options))
@@ -350,6 +352,7 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
     MASKS: a folder of numbered PNGs or TIFFs, a TIFF volume, a zarr or OME-Zarr of labels, or the
     OUT of another run. A mask is held until the next.
     """
+    _make_ready(options)
     from zarrmask.given.apply import apply
 
     _summarise(out, apply(stack, masks, out, **options, command=_command()))
@@ -378,6 +381,7 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @_crew_options
 def redo_command(out: str, **options: Any) -> None:
     """Correct the masks of some slices of the run in OUT; only what changes is written."""
+    _make_ready(options)
     from zarrmask.correcting.redo import redo
     from zarrmask.planning.outlook import in_columns
 
@@ -406,6 +410,7 @@ def redo_command(out: str, **options: Any) -> None:
 @_cluster_options
 def convert_command(stack: str, out: str, **options: Any) -> None:
     """Write STACK as an OME-Zarr pyramid."""
+    _make_ready(options)
     from zarrmask.running.pipeline import convert
 
     click.echo(f"wrote {convert(stack, out, **options)}")
@@ -448,6 +453,7 @@ def plan_command(out: str, as_json: bool, **options: Any) -> None:
 @_cluster_options
 def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None:
     """Make a simulated scroll in OUT/stack and mask it."""
+    _make_ready(options, detects=True)
     from zarrmask.demo import demo
 
     record, agreement = demo(out, shape, command=_command(), **options)
@@ -663,6 +669,7 @@ def annotate_command(
 @_into_folder
 def export_command(out: str, folder: Path, **options: Any) -> None:
     """Write slices of the run in OUT as numbered images into DIR."""
+    _make_ready(options)
     from zarrmask.images.export import export
     from zarrmask.planning.memory import sized
 
@@ -696,6 +703,7 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
 @_into_folder
 def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     """Write small JPEGs of STACK's slices into DIR."""
+    _make_ready(options)
     from zarrmask.images.proxy import proxy
     from zarrmask.planning.memory import sized
 
@@ -746,6 +754,14 @@ def info_command(path: str) -> None:
     for name, value in describe(path).items():
         for n, line in enumerate(value.splitlines()):
             click.echo(f"{'' if n else name:<12} {line}")
+
+
+def _make_ready(options: Mapping[str, Any], *, detects: bool = False) -> None:
+    """Let what workers need be imported while this process imports what it needs itself."""
+    if options["scheduler"] is None and not options.get("gpus"):
+        from zarrmask.workers.processes import DETECTING, WRITING, make_ready
+
+        make_ready(DETECTING if detects else WRITING)
 
 
 def _command() -> list[str]:
@@ -813,6 +829,7 @@ def main() -> None:
     finally:  # all is closed: a signal may end what is left of the process
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.freeze()  # or all objects are gone over once more before the process ends
 
 
 if __name__ == "__main__":

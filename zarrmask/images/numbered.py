@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError, RoomError
 from zarrmask.grey import Rescaling
-from zarrmask.planning.memory import A_TASK, CLIENT, WORKER, Memory, sized
+from zarrmask.planning.memory import A_TASK, CLIENT, Memory, at_rest, sized
 from zarrmask.planning.room import free_space
 from zarrmask.records.journal import SCRATCH, WORK, Journal, RecordFile
 from zarrmask.storage.atomic import replacing
@@ -172,12 +172,13 @@ def fitted(crew: Crew, tasks: Mapping[str, tuple[int, int]]) -> Crew:
     RoomError
         Where it is not enough for one, or for those that were asked for.
     """
+    shared, worker = at_rest(crew.imported, detects=False)
     while True:
         hands = crew.workers * crew.threads
         memory = Memory(
             client=CLIENT + A_TASK * max(count for _, count in tasks.values()),
-            shared=0,
-            worker=WORKER,
+            shared=shared,
+            worker=worker,
             tasks={kind: (size, min(hands, count)) for kind, (size, count) in tasks.items()},
             workers=crew.workers,
             threads=crew.threads,

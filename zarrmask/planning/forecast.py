@@ -16,9 +16,8 @@ from zarrmask.planning.memory import (
     A_TASK,
     CLIENT,
     CUDA,
-    TORCH_SHARED,
-    WORKER,
     Memory,
+    at_rest,
     coarser_bytes,
     decoding_bytes,
     detecting_bytes,
@@ -251,11 +250,10 @@ class Forecast:
         masks = self._mask_bytes(grid.brick) if self.masks else 0
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
-        worker, shared = WORKER, 0
+        shared, worker = at_rest(self.crew.imported, detects=self.network is not None)
         if self.network is not None:
             seen = prod(self.network.input.shape(height, width))
-            worker = WORKER + detector_bytes(self.network.weights, seen, self.network.mirrored)
-            shared = TORCH_SHARED
+            worker += detector_bytes(self.network.weights, seen, self.network.mirrored)
             worker += CUDA if self.crew.gpus else 0
             sizes = {
                 detecting_bytes(

@@ -19,6 +19,7 @@ from zarrmask.masking import field_store, keyframe_store
 from zarrmask.masking.field import cell_side, cells
 from zarrmask.pyramid import Format, Shape
 from zarrmask.running.tasks import PIECE
+from zarrmask.workers.processes import DETECTOR
 
 # Of a process before it does anything, bytes; measured by `python benchmarks/memory.py`.
 CLIENT = 250_000_000
@@ -27,10 +28,12 @@ A_TASK = 12_000
 """What they keep of a task."""
 WORKER = 165_000_000
 """A worker that writes."""
-TORCH = 400_000_000
-"""What torch adds to a worker."""
-TORCH_SHARED = 370_000_000
-"""What it adds once: its libraries, which workers of one machine share."""
+FORKED, FORKED_ONCE = 60_000_000, 150_000_000
+"""The same if it is forked, and what is there once, for all that are."""
+TORCH, TORCH_ONCE = 400_000_000, 370_000_000
+"""What torch adds to a worker, and once: its libraries, which workers of one machine share."""
+TORCH_FORKED, TORCH_FORKED_ONCE = 60_000_000, 720_000_000
+"""The same if they are forked from a process that has imported it."""
 CUDA = 1_800_000_000
 """What it adds to a worker with a GPU. Not measured here: its first convolution took others as much
 with the CUDA of 2018, https://github.com/pytorch/pytorch/issues/12873"""
@@ -97,8 +100,24 @@ class Memory:
         return self.client + self.shared + self.workers * self.worker + working
 
 
+def at_rest(imported: tuple[str, ...], *, detects: bool) -> tuple[int, int]:
+    """Bytes that workers have in common, and that each of them takes before it does anything.
+
+    Parameters
+    ----------
+    imported : tuple of str
+        Modules that they share, since they are forked.
+    detects : bool
+        Whether they have detectors.
+    """
+    once, each = (FORKED_ONCE, FORKED) if imported else (0, WORKER)
+    if DETECTOR in imported:
+        return once + TORCH_FORKED_ONCE, each + (TORCH_FORKED if detects else 0)
+    return (once + TORCH_ONCE, each + TORCH) if detects else (once, each)
+
+
 def detector_bytes(weights: int, pixels: int, mirrored: bool) -> int:
-    """Bytes that a detector takes of a worker, with what it imports.
+    """Bytes that a detector takes of a worker, without what it imports.
 
     Parameters
     ----------
@@ -110,7 +129,7 @@ def detector_bytes(weights: int, pixels: int, mirrored: bool) -> int:
         Whether it looks at mirror images too.
     """
     a_pixel = A_PIXEL + (MORE_VIEWS if mirrored else 0)
-    return TORCH + int(max(LOADING * weights, LOADED * weights + a_pixel * pixels))
+    return int(max(LOADING * weights, LOADED * weights + a_pixel * pixels))
 
 
 def detecting_bytes(region: Shape, kept: int, pixels: int, block: Shape, itemsize: int) -> int:
@@ -230,7 +249,8 @@ class PeakMemory:
     """Context that samples `memory_in_use` and keeps the highest.
 
     The kernel counts a process's pages one by one, which takes longer the more there are: sampling
-    takes no more than a `SHARE` of a core, be there two workers or a hundred.
+    takes no more than a `SHARE` of a core, be there two workers or a hundred. That it waits for its
+    turn on a busy machine does not count: a short run would be over before a second sample.
 
     Attributes
     ----------
@@ -261,10 +281,10 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while True:
-            start = time.perf_counter()
+            start = time.thread_time()
             self.now = memory_in_use()
             self.peak = max(self.peak, self.now)
-            took = time.perf_counter() - start
+            took = time.thread_time() - start
             if self._done.wait(max(self._interval, took / self.SHARE)):
                 return
 

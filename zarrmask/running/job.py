@@ -106,7 +106,8 @@ class Job:
         """
         if needs_nobody(self.journal, self.source, self.identity, overwrite=overwrite):
             scheduler, gpus = None, False
-        crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
+        detects = self.checkpoint is not None
+        crew = find_crew(scheduler, workers, memory, patience, reporter, gpus, detects=detects)
         return Session(
             self.journal,
             self.identity,

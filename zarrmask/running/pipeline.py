@@ -225,7 +225,8 @@ def foresee(
     settings = on_gpus(settings) if gpus else settings
     prepared = conversion_job if conversion else run_job
     job = prepared(stack, place, settings, reporter or Reporter())
-    crew = find_crew(scheduler, workers, memory, patience, reporter, gpus)
+    detects = not conversion
+    crew = find_crew(scheduler, workers, memory, patience, reporter, gpus, detects=detects)
     forecast, left, told = _begun(job, job.forecast(crew))
     if told:
         (reporter or Reporter()).say(told)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,14 @@ from zarrmask.errors import SettingsError, ZarrmaskError, first_of
 from zarrmask.progress import Reporter
 from zarrmask.storage.place import Place
 from zarrmask.workers.gpus import gpu_cluster, visible_gpus
+from zarrmask.workers.processes import (
+    DETECTING,
+    ENVIRONMENT,
+    WRITING,
+    make_ready,
+    shared_imports,
+    uninterrupted,
+)
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
 _PRELOAD = (
@@ -78,6 +85,8 @@ class Crew:
         Whether they have GPUs of their own.
     patience : float
         Seconds to wait for one of them where none is left.
+    imported : tuple of str
+        Modules that they share, since they are forked.
     """
 
     workers: int
@@ -87,6 +96,7 @@ class Crew:
     fixed: bool = True
     gpus: bool = False
     patience: float = PATIENCE
+    imported: tuple[str, ...] = ()
 
     def fewer(self) -> Crew | None:
         """The same with a worker less, on GPUs with a thread less; None where there is no such."""
@@ -104,6 +114,8 @@ def find_crew(
     patience: str | float | None = None,
     reporter: Reporter | None = None,
     gpus: bool = False,
+    *,
+    detects: bool = False,
 ) -> Crew:
     """Say who would do the work; starts nothing.
 
@@ -120,6 +132,8 @@ def find_crew(
         Where it says that it waits.
     gpus : bool
         Whether a worker is started on each GPU of this machine, with its share of the cores.
+    detects : bool
+        Whether it needs detectors.
 
     Raises
     ------
@@ -143,7 +157,8 @@ def find_crew(
         count = workers or dask.system.CPU_COUNT
         fixed = workers is not None
         there_is = size or available_memory()
-        return Crew(count, 1, there_is, local=True, fixed=fixed, patience=seconds)
+        imported = shared_imports(DETECTING if detects else WRITING)
+        return Crew(count, 1, there_is, True, fixed, patience=seconds, imported=imported)
     with _reach(scheduler, workers, seconds, reporter) as client:
         there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
     limit = min(worker["memory_limit"] or 0 for worker in there)
@@ -202,6 +217,7 @@ def connect(
     threads: int = 1,
     gpus: bool = False,
     patience: float = PATIENCE,
+    imported: tuple[str, ...] = WRITING,
     reporter: Reporter | None = None,
 ) -> Iterator[Client]:
     """Connect to a Dask cluster.
@@ -221,6 +237,9 @@ def connect(
         Whether each of them gets a GPU: see `zarrmask.workers.gpus`.
     patience : float
         Seconds to wait for its first worker.
+    imported : tuple of str
+        Modules that processes of the local cluster share where they can be forked; with GPUs each
+        has its own.
     reporter : Reporter, optional
         Where it says that it waits.
 
@@ -240,14 +259,13 @@ def connect(
     encoders = ENCODERS * max(1, dask.system.CPU_COUNT // workers)
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": encoders,  # of zarrs
-        # Chunks go from thread to thread: glibc would keep as many of them for each thread.
-        "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 2,
-        "distributed.worker.multiprocessing-method": "spawn",  # zarrs does not survive a fork
+        **ENVIRONMENT,
+        "distributed.worker.multiprocessing-method": "spawn" if gpus else make_ready(imported),
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
     }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
-        with _uninterrupted():
+        with uninterrupted():
             cluster = stack.enter_context(
                 (gpu_cluster if gpus else LocalCluster)(
                     n_workers=workers,
@@ -256,24 +274,11 @@ def connect(
                     dashboard_address="127.0.0.1:0",
                     memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
                     preload=[_PRELOAD],
+                    env=dict(os.environ),  # as it is now, not when forking was prepared
                     silence_logs=logging.CRITICAL,  # what a task raises is told of here
                 )
             )
         yield stack.enter_context(Client(cluster))
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off: threads and processes that are started meanwhile never see it.
-
-    It goes to all processes of a terminal, and workers that only begin would each die of it, aloud.
-    """
-    resource_tracker.ensure_running()  # or it begins later, and lets Ctrl-C in
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def require_sight(client: Client, paths: Sequence[Place]) -> None:

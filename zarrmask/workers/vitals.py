@@ -119,6 +119,7 @@ def at_work(
             threads=crew.threads,
             gpus=crew.gpus,
             patience=crew.patience,
+            imported=crew.imported,
             reporter=reporter,
         ) as client,
         watched(client, reporter, memory, crew.patience) as roll,

@@ -249,6 +249,18 @@ def with_any_bricks(forecast):
         yield forecast.with_bricks(grid)
 
 
+@pytest.mark.parametrize(
+    ("compressor", "bytes_"), [("blosc-zstd:6", 0), ("blosc-zstd:9", 36_000_000), ("none", 0)]
+)
+def test_encoders_have_tables(tmp_path, compressor, bytes_):
+    source, crew = stack_of((64, 256, 256)), Crew(2, 1, 64 * GB, local=True)
+    plain, other = (
+        forecast_of(source, tmp_path, crew, masked=False, compressor=name).memory.total
+        for name in ("blosc-lz4", compressor)
+    )
+    assert other - plain == 2 * crew.encoders * bytes_
+
+
 @given(st.integers(1, 200), st.integers(1, 64), st.sampled_from([1, 10, 256, 8_096]))
 def test_what_is_chosen_fits_or_is_the_least(memory, workers, rows):
     source = stack_of((1_000, 8_096, 8_096), (rows, 8_096))
@@ -456,14 +468,23 @@ def test_a_run_takes_what_was_predicted(stack, tmp_path):
     assert record["plan"]["tasks"].items() <= items.items()
 
 
-@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 300])
-def test_a_conversion_takes_what_was_predicted(tmp_path, block):
+@pytest.mark.parametrize(
+    ("block", "compressor", "depth"),
+    [
+        pytest.param(1, "blosc-lz4", 256, marks=pytest.mark.slow),
+        (300, "blosc-lz4", 256),
+        pytest.param(1, "blosc-zstd:7", 192, marks=pytest.mark.slow),
+        pytest.param(1, "blosc-zstd:9", 96, marks=pytest.mark.slow),
+    ],
+)
+def test_a_conversion_takes_what_was_predicted(tmp_path, block, compressor, depth):
     noise = np.random.default_rng(0).integers(0, 2**16, (300, 1500), np.uint16)
     compression = {"compression": "lzw", "rowsperstrip": block} if block > 1 else {}
     (tmp_path / "stack").mkdir()
-    for z in range(256):
+    for z in range(depth):
         tifffile.imwrite(tmp_path / f"stack/{z}.tif", np.roll(noise, 37 * z, 1), **compression)
-    process = command("convert", tmp_path / "stack", tmp_path / "out.zarr", "--workers", 2)
+    out, options = tmp_path / "out.zarr", ("--workers", 2, "--compressor", compressor)
+    process = command("convert", tmp_path / "stack", out, *options)
     message = process.communicate(timeout=300)[1]
     assert process.returncode == 0, message
     sizes = re.findall(r"([0-9.]+) (MB|GB)", message.partition("peak memory")[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -76,6 +77,24 @@ def test_there_are_workers_without_forks(monkeypatch, tmp_path):
     monkeypatch.undo()
     with connect(workers=1, imported=()) as client:
         assert set(client.run(_parent).values()) == {os.getpid()}
+
+
+def test_workers_end_with_the_process_that_they_were_forked_from_and_come_back():
+    """Else two would do the same: those that are taken for dead, and those that replace them."""
+    with connect(workers=2) as client:
+        pids, (parent,) = set(client.run(os.getpid).values()), set(client.run(_parent).values())
+        psutil.Process(parent).kill()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            there = set(client.run(os.getpid, on_error="ignore").values())
+            if len(there) == 2 and not there & pids:
+                break
+            time.sleep(0.1)
+        assert len(there) == 2
+        assert not there & pids
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        (other,) = set(client.run(_parent).values())
+        assert other != parent
 
 
 def test_what_workers_share_is_settled_by_the_first():

@@ -22,6 +22,7 @@ from zarrmask.planning.memory import (
     decoding_bytes,
     detecting_bytes,
     detector_bytes,
+    encoding_bytes,
     field_bytes,
     held_bytes,
     writing_bytes,
@@ -251,6 +252,7 @@ class Forecast:
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
         shared, worker = at_rest(self.crew.imported, detects=self.network is not None)
+        worker += self.crew.encoders * encoding_bytes(form)
         if self.network is not None:
             seen = prod(self.network.input.shape(height, width))
             worker += detector_bytes(self.network.weights, seen, self.network.mirrored)

@@ -43,6 +43,8 @@ A_PIXEL = 600
 """Bytes that the network takes a pixel that it sees."""
 MORE_VIEWS = 3 * 90
 """Bytes that mirror images add a pixel: feature maps of the others, 256 channels wide."""
+ENCODING = {7: 14_000_000, 8: 14_000_000, 9: 36_000_000}
+"""What zstd's tables take of an encoder, by Blosc's level; at lower ones a few megabytes."""
 MARGIN = 1.1
 """For what the allocator keeps for itself."""
 AT_ONCE = 10
@@ -130,6 +132,11 @@ def detector_bytes(weights: int, pixels: int, mirrored: bool) -> int:
     """
     a_pixel = A_PIXEL + (MORE_VIEWS if mirrored else 0)
     return int(max(LOADING * weights, LOADED * weights + a_pixel * pixels))
+
+
+def encoding_bytes(form: Format) -> int:
+    """Bytes that an encoder takes beside what it encodes."""
+    return ENCODING.get(form.compression, 0) if form.compressor == "blosc-zstd" else 0
 
 
 def detecting_bytes(region: Shape, kept: int, pixels: int, block: Shape, itemsize: int) -> int:

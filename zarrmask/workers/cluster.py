@@ -29,6 +29,7 @@ from zarrmask.storage.place import Place
 from zarrmask.workers.gpus import gpu_cluster, visible_gpus
 from zarrmask.workers.processes import (
     DETECTING,
+    ENDS_WITH_ITS_PARENT,
     ENVIRONMENT,
     WRITING,
     make_ready,
@@ -97,6 +98,11 @@ class Crew:
     gpus: bool = False
     patience: float = PATIENCE
     imported: tuple[str, ...] = ()
+
+    @property
+    def encoders(self) -> int:
+        """Threads of each process that encode; of a cluster's nobody here knows the cores."""
+        return _encoders(self.workers) if self.local else ENCODERS * self.threads
 
     def fewer(self) -> Crew | None:
         """The same with a worker less, on GPUs with a thread less; None where there is no such."""
@@ -167,6 +173,12 @@ def find_crew(
     threads = max(worker["nthreads"] for worker in there)
     gpus = any(worker.get("gpu") for worker in there)  # Dask says so where NVML is installed
     return Crew(len(there), threads, size, local=False, gpus=gpus, patience=seconds)
+
+
+def _encoders(workers: int) -> int:
+    """Some for a core: one encodes while others wait for the disk."""
+    cores: int = dask.system.CPU_COUNT
+    return ENCODERS * max(1, cores // workers)
 
 
 def available_memory() -> int:
@@ -255,12 +267,12 @@ def connect(
         return
     if workers is None:
         workers = dask.system.CPU_COUNT
-    # Some for a core: one encodes while others wait for the disk.
-    encoders = ENCODERS * max(1, dask.system.CPU_COUNT // workers)
+    method = "spawn" if gpus else make_ready(imported)
+    preload = _PRELOAD + (ENDS_WITH_ITS_PARENT if method != "spawn" else "")
     settings = {
-        "distributed.nanny.environ.RAYON_NUM_THREADS": encoders,  # of zarrs
+        "distributed.nanny.environ.RAYON_NUM_THREADS": _encoders(workers),  # of zarrs
         **ENVIRONMENT,
-        "distributed.worker.multiprocessing-method": "spawn" if gpus else make_ready(imported),
+        "distributed.worker.multiprocessing-method": method,
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
     }
     with ExitStack() as stack:
@@ -273,7 +285,7 @@ def connect(
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
                     memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
-                    preload=[_PRELOAD],
+                    preload=[preload],
                     env=dict(os.environ),  # as it is now, not when forking was prepared
                     silence_logs=logging.CRITICAL,  # what a task raises is told of here
                 )

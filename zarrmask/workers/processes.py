@@ -23,6 +23,10 @@ DETECTING = (*WRITING, DETECTOR)
 import it themselves."""
 LAST = "zarrmask.workers.frozen"
 
+# Else it would be taken for dead, and go on beside the one that replaces it. PR_SET_PDEATHSIG is 1.
+ENDS_WITH_ITS_PARENT = "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+"""What a worker that was forked does first."""
+
 LONGEST_FOLDER = 70
 """Bytes: in it lies the socket by which forks are asked for, whose path may have 107."""
 

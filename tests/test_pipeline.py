@@ -592,7 +592,8 @@ def test_ctrl_c_while_workers_begin_is_no_traceback(stack, tmp_path, seconds):
     assert "Traceback" not in told
 
 
-def test_what_is_finished_needs_no_cluster(stack, cluster, tmp_path, capsys):
+def test_what_is_finished_needs_no_cluster(stack, cluster, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("zarrmask.workers.cluster.TIMEOUT", "3s")
     gone = "tcp://127.0.0.1:9"
     options = {"every": 7, "dilate": 5}
     zarrmask.run(stack, tmp_path / "out", **options, scheduler=cluster)

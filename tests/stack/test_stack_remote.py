@@ -275,7 +275,7 @@ def test_a_listing_as_caddy_writes_it(
     np.testing.assert_array_equal(open_stack(slices).values, volume)
 
 
-def test_a_server_that_is_not_there(web: Server) -> None:
+def test_a_server_that_is_not_there(web: Server, quick: None) -> None:
     web.server_close()
     with pytest.raises(StackError, match=r"127\.0\.0\.1.*tried 8 times"):
         open_source(web.url + "/slices")

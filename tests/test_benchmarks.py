@@ -62,6 +62,13 @@ def test_program_prints_and_saves(tmp_path):
     assert content["machine"]["versions"]["zarrmask"] == zarrmask.__version__
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux")
+def test_processor_time_of_what_outlives_a_command_counts():
+    work = "import time\nwhile time.process_time() < 0.5: pass"
+    command = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {work!r}])"
+    assert measure([sys.executable, "-c", command]).cpu >= 0.5
+
+
 @pytest.mark.parametrize("what", ["convert", "run"])
 def test_where_time_goes(what, stacks, tmp_path):
     stack = stacks.make((3, 140, 150), "LZW, strips of 16 rows")

@@ -2,10 +2,10 @@
 
 Real processes, killed by SIGKILL at moments that are drawn anew each time: `ZARRMASK_SEED=...`,
 which a failure prints, draws them again. Workers that are killed: 4 while they detect and 4 while
-they write (`test_workers_die_at_random_moments`), 1 when it has loaded its detector and 1 when it
-has detected, 3 that leave nobody behind, 2 of a task that the scheduler gives up, 1 of its memory,
-3 of a task that nothing helps, 1 whose detector another one stands in for, and 1 with the last GPU;
-and 2 schedulers.
+they write (`test_workers_die_at_random_moments`; slow), 1 when it has loaded its detector and 1
+when it has detected, 3 that leave nobody behind, 2 of a task that the scheduler gives up, 1 of its
+memory, 3 of a task that nothing helps, 1 whose detector another one stands in for, and 1 with the
+last GPU; and 2 schedulers.
 """
 
 import io
@@ -220,6 +220,7 @@ def done(out, entries):
     return len(list(out.glob(f".zarrmask/finished/{entries}")))
 
 
+@pytest.mark.slow
 def test_workers_die_at_random_moments(tall, whole, start_cluster, chance, tmp_path):
     cluster = start_cluster()
     cluster.start_workers(2)

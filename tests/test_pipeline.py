@@ -458,11 +458,9 @@ def interrupt(process):
 
 
 STOPS = [
-    (kill_all, ".zarrmask/finished/detecting/0.json"),
     (terminate, ".zarrmask/finished/detecting/2.json"),
     (kill_client, "volume.zarr/0/.zarray"),
     (interrupt, ".zarrmask/finished/writing/level-0/*/*.json"),
-    (kill_all, "mask.zarr/2/0/0/0"),
     (kill_all, ".zarrmask/finished/writing/level-2-volume/*/*.json"),
     (kill_all, "overview.png"),
 ]

@@ -379,7 +379,8 @@ def test_free_space_is_that_of_the_folder_that_is_there(tmp_path):
 @pytest.fixture
 def anew(monkeypatch):
     """As if no worker had begun in this process: what they share is settled by the first."""
-    monkeypatch.setattr("zarrmask.workers.processes._imported", None)
+    monkeypatch.setattr("zarrmask.workers.processes._origin", None)
+    monkeypatch.setattr("zarrmask.workers.processes._process_id", lambda: None)
 
 
 def test_a_run_is_refused_before_anything_is_written(stack, tmp_path, anew):

@@ -6,33 +6,77 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from zarrmask.workers import processes
 from zarrmask.workers.cluster import connect, find_crew
 from zarrmask.workers.processes import DETECTING, WRITING, make_ready, shared_imports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 
 FORKS = """
+import os
 import sys
 from multiprocessing import forkserver
 
+import dask
 import psutil
 
 from zarrmask.workers.cluster import connect
 from zarrmask.workers.processes import DETECTING, make_ready
 
+sys.path.insert(0, {added!r})
+import added
+
 def loaded():
     return "torch" in sys.modules, sys.modules["gc"].get_freeze_count() > 10**5
 
+def found():
+    import added
+
+    own = {{"PYTHONSAFEPATH", "PYTHONPATH", "ZARRMASK_IMPORTS", "ZARRMASK_NULL"}}
+    return added.__file__, os.environ["OMP_NUM_THREADS"], sorted(own & set(os.environ))
+
 if __name__ == "__main__":
+    dask.config.set({{"distributed.nanny.pre-spawn-environ.ZARRMASK_NULL": None}})
     make_ready(DETECTING)
     with connect(workers=1) as client:
         print(*client.run(loaded).values())
+        print(*client.run(found).values())
     print(psutil.Process(forkserver._forkserver._forkserver_pid).num_threads())
+"""
+
+COMES_BACK = """
+import os
+import time
+
+import psutil
+
+from zarrmask.workers.cluster import connect
+from zarrmask.workers.processes import make_ready
+
+def runs(pid):  # what died stays as a zombie where a container's first process takes no leave of it
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+if __name__ == "__main__":
+    with connect(workers=2) as client:
+        before, (parent,) = (set(client.run(what).values()) for what in (os.getpid, os.getppid))
+        psutil.Process(parent).kill()
+        there, deadline = set(), time.monotonic() + 60
+        while (len(there) < 2 or there & before) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            there = set(client.run(os.getpid, on_error="ignore").values())
+        print(len(there - before), "beside those before" if any(map(runs, before)) else "others")
+        now = set(client.run(os.getppid).values())
+        print("from the same" if now == {parent} else "from another")
+    print(make_ready())
 """
 
 
@@ -56,53 +100,105 @@ def test_workers_are_forked_from_one_process_without_threads():
         assert forked_from.num_threads() == 1
 
 
-def test_what_a_detector_needs_is_imported_once_and_begins_no_thread(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(FORKS)
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert ran.stdout.split("\n")[:2] == ["(True, True)", "1"]
+def test_what_a_detector_needs_is_imported_once_and_begins_no_thread(tmp_path, monkeypatch):
+    """And from where the client would: not from the folder of the data, whatever lies there."""
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    data, added = tmp_path / "data", tmp_path / "added"
+    data.mkdir()
+    added.mkdir()
+    (added / "added.py").touch()
+    for name in ("random", "numpy", "torch", "zarrmask"):
+        (data / f"{name}.py").write_text(
+            "raise RuntimeError('a file beside the data was executed')"
+        )
+    (tmp_path / "script.py").write_text(FORKS.format(added=str(added)))
+    command = [sys.executable, tmp_path / "script.py"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=data, check=False)
+    lines = ran.stdout.splitlines()
+    assert lines == ["(True, True)", f"({str(added / 'added.py')!r}, '1', [])", "1"], ran.stderr
+
+
+def test_a_command_that_stops_early_leaves_no_process_behind(tmp_path):
+    command = [sys.executable, "-m", "zarrmask", "run", tmp_path / "none", tmp_path / "out"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    assert b"error" in process.communicate(timeout=300)[1]
+    deadline = time.monotonic() + 1
+    while there := [pid for pid in psutil.pids() if _session(pid) == process.pid]:
+        assert time.monotonic() < deadline, there
+        time.sleep(0.05)
+
+
+def _session(pid):
+    try:
+        return os.getsid(pid) if _runs(pid) else None
+    except ProcessLookupError:
+        return None
 
 
 def test_workers_see_the_environment_as_it_is_now(monkeypatch):
     def value():
-        return os.environ.get("ZARRMASK_TOLD")
+        return os.environ.get("ZARRMASK_TOLD"), os.environ.get("ZARRMASK_FORGOTTEN")
 
     make_ready()
+    forgets = replace(processes._origin, environment=frozenset({"ZARRMASK_FORGOTTEN"}))
+    monkeypatch.setattr(processes, "_origin", forgets)
     for told in ("one", "two"):
         monkeypatch.setenv("ZARRMASK_TOLD", told)
         with connect(workers=1) as client:
-            assert list(client.run(value).values()) == [told]
+            assert list(client.run(value).values()) == [(told, None)]
 
 
 def test_there_are_workers_without_forks(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
-    assert shared_imports(DETECTING) == ()
-    assert make_ready() == "spawn"
-    assert find_crew(detects=True).imported == ()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(sys, "platform", "darwin")
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_origin", None)
+        patch.setattr(processes, "_process_id", lambda: None)
+        patch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
+        assert shared_imports(DETECTING) == ()
+        assert make_ready() == "spawn"
+        assert find_crew(detects=True).imported == ()
+    monkeypatch.setattr(processes, "_possible", False)
     assert find_crew(workers=1).imported == ()
     monkeypatch.undo()
     with connect(workers=1, imported=()) as client:
         assert set(client.run(_parent).values()) == {os.getpid()}
 
 
-def test_workers_end_with_the_process_that_they_were_forked_from_and_come_back():
+def test_nothing_is_forked_from_what_another_process_began_or_imported_elsewhere(monkeypatch):
+    make_ready()
+    assert shared_imports()
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend("somewhere")
+        assert shared_imports() == ()
+    with monkeypatch.context() as patch:  # as in a fork of this process
+        patch.setattr(processes, "_origin", replace(processes._origin, client=os.getppid()))
+        assert make_ready() == "spawn"
+    with monkeypatch.context() as patch:  # as where the user's own program had begun it
+        patch.setattr(processes, "_origin", None)
+        assert make_ready() == "spawn"
+    assert make_ready() == "forkserver"
+
+
+def test_workers_are_spawned_where_there_are_no_sockets(monkeypatch):
+    def refuses():
+        raise OSError("no sockets here")
+
+    monkeypatch.setattr(processes, "_origin", None)
+    monkeypatch.setattr(processes, "_process_id", lambda: None)
+    monkeypatch.setattr(processes, "_possible", True)
+    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", refuses)
+    before = dict(os.environ)
+    assert make_ready() == "spawn"
+    assert shared_imports() == ()
+    assert dict(os.environ) == before
+
+
+def test_workers_end_with_the_process_that_they_were_forked_from_and_come_back(tmp_path):
     """Else two would do the same: those that are taken for dead, and those that replace them."""
-    with connect(workers=2) as client:
-        pids, (parent,) = set(client.run(os.getpid).values()), set(client.run(_parent).values())
-        psutil.Process(parent).kill()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            there = set(client.run(os.getpid, on_error="ignore").values())
-            if len(there) == 2 and not there & pids:
-                break
-            time.sleep(0.1)
-        assert len(there) == 2
-        assert not there & pids
-        assert not any(_runs(pid) for pid in pids)
-        (other,) = set(client.run(_parent).values())
-        assert other != parent
+    (tmp_path / "script.py").write_text(COMES_BACK)
+    command = [sys.executable, tmp_path / "script.py"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == ["2 others", "from another", "spawn"], ran.stderr
 
 
 def test_what_workers_share_is_settled_by_the_first():

@@ -29,9 +29,10 @@ from zarrmask.storage.place import Place
 from zarrmask.workers.gpus import gpu_cluster, visible_gpus
 from zarrmask.workers.processes import (
     DETECTING,
-    ENDS_WITH_ITS_PARENT,
     ENVIRONMENT,
     WRITING,
+    forked_first,
+    leave_to_workers,
     make_ready,
     shared_imports,
     uninterrupted,
@@ -268,7 +269,10 @@ def connect(
     if workers is None:
         workers = dask.system.CPU_COUNT
     method = "spawn" if gpus else make_ready(imported)
-    preload = _PRELOAD + (ENDS_WITH_ITS_PARENT if method != "spawn" else "")
+    preload = _PRELOAD
+    if method != "spawn":
+        leave_to_workers()
+        preload = forked_first() + _PRELOAD
     settings = {
         "distributed.nanny.environ.RAYON_NUM_THREADS": _encoders(workers),  # of zarrs
         **ENVIRONMENT,

@@ -146,6 +146,7 @@ def test_workers_see_the_environment_as_it_is_now(monkeypatch):
         monkeypatch.setenv("ZARRMASK_TOLD", told)
         with connect(workers=1) as client:
             assert list(client.run(value).values()) == [(told, None)]
+            assert make_ready() == "forkserver"  # though Dask looks for modules in its own folders
 
 
 def test_there_are_workers_without_forks(monkeypatch, tmp_path):

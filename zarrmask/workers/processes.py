@@ -30,6 +30,9 @@ import it themselves."""
 LONGEST_FOLDER = 70
 """Bytes: in it lies the socket by which forks are asked for, whose path may have 107."""
 
+OF_DASK = "dask-scratch-space"
+"""In the names of folders that Dask looks for modules in; each of its processes has its own."""
+
 BEFORE_START = "distributed.nanny.pre-spawn-environ"
 # Chunks go from thread to thread: glibc would keep as many of them for each thread.
 ENVIRONMENT = {f"{BEFORE_START}.MALLOC_ARENA_MAX": 2}
@@ -145,8 +148,8 @@ def forked_first() -> str:
 
 
 def _path() -> tuple[str, ...]:
-    """Where this process looks for modules."""
-    return tuple(map(str, sys.path))
+    """Where this process looks for modules, but for what Dask adds while it has a cluster."""
+    return tuple(place for place in map(str, sys.path) if OF_DASK not in place)
 
 
 @contextmanager

@@ -80,6 +80,13 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(autouse=True)
+def _path_as_it_was(monkeypatch):
+    """Whatever the tests before have added: else workers would be spawned."""
+    if processes._origin is not None:
+        monkeypatch.setattr(sys, "path", list(processes._origin.path))
+
+
 def _parent():
     return os.getppid()
 

@@ -1,5 +1,7 @@
 """From a checkpoint file to a detector."""
 
+import zarrmask.detection.torchvision_alone  # isort: skip  # noqa: F401
+
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -337,29 +337,29 @@ def test_all_workers_are_gone(tall, whole, start_cluster, tmp_path):
     assert voxels(run.out) == whole
 
 
-def test_the_scheduler_is_gone(tall, whole, start_cluster, tmp_path):
+@pytest.mark.parametrize("entries", [DETECTED, pytest.param(WRITTEN, marks=pytest.mark.slow)])
+def test_the_scheduler_is_gone(tall, whole, start_cluster, tmp_path, entries):
     out = tmp_path / "out"
     arguments = [sys.executable, "-m", "zarrmask", "run", tall, out, *ON_A_COMMAND_LINE]
-    for entries in (DETECTED, WRITTEN):
-        cluster = start_cluster()
-        cluster.start_workers(1)
-        command = [*map(str, arguments), "--scheduler", cluster.address]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        try:
-            end = time.monotonic() + LONG
-            while done(out, entries) < 2:
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < end
-                time.sleep(0.002)
-            cluster.scheduler.kill()
-            message = process.communicate(timeout=LONG)[1]
-        finally:
-            process.kill()
-        assert process.returncode == 1
-        lines = message.splitlines()
-        assert lines[-1].startswith("error: the Dask scheduler is gone; start it again, then run")
-        assert "Traceback" not in message, message
-        cluster.close()
+    cluster = start_cluster()
+    cluster.start_workers(1)
+    command = [*map(str, arguments), "--scheduler", cluster.address]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + LONG
+        while done(out, entries) < 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        cluster.scheduler.kill()
+        message = process.communicate(timeout=LONG)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    lines = message.splitlines()
+    assert lines[-1].startswith("error: the Dask scheduler is gone; start it again, then run")
+    assert "Traceback" not in message, message
+    cluster.close()
 
     cluster = start_cluster()
     cluster.start_workers(1)
@@ -438,6 +438,7 @@ def test_what_kills_every_worker_is_given_up(tall, start_ailing, name, place, tm
     assert 3 <= deaths() <= 20
 
 
+@pytest.mark.slow
 def test_a_worker_dies_of_its_memory(tall, whole, start_ailing, tmp_path):
     cluster, deaths = start_ailing(1, "write_brick", BRICK, "starved", "--memory-limit", "1600MB")
     run = Run(tall, tmp_path / "out", cluster.address)

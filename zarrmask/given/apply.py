@@ -17,7 +17,7 @@ from zarrmask.planning.plan import make_plan
 from zarrmask.progress import Reporter, listed
 from zarrmask.records.journal import Journal
 from zarrmask.records.record import outcome, run_record, written_by
-from zarrmask.running.finish import finish_run
+from zarrmask.running.finish import FOR_METADATA, FOR_REPORT, finish_run
 from zarrmask.running.job import CONVERTED, Job
 from zarrmask.running.opening import (
     input_identity,
@@ -29,6 +29,7 @@ from zarrmask.running.opening import (
 from zarrmask.running.outputs import referenced_volume, run_pyramids
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
+from zarrmask.workers.ahead import import_ahead
 
 APPLIED = CONVERTED | {"volume", "links"}
 """Settings, beside the dilation, that decide what comes out."""
@@ -132,6 +133,7 @@ def apply(
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return journal.read() or {}
+        import_ahead(FOR_METADATA, FOR_REPORT)
         with session.working(to_be_seen(journal, source, *given.local)) as client:
             session.start(begun=written_by(command))
             plan = session.plan

@@ -30,9 +30,9 @@ WORKER = 165_000_000
 """A worker that writes."""
 FORKED, FORKED_ONCE = 60_000_000, 150_000_000
 """The same if it is forked, and what is there once, for all that are."""
-TORCH, TORCH_ONCE = 400_000_000, 370_000_000
+TORCH, TORCH_ONCE = 330_000_000, 300_000_000
 """What torch adds to a worker, and once: its libraries, which workers of one machine share."""
-TORCH_FORKED, TORCH_FORKED_ONCE = 60_000_000, 720_000_000
+TORCH_FORKED, TORCH_FORKED_ONCE = 60_000_000, 500_000_000
 """The same if they are forked from a process that has imported it."""
 CUDA = 1_800_000_000
 """What it adds to a worker with a GPU. Not measured here: its first convolution took others as much

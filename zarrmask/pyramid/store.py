@@ -53,7 +53,7 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True, direct: bool = Tr
         Whether large files go straight to the disk, where they can. Masks shrink to next to
         nothing: who writes them so waits for the disk, with nothing saved.
     """
-    if not fast or not isinstance(place, Path):
+    if not fast or not isinstance(place, Path) or not _is_utf8(place):
         return _open(place, mode, _STOCK)
     array = _open(place, mode, _FAST)
     settings = dict(_ORDERED if array.shards else _FAST)
@@ -78,6 +78,14 @@ def takes_direct_writes(folder: Path) -> bool:
             finally:
                 os.close(file)
     except (AttributeError, OSError):  # another operating system, another file system
+        return False
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether a path can be told to zarrs."""
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
         return False
 
 

@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
+from zarrmask.pyramid.store import open_array
 from zarrmask.report.greys import MOST, Greys, common, look_through, spread
 from zarrmask.report.keyframes import KeyframeTable, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
@@ -189,11 +190,11 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
     OutputError
         There is no readable `mask.zarr`, or neither `volume.zarr` nor `masked.zarr`.
     """
-    mask = open_levels(out / "mask.zarr")
+    mask = open_levels(out / "mask.zarr", fast=True)
     volume = volume_place(out, record)
     from_masked = volume is None
     place = out / "masked.zarr" if volume is None else volume
-    grey = open_levels(place)
+    grey = open_levels(place, fast=place.parent == out)
     if grey.shape != mask.shape:
         raise OutputError(
             f"{place} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "
@@ -262,8 +263,14 @@ def volume_place(out: Place, record: Mapping[str, Any]) -> Place | None:
     return place_of(referenced) if isinstance(referenced, str) else None
 
 
-def open_levels(path: Place) -> Levels:
+def open_levels(path: Place, *, fast: bool = False) -> Levels:
     """Open the levels of an OME-Zarr image.
+
+    Parameters
+    ----------
+    path : Place
+    fast : bool
+        Of one that zarrmask wrote; see `zarrmask.pyramid.store.open_array`.
 
     Raises
     ------
@@ -274,7 +281,8 @@ def open_levels(path: Place) -> Levels:
         group = zarr.open_group(zarr_store(path), mode="r")
         attributes: Any = dict(group.attrs)
         multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
-        levels = [group[dataset["path"]] for dataset in multiscale["datasets"]]
+        names = [dataset["path"] for dataset in multiscale["datasets"]]
+        levels = [open_array(path / name, "r", fast=fast) for name in names]
         voxel_size = described(multiscale).voxels.size
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(

@@ -14,6 +14,9 @@ from zarrmask.storage.flush import flush_all, flush_soon
 from zarrmask.storage.place import is_local
 
 METADATA = (".zgroup", ".zattrs", ".zarray", "zarr.json")
+FOR_METADATA = "ome_zarr.writer"
+FOR_REPORT = "zarrmask.report"
+"""Modules that take about a second, and are wanted at the end."""
 
 
 def write_pyramid_metadata(pyramids: Mapping[str, Pyramid], plan: Plan) -> None:

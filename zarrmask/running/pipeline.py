@@ -17,7 +17,13 @@ from zarrmask.progress import Reporter
 from zarrmask.records.journal import differences
 from zarrmask.records.record import outcome, run_record, warnings_of, written_by
 from zarrmask.running.cutout import Cutout
-from zarrmask.running.finish import finish_run, flush_metadata, write_pyramid_metadata
+from zarrmask.running.finish import (
+    FOR_METADATA,
+    FOR_REPORT,
+    finish_run,
+    flush_metadata,
+    write_pyramid_metadata,
+)
 from zarrmask.running.job import Job, conversion_job, run_job
 from zarrmask.running.looking import record_of
 from zarrmask.running.model import detectors_of
@@ -26,6 +32,7 @@ from zarrmask.running.session import as_begun, recognised
 from zarrmask.running.writing import bricks_left
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
+from zarrmask.workers.ahead import import_ahead
 from zarrmask.workers.cluster import find_crew
 from zarrmask.workers.gpus import on_gpus
 
@@ -103,6 +110,7 @@ def run(
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return journal.read() or {}
+        import_ahead(FOR_METADATA, FOR_REPORT)
         with session.working(to_be_seen(journal, job.source, checkpoint)) as client:
             patience, device = session.forecast.crew.patience, session.device
             detectors = detectors_of(client, job.settings, checkpoint, reporter, patience, device)
@@ -163,6 +171,7 @@ def convert(
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return place
+        import_ahead(FOR_METADATA)
         with session.working(to_be_seen(job.journal, job.source)):
             session.start()
             plan = session.plan

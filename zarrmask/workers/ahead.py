@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from importlib import import_module
 from typing import TypeVar
+
+from zarrmask.workers.processes import uninterrupted
 
 Item = TypeVar("Item")
 
@@ -82,3 +85,18 @@ def ahead(items: Iterable[Item], stop: Callable[[], None]) -> Iterator[Iterator[
         raise
     finally:
         thread.join(LAST)
+
+
+def import_ahead(*modules: str) -> None:
+    """Import what is wanted later while there is something to wait for; nobody waits for it.
+
+    Whoever wants it imports it himself: then what is wrong with it is told.
+    """
+
+    def work() -> None:
+        with suppress(Exception):
+            for name in modules:
+                import_module(name)
+
+    with uninterrupted():
+        threading.Thread(target=work, name="imports", daemon=True).start()

@@ -426,9 +426,11 @@ def come_to_rest(client: Client, reporter: Reporter, seconds: float = 600.0) -> 
     """
     name = dask.get_annotations()["span"]["name"]
     end, quiet, told = time.monotonic() + seconds, 0, False
-    while quiet < 2:  # the word that there is nothing to do may be on its way
+    while True:
         busy = any(client.run(_works_on, name, on_error="ignore").values())
         quiet = 0 if busy else quiet + 1
+        if quiet == 2:  # the word that there is nothing to do may have been on its way
+            return
         if busy and not told:
             reporter.say("workers are still at what was cancelled; waiting for them")
             told = True

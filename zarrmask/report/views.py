@@ -270,7 +270,7 @@ def open_levels(path: Place, *, fast: bool = False) -> Levels:
     ----------
     path : Place
     fast : bool
-        Of one that zarrmask wrote; see `zarrmask.pyramid.store.open_array`.
+        Whether it is one that zarrmask wrote; see `zarrmask.pyramid.store.open_array`.
 
     Raises
     ------
@@ -282,7 +282,7 @@ def open_levels(path: Place, *, fast: bool = False) -> Levels:
         attributes: Any = dict(group.attrs)
         multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
         names = [dataset["path"] for dataset in multiscale["datasets"]]
-        levels = [open_array(path / name, "r", fast=fast) for name in names]
+        levels = [open_array(path / name, "r") if fast else group[name] for name in names]
         voxel_size = described(multiscale).voxels.size
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(

@@ -88,9 +88,10 @@ def ahead(items: Iterable[Item], stop: Callable[[], None]) -> Iterator[Iterator[
 
 
 def import_ahead(*modules: str) -> None:
-    """Import what is wanted later while there is something to wait for; nobody waits for it.
+    """Import what is wanted later, while there is something to wait for.
 
-    Whoever wants it imports it himself: then what is wrong with it is told.
+    Whoever wants it imports it himself: then what is wrong with it is told. A process that ends
+    before waits for it: a thread that is cut off while a library begins may take the process along.
     """
 
     def work() -> None:
@@ -99,4 +100,4 @@ def import_ahead(*modules: str) -> None:
                 import_module(name)
 
     with uninterrupted():
-        threading.Thread(target=work, name="imports", daemon=True).start()
+        threading.Thread(target=work, name="imports").start()

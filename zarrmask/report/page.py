@@ -313,6 +313,6 @@ def _stored(path: Place) -> str:
     """Say what an output holds: of a pyramid its size, type and levels."""
     if path.name not in ("volume.zarr", "mask.zarr", "masked.zarr"):
         return ""
-    pyramid = open_levels(path, fast=True)
+    pyramid = open_levels(path)
     shape = " × ".join(f"{side:,}" for side in pyramid.shape)
     return f"{shape}, {pyramid.levels[0].dtype}, {counted(len(pyramid.levels), 'levels')}"

@@ -194,7 +194,8 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
     volume = volume_place(out, record)
     from_masked = volume is None
     place = out / "masked.zarr" if volume is None else volume
-    grey = open_levels(place, fast=place.parent == out)
+    written = place in (out / "volume.zarr", out / "masked.zarr")  # else it is the stack
+    grey = open_levels(place, fast=written)
     if grey.shape != mask.shape:
         raise OutputError(
             f"{place} is {grey.shape} voxels and its mask {mask.shape}: they are not of one "

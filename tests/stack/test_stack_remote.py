@@ -257,6 +257,19 @@ def test_a_server_that_gives_out_is_named(
     assert max(Counter(web.requests).values()) <= 8
 
 
+@pytest.mark.parametrize("fill", [0.0, np.nan, 7.0])
+@pytest.mark.usefixtures("quick")
+def test_an_array_that_is_gone_is_not_taken_for_empty(web: Server, fill: float) -> None:
+    """zarr reads chunks that it does not find as what the array is filled with; xarray's, NaN."""
+    floats = np.ones((4, 32, 32), np.float32)
+    array(web.folder / "zarr", floats, chunks=(2, 16, 16), zarr_format=2, fill_value=fill)
+    source = open_source(f"{web.url}/zarr")
+    np.testing.assert_array_equal(source[:], floats)
+    (web.folder / "zarr").rename(web.folder / "away")
+    with pytest.raises(StackError, match=r"is gone from .*unmounted"):
+        source[:]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_listing_as_caddy_writes_it(
     web: Server, slices: str, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Zarrs: which are stacks, and their voxel size."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import zarr
 
 from zarrmask.errors import StackError
+from zarrmask.planning.memory import decoding_bytes
 from zarrmask.stack import open_source, open_stack
 from zarrmask.stack.voxels import sides_of, voxel_size
 from zarrmask.stack.zarr_source import described
@@ -225,6 +227,26 @@ def test_an_array_that_is_gone_is_not_taken_for_empty(tmp_path: Path) -> None:
             source[:]
         away.rename(path)
         assert source[:].tolist() == array[:].tolist()
+
+
+def test_a_region_is_decoded_where_it_is_wanted(tmp_path: Path) -> None:
+    """What is predicted of a task's memory knows of no second copy of the region."""
+    shape, chunks = (128, 128, 1024), (64, 64, 64)
+    stored = np.random.default_rng(0).integers(0, 9, (1, *shape)).astype(">u2")
+    array = zarr.create_array(
+        tmp_path / "a", shape=stored.shape, chunks=(1, *chunks), dtype=stored.dtype, zarr_format=2
+    )
+    array[:] = stored
+    source = open_source(tmp_path / "a")
+    out = np.empty(shape, np.uint16)
+    whole = [slice(0, side) for side in shape]
+    source.read_into(out[:1, :1, :1], *[slice(0, 1)] * 3)  # imports
+    tracemalloc.start()
+    source.read_into(out, *whole)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(out, stored[0])
+    assert peak < decoding_bytes(shape, chunks, 2) < out.nbytes
 
 
 def test_which_coarser_levels_there_are_counts(tmp_path: Path) -> None:

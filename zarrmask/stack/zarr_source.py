@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import zarr
+from zarr.buffer.cpu import NDBuffer
 
 from zarrmask.errors import StackError, escaped, first_of, some_of
 from zarrmask.stack.header import wrong_dtype
@@ -169,17 +170,33 @@ class ZarrSource(RegionSource):
             return self._place.url(self._array.path)
         return os.path.join(self.path, self._array.path).rstrip("/")  # noqa: PTH118
 
+    def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
+        """Read a region into an array of its shape; starts and stops are within the shape."""
+        self._fill(out, *(slice(part.start, part.stop, 1) for part in (z, y, x)))
+
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:
+        sides = [len(range(part.start, part.stop, part.step)) for part in (z, y, x)]
+        region = np.empty(sides, self.dtype)
+        self._fill(region, z, y, x)
+        return region
+
+    def _fill(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
         try:
-            region = self._part(z, y, x)
+            self._decode(out, z, y, x)
         except MemoryError:
             raise
         except Exception as error:  # codecs raise what they like
             self._require_there()
-            region = self._read_by_layers(z, y, x, error)
-        if not isinstance(self._place, Remote) or (region == (self._array.fill_value or 0)).all():
+            self._fill_by_layers(out, z, y, x, error)
+        if not isinstance(self._place, Remote) or self._is_empty(out):
             self._require_there()
-        return region.astype(self.dtype, copy=False)
+
+    def _is_empty(self, region: np.ndarray) -> bool:
+        """Whether a region holds nothing but what zarr reads where there is no chunk."""
+        fill = self._array.fill_value or 0
+        if np.isnan(fill):
+            return all(np.isnan(plane).all() for plane in region)
+        return all((plane == fill).all() for plane in region)
 
     def _require_there(self) -> None:
         """Refuse to take for empty what is gone: zarr reads chunks that it does not find as zeros.
@@ -203,11 +220,14 @@ class ZarrSource(RegionSource):
                 "would be zeros, so nothing more is; once it is back, the same command goes on"
             ) from None
 
-    def _part(self, z: slice, y: slice, x: slice) -> np.ndarray:
+    def _decode(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
+        """Decode chunks into an array, with no copy of the whole region beside it."""
         key: Any = (*self._leading, z, y, x)
-        return np.asarray(self._array[key])
+        self._array.get_basic_selection(key, out=NDBuffer.from_numpy_array(out))
 
-    def _read_by_layers(self, z: slice, y: slice, x: slice, whole: Exception) -> np.ndarray:
+    def _fill_by_layers(
+        self, out: np.ndarray, z: slice, y: slice, x: slice, whole: Exception
+    ) -> None:
         """Read a region layer of chunks by layer, and name those that cannot be read.
 
         Parameters
@@ -216,13 +236,14 @@ class ZarrSource(RegionSource):
             What reading it at once ended with.
         """
         layers: dict[int, list[int]] = defaultdict(list)
-        for index in range(z.start, z.stop, z.step):
+        wanted = range(z.start, z.stop, z.step)
+        for index in wanted:
             layers[index // self.block[0]].append(index)
-        parts: dict[int, np.ndarray] = {}
 
         def read(layer: int) -> None:
-            part = slice(layers[layer][0], layers[layer][-1] + 1, z.step)
-            parts[layer] = self._part(part, y, x)
+            first, last = layers[layer][0], layers[layer][-1]
+            part = out[wanted.index(first) : wanted.index(last) + 1]
+            self._decode(part, slice(first, last + 1, z.step), y, x)
 
         failed: dict[int, Exception] = {}
         if len(layers) == 1 and isinstance(whole, StackError):  # it has been tried often enough
@@ -230,7 +251,7 @@ class ZarrSource(RegionSource):
         else:
             failed |= try_each(read, list(layers), hopeless=MOST_AT_ONCE)
         if not failed:
-            return np.concatenate([parts[layer] for layer in layers])
+            return
         why: dict[int, str] = {}
         lines = []
         for layer, error in failed.items():
@@ -256,7 +277,7 @@ class ZarrSource(RegionSource):
         names = []
         for place, part in by_place(region, sides):
             try:
-                self._part(*part)
+                self._array[(*self._leading, *part)]
             except Exception:  # codecs raise what they like
                 names.append(self._array.metadata.encode_chunk_key((*self._leading, *place)))
         return f"damaged: {some_of(names)}" if names else ""

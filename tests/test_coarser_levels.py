@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 
 import zarrmask
 from zarrmask.phantom import Phantom
+from zarrmask.running import reading
 from zarrmask.stack import open_source
 
 SHAPE = (40, 840, 880)
@@ -85,6 +88,41 @@ def test_chunks_that_keyframes_share_are_fetched_a_few_times(runs, web, cluster)
     assert len(coarse) == 16
     assert max(coarse) <= 10
     assert not any(path.startswith("/stack.zarr/2/") for path in chunks)
+
+
+def test_what_is_written_has_the_greys_of_the_finest_level(cluster, tmp_path, monkeypatch):
+    """Means of noisy voxels differ less than the voxels do, which a window of theirs would clip."""
+    noise = np.random.default_rng(0).normal(30_000, 6_000, (8, 300, 320)).astype(np.uint16)
+    zarr.create_array(tmp_path / "array", shape=noise.shape, dtype="u2", chunks=(8, 16, 16))[:] = (
+        noise
+    )
+    zarrmask.convert(tmp_path / "array", tmp_path / "image", scheduler=cluster, chunk=16)
+    monkeypatch.setattr(reading, "SAMPLED_SIDE", 150)
+    assert reading.has_coarser(open_source(tmp_path / "image"))
+    options = {"scheduler": cluster, "window": "auto", "dtype": "uint8"}
+    for name in ("array", "image"):
+        zarrmask.convert(tmp_path / name, tmp_path / f"of-{name}", **options)
+    of_array, of_image = (
+        zarr.open_group(tmp_path / f"of-{name}").attrs["zarrmask"]["window"]
+        for name in ("array", "image")
+    )
+    np.testing.assert_allclose(of_image, of_array, rtol=0.02)
+    written = zarr.open_array(tmp_path / "of-image/0", mode="r")[:]
+    assert ((written == 0) | (written == 255)).mean() < 0.02
+
+
+@given(st.integers(1, 5000), st.integers(1, 600))
+def test_blocks_are_spread(size, side):
+    parts = reading.spread(size, side)
+    places = [part.start // side for part in parts]
+    assert all(part.start % side == 0 and part.stop <= size for part in parts)
+    assert all(part.stop - part.start == min(side, size - part.start) for part in parts)
+    blocks = -(-size // side)
+    if blocks <= reading.PATCHES:
+        assert places == list(range(blocks))
+    else:
+        assert len(places) == reading.PATCHES
+        assert {*np.diff(places)} <= {blocks // 8, -(-blocks // 8)}
 
 
 @pytest.mark.parametrize("scales", [True, False], ids=["scales", "no-scales"])

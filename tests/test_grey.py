@@ -91,7 +91,8 @@ def test_grey_values_do_not_change_unless_somebody_says_how():
         ("uint8", {}, Contrast("seed", False, None), 0),
         ("uint16", {"detect_window": (3, 9)}, Contrast((3, 9), False, None), 0),
         ("uint16", {"detect_window": "auto"}, Contrast((4, 994), False, None), 1),
-        ("uint16", {"window": "auto"}, Contrast("seed", True, (4, 994)), 1),
+        ("uint16", {"window": "auto"}, Contrast("seed", True, (4, 994)), 2),
+        ("float32", {"window": "auto"}, Contrast((4.995, 994.005), False, (4.995, 994.005)), 1),
         ("float32", {"window": (0, 1)}, Contrast((0, 1), False, (0, 1)), 0),
         ("int16", {"window": (-900, 400)}, Contrast((-900, 400), False, (-900, 400)), 0),
         (
@@ -102,13 +103,14 @@ def test_grey_values_do_not_change_unless_somebody_says_how():
         ),
     ],
 )
-def test_windows_are_settled_from_one_sample_at_most(dtype, given_, expected, samples):
+def test_windows_are_settled_from_what_is_needed(dtype, given_, expected, samples):
     asked = []
 
-    def values():
-        asked.append(1)
+    def values(*, finest):
+        asked.append(finest)
         return np.arange(1000).astype(dtype)
 
     chosen = choose_contrast(np.dtype(dtype), Settings(**given_), values, detecting=True)
     assert chosen == expected
     assert len(asked) == samples
+    assert (True in asked) == (given_.get("window") == "auto")

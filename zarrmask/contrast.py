@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,13 @@ DARK = (
     "nothing; --detect-window auto spreads what they use"
 )
 """What to warn of where `grey.uses_little`."""
+
+
+class Sample(Protocol):
+    """Gives some grey values of a stack, (n,) of its dtype."""
+
+    def __call__(self, *, finest: bool) -> NDArray:
+        """As they are stored; or, of a pyramid, as the detector sees them, from a coarse level."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ def _as_window(entry: Any) -> Window:
 
 
 def choose_contrast(
-    dtype: np.dtype, settings: Settings, sample: Callable[[], NDArray], *, detecting: bool
+    dtype: np.dtype, settings: Settings, sample: Sample, *, detecting: bool
 ) -> Contrast:
     """Settle the windows, from a sample of grey values where the settings leave them open.
 
@@ -71,24 +78,24 @@ def choose_contrast(
     dtype : dtype
         The stack's.
     settings : Settings
-    sample : callable
-        Gives grey values of the stack, (n,); called once at most.
+    sample : Sample
+        Called only for what is needed.
     detecting : bool
         Whether a detector is to see the stack.
     """
-    needed = needs_sample(dtype, settings, detecting=detecting)
-    values = sample() if needed else np.empty(0, dtype)
-    written = auto_window(values) if settings.window == "auto" else settings.window
+    written = settings.window
+    if written == "auto":
+        written = auto_window(sample(finest=True))
     detected: Window = "seed"
     dark = False
     if isinstance(settings.detect_window, tuple):
         detected = settings.detect_window
     elif detecting and settings.detect_window == "auto":
-        detected = auto_window(values)
+        detected = auto_window(sample(finest=False))
     elif dtype.kind != "u" and written is not None:
         detected = written  # the high byte of what is written
     elif detecting and dtype == np.uint16:
-        dark = uses_little(values)
+        dark = uses_little(sample(finest=False))
     return Contrast(detected, dark, written)
 
 
@@ -96,7 +103,7 @@ def settle_contrast(
     journal: Journal,
     dtype: np.dtype,
     settings: Settings,
-    sample: Callable[[], NDArray],
+    sample: Sample,
     reporter: Reporter,
     *,
     detecting: bool,
@@ -113,12 +120,14 @@ def settle_contrast(
     return contrast
 
 
-def needs_sample(dtype: np.dtype, settings: Settings, *, detecting: bool) -> bool:
-    """Whether windows are settled from a sample of grey values; see `choose_contrast`."""
+def samples_needed(dtype: np.dtype, settings: Settings, *, detecting: bool) -> list[bool]:
+    """Say of each sample that windows are settled from whether it is the finest.
+
+    See `choose_contrast`.
+    """
     high_byte = settings.detect_window == "seed" and dtype == np.uint16
-    return settings.window == "auto" or (
-        detecting and (settings.detect_window == "auto" or high_byte)
-    )
+    seen = detecting and (settings.detect_window == "auto" or high_byte)
+    return [True] * (settings.window == "auto") + [False] * seen
 
 
 def rescaling(dtype: np.dtype, settings: Settings, contrast: Contrast) -> Rescaling | None:

@@ -29,7 +29,7 @@ from zarrmask.planning.memory import (
 )
 from zarrmask.planning.plan import Plan
 from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
-from zarrmask.running.reading import SAMPLED_SIDE, KeyframeRuns, keyframe_runs, sampled_slices
+from zarrmask.running.reading import KeyframeRuns, has_coarser, keyframe_runs, sampled_runs
 from zarrmask.running.slabs import SLICES_A_TASK, decodes_ahead
 from zarrmask.running.tasks import reads_by_tile
 from zarrmask.stack import Source, decoded_bytes
@@ -84,8 +84,8 @@ class Forecast:
         Who does it.
     network : Network or None
         The detector of a run; a conversion has none.
-    samples : bool
-        Whether grey values are sampled first.
+    samples : tuple of bool
+        Of each sample of grey values that is taken first, whether it is of the finest level.
     rescales : bool
         Whether they become others.
     overlaps : bool
@@ -101,7 +101,7 @@ class Forecast:
     pyramids: Mapping[str, Pyramid]
     crew: Crew
     network: Network | None = None
-    samples: bool = False
+    samples: tuple[bool, ...] = ()
     rescales: bool = False
     overlaps: bool = False
     held: int = 0
@@ -123,11 +123,13 @@ class Forecast:
 
     @property
     def sampling(self) -> list[KeyframeRuns]:
-        """How slices are read for a sample of grey values."""
-        if not self.samples:
-            return []
-        chosen = sampled_slices(self.plan.keyframes)
-        return [keyframe_runs(self.source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))]
+        """How slices are read for samples of grey values."""
+        coarser = has_coarser(self.source)  # or else one sample serves for both
+        levels = {finest and coarser for finest in self.samples}
+        return [
+            sampled_runs(self.source, self.plan.keyframes, finest=finest)
+            for finest in sorted(levels)
+        ]
 
     @property
     def masks(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
+from typing import Self
 
 import dask.array as da
 import numpy as np
@@ -19,22 +21,109 @@ from zarrmask.workers.blocks import results
 SAMPLED_SLICES = 8
 SAMPLED_SIDE = 1024
 """Pixels: grey values are sampled from the coarsest level whose slices are no smaller."""
+PATCHES = 8
+"""Blocks, along each side of a slice, that stand for all of it where the finest level counts."""
 READ_TOGETHER = 2**28
 """Bytes of coarse slices that are read at once, since they share chunks."""
 RUNS_A_WORKER = 4
 
 
 def sample_greys(
-    client: Client, source: Source, indices: NDArray[np.int64], reporter: Reporter
+    client: Client,
+    source: Source,
+    indices: NDArray[np.int64],
+    reporter: Reporter,
+    *,
+    finest: bool = False,
 ) -> NDArray:
-    """Sample the grey values of some of these slices: (n,) of the stack's dtype."""
-    chosen = sampled_slices(indices)
-    slices = lazy_slices(keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE)))
-    samples = slices.map_blocks(
+    """Sample the grey values of some of these slices: (n,) of the stack's dtype.
+
+    See `sampled_runs`.
+    """
+    runs = sampled_runs(source, indices, finest=finest)
+    samples = lazy_slices(runs).map_blocks(
         tasks.grey_values, drop_axis=[1, 2], dtype=object, meta=np.empty(0, object)
     )
-    with reporter.stage("sampling contrast", len(chosen), "slices") as advance:
+    with reporter.stage("sampling contrast", len(runs.indices), "slices") as advance:
         return np.concatenate([block[0] for block in results(client, [samples], advance)])
+
+
+def sampled_runs(source: Source, indices: NDArray[np.int64], *, finest: bool) -> KeyframeRuns:
+    """Choose how some of these slices are read for a sample of grey values.
+
+    A coarse level shows what the detector sees. Its voxels are means of those that are written,
+    which differ more: for these the finest has to be read, of which `Patches` are.
+    """
+    chosen = sampled_slices(indices)
+    if finest and has_coarser(source):
+        return KeyframeRuns(Patches.of(source), chosen, (1,) * len(chosen))
+    return keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
+
+
+def has_coarser(source: Source) -> bool:
+    """Whether grey values are sampled from another level than the finest."""
+    return source.coarsest(SAMPLED_SIDE, SAMPLED_SIDE)[0] is not source
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Blocks of a volume's slices, evenly spread, put beside each other to smaller slices.
+
+    A slice of a whole scroll in chunks of 128^3 would cost as much as 128 slices.
+
+    Attributes
+    ----------
+    source : Source
+    rows, columns : tuple of slice
+        Of the blocks.
+    """
+
+    source: Source
+    rows: tuple[slice, ...]
+    columns: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, source: Source) -> Self:
+        """Choose the blocks."""
+        _, height, width = source.shape
+        return cls(source, spread(height, source.block[1]), spread(width, source.block[2]))
+
+    @property
+    def shape(self) -> Shape:
+        """Slices, rows, columns."""
+        rows, columns = (
+            sum(part.stop - part.start for part in parts) for parts in (self.rows, self.columns)
+        )
+        return self.source.shape[0], rows, columns
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The volume's."""
+        return self.source.dtype
+
+    @property
+    def block(self) -> Shape:
+        """The volume's."""
+        return self.source.block
+
+    def __getitem__(self, region: Region) -> NDArray:
+        z = region[0]
+        return np.block([[self.source[z, y, x] for x in self.columns] for y in self.rows])
+
+
+def spread(size: int, side: int) -> tuple[slice, ...]:
+    """Choose blocks of a side along an axis: the middle ones of `PATCHES` equal parts, at most.
+
+    Examples
+    --------
+    >>> spread(300, 128)
+    (slice(0, 128, None), slice(128, 256, None), slice(256, 300, None))
+    >>> [part.start // 128 for part in spread(8000, 128)]
+    [3, 11, 19, 27, 35, 43, 51, 59]
+    """
+    middles = (np.arange(PATCHES) + 0.5) / PATCHES
+    places = np.unique((middles * ceil(size / side)).astype(int))
+    return tuple(slice(side * place, min(side * (place + 1), size)) for place in places.tolist())
 
 
 def sampled_slices(indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -50,15 +139,15 @@ class KeyframeRuns:
 
     Attributes
     ----------
-    source : Source
-        The stack, or a coarser form of it.
+    source : Source or Patches
+        The stack, a coarser form of it, or parts of it.
     indices : (k,) int64
         The keyframes' slices in it.
     lengths : tuple of int
         How many are read by one task.
     """
 
-    source: Source
+    source: Source | Patches
     indices: NDArray[np.int64]
     lengths: tuple[int, ...]
 
@@ -103,7 +192,7 @@ def lazy_slices(runs: KeyframeRuns) -> da.Array:
 class _Slices:
     """Some slices of a stack, as an array that Dask reads by blocks."""
 
-    source: Source
+    source: Source | Patches
     indices: NDArray[np.int64]
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from zarrmask import __version__
-from zarrmask.contrast import Contrast, needs_sample, rescaling, settle_contrast
+from zarrmask.contrast import Contrast, rescaling, samples_needed, settle_contrast
 from zarrmask.errors import StackError
 from zarrmask.masking import SettledMasks
 from zarrmask.planning.forecast import Forecast
@@ -28,7 +28,7 @@ from zarrmask.records.journal import Journal
 from zarrmask.running.bridging import Bridger
 from zarrmask.running.model import network_of
 from zarrmask.running.outputs import require_outputs
-from zarrmask.running.reading import sample_greys
+from zarrmask.running.reading import has_coarser, sample_greys
 from zarrmask.running.writing import bricks_left, forget_slices, write_pyramids
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
@@ -178,10 +178,16 @@ class Session:
     def contrast(self, slices: NDArray[np.int64], *, detecting: bool) -> Contrast:
         """Settle the windows of grey values, by a sample of some slices; see `settle_contrast`."""
 
-        def sample() -> NDArray:
+        @cache
+        def taken(finest: bool) -> NDArray:
             return self.bridging(
-                lambda source: sample_greys(self._at_work.client, source, slices, self.reporter)
+                lambda source: sample_greys(
+                    self._at_work.client, source, slices, self.reporter, finest=finest
+                )
             )
+
+        def sample(*, finest: bool) -> NDArray:
+            return taken(finest and has_coarser(self.source))
 
         return settle_contrast(
             self.journal,
@@ -264,7 +270,7 @@ def forecast_of(
     copying: int = 0,
 ) -> Forecast:
     """What a run with a checkpoint, or a conversion without, will take; see `Forecast`."""
-    samples = needs_sample(source.dtype, settings, detecting=checkpoint is not None)
+    samples = samples_needed(source.dtype, settings, detecting=checkpoint is not None)
     network = None if checkpoint is None else network_of(settings, checkpoint)
     rescales = settings.window is not None
     overlaps = network is not None and writes_meanwhile(crew, settings)
@@ -274,7 +280,7 @@ def forecast_of(
         pyramids,
         crew,
         network,
-        samples=samples,
+        samples=tuple(samples),
         rescales=rescales,
         overlaps=overlaps,
         held=held,

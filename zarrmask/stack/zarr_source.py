@@ -276,8 +276,9 @@ class ZarrSource(RegionSource):
         region, sides = (slice(index, index + 1), y, x), (depth, height, width)
         names = []
         for place, part in by_place(region, sides):
+            key: Any = (*self._leading, *part)
             try:
-                self._array[(*self._leading, *part)]
+                self._array[key]
             except Exception:  # codecs raise what they like
                 names.append(self._array.metadata.encode_chunk_key((*self._leading, *place)))
         return f"damaged: {some_of(names)}" if names else ""

@@ -74,6 +74,23 @@ def test_a_place_in_a_bucket_goes_to_other_processes_with_its_options():
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/my scan/?token=hidden",
+        "https://host/it's/a.zarr?sig=hidden",
+        "https://me:it's hidden@host/a",
+        "s3://me:hidden@host/a",
+    ],
+)
+def test_what_is_printed_of_a_place_is_no_secret(url):
+    assert "hidden" not in printable(place_of(url))
+
+
+def test_a_name_in_a_bucket_is_printed_whole():
+    assert printable(place_of("s3://bucket/a@b#1")) == "s3://bucket/a@b#1"
+
+
+@pytest.mark.parametrize(
     ("url", "problem"),
     [
         ("memory://out", "own memory"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -185,7 +186,6 @@ def test_of_those_that_come_at_once_one_gets_the_lock(s3, monkeypatch, lapsing, 
         monkeypatch.setattr(lock, "_probe", lambda place: (probe(place)[0], False))
         monkeypatch.setattr(lock, "SETTLE", 1.0)
     monkeypatch.setattr(lock, "LAPSE", 60.0)
-    from concurrent.futures import ThreadPoolExecutor
 
     def take(n):
         with contextlib.suppress(OutputError):
@@ -239,6 +239,19 @@ def test_a_lock_that_lapsed_is_taken_and_its_holder_told(
         time.sleep(60)
     assert (journal.work / "lock").read_bytes() == b"{}"  # not ours to remove
     assert signal.getsignal(signal.SIGINT) is ctrl_c
+
+
+def test_who_lost_a_lock_in_another_thread_is_told_at_the_end(s3, monkeypatch, lapsing):
+    """Signals reach the main thread alone."""
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    journal = Journal.of_run(output_place(s3.place("threads/out")))
+
+    def work():
+        with journal.lock(), _another(journal):
+            time.sleep(1)
+
+    with ThreadPoolExecutor(1) as thread, pytest.raises(OutputError, match="taken over by another"):
+        thread.submit(work).result()
 
 
 def test_a_lock_is_renewed(s3, monkeypatch):

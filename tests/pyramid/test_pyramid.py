@@ -21,6 +21,7 @@ from ome_zarr_models.v04 import Image
 from ome_zarr_models.v04.image_label import ImageLabel
 
 from zarrmask import ZarrmaskError, open_pyramid
+from zarrmask.chunks import MOST_CHUNKS
 from zarrmask.info import describe
 from zarrmask.pyramid import (
     BrickGrid,
@@ -305,6 +306,31 @@ def test_without_voxel_size_coordinates_are_voxels(tmp_path):
     image = open_pyramid(tmp_path / "plain.zarr")["0/image"]
     np.testing.assert_array_equal(image.x, np.arange(5))
     assert "units" not in image.x.attrs
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_a_scroll_is_no_million_tasks(tmp_path, ngff):
+    form = Format(ngff=ngff)
+    scroll = Pyramid(
+        tmp_path / "a.zarr", tmp_path / "s", (27_000, 8_096, 8_096), "u2", "mean", form
+    )
+    scroll.create()
+    stated = {"voxel_size": 7.91, "origin": (0, 0, 0), "ngff": ngff}
+    write_metadata(scroll.path, "a", len(scroll.levels), **stated)
+    levels = open_pyramid(scroll.path)
+    for number in range(len(levels.children)):
+        image = levels[f"{number}/image"].data
+        assert image.npartitions <= MOST_CHUNKS
+        assert all(side % 128 == 0 for sides in image.chunks for side in sides[:-1])
+
+
+def test_what_was_written_anew_is_read_anew(tmp_path):
+    """Dask keeps by its name what it has computed."""
+    write(tmp_path / "a.zarr", noise((3, 4, 5)), "mean")
+    one, same = (open_pyramid(tmp_path / "a.zarr")["0/image"].data.name for _ in range(2))
+    assert one == same
+    os.utime(tmp_path / "a.zarr/.zattrs", ns=(0, 0))
+    assert open_pyramid(tmp_path / "a.zarr")["0/image"].data.name != one
 
 
 def test_levels_in_groups_of_their_own_are_numbered_finest_first(tmp_path):

@@ -12,10 +12,11 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zarrmask.chunks import MOST_CHUNKS, default_chunks
 from zarrmask.stack import open_source
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
-from zarrmask.stack.source import MOST_CHUNKS, default_chunks, index_ranges
+from zarrmask.stack.source import index_ranges
 from zarrmask.stack.tiff import read_tiff
 
 

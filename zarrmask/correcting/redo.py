@@ -40,8 +40,8 @@ from zarrmask.storage.place import (
     Place,
     output_place,
     place_of,
+    printable,
     reached,
-    redacted,
     remove,
     written_command,
 )
@@ -123,7 +123,7 @@ def redo(
     detect = _given({"score": score, **weights, **how})
     asked = _given({"from": hold, "dilate": dilate, "erode": erode, "undo": undo or None})
     if masks is not None:
-        asked["masks"] = {"path": redacted(str(place_of(masks))), "first": first}
+        asked["masks"] = {"path": printable(place_of(masks)), "first": first}
     if detect:
         asked["detect"] = detect
     _require_one(asked, z, first)

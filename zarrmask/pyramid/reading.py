@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
+from zarrmask.chunks import default_chunks
 from zarrmask.errors import ZarrmaskError
 from zarrmask.pyramid.metadata import read_metadata
 from zarrmask.pyramid.store import open_array
@@ -66,7 +69,9 @@ def _opened(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
 def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     import dask.array as da  # both take their time, and the workers need neither
     import xarray as xr
+    from dask.base import tokenize
 
+    state = _state(place)
     whole = multiscale.get("coordinateTransformations", [])
     axes = [axis["name"] for axis in multiscale["axes"]]
     units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
@@ -74,7 +79,10 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     paths = [dataset["path"] for dataset in multiscale["datasets"]]
     nested = any("/" in path for path in paths)  # a tree would be cut there, and sorted anew
     for number, dataset in enumerate(multiscale["datasets"]):
-        data = da.from_zarr(open_array(place / dataset["path"], "r", fast=False))
+        array = open_array(place / dataset["path"], "r", fast=False)
+        chunks = default_chunks(array.shape, array.dtype, array.shards or array.chunks)
+        name = f"image-{tokenize(place / dataset['path'], state, chunks)}"
+        data = da.from_array(array, chunks=chunks, name=name)
         scale, start = combined(dataset["coordinateTransformations"] + whole, len(axes))
         coords = {
             axis: (
@@ -88,3 +96,11 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
         levels[f"/{number if nested else dataset['path']}"] = xr.Dataset({"image": image})
     root = xr.Dataset(attrs={"name": multiscale.get("name"), "ngff": multiscale.get("version")})
     return xr.DataTree.from_dict({"/": root, **levels}, name=str(multiscale.get("name")))
+
+
+def _state(image: Place) -> tuple[Any, ...]:
+    """What changes with an image: whoever corrects one, or makes it anew, writes its metadata."""
+    if not isinstance(image, Path):
+        return (uuid4().hex,)  # nobody says cheaply: whoever opens it anew has it read anew
+    files = (image / name for name in (".zattrs", "zarr.json"))
+    return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())

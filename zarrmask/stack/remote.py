@@ -18,7 +18,7 @@ from zarr.storage import WrapperStore
 
 from zarrmask.errors import StackError, escaped
 from zarrmask.stack.header import NotThereError
-from zarrmask.storage.place import ATTEMPTS, public, redacted
+from zarrmask.storage.place import ATTEMPTS, is_web, printable, redacted
 
 AT_ONCE = 16
 """Files that are asked for at once."""
@@ -60,9 +60,8 @@ class Remote:
     """
 
     def __init__(self, place: UPath) -> None:
-        self._is_web = place.protocol in ("http", "https")
-        # Elsewhere a name may hold what ends a login or begins a query in these.
-        self.shown = (public if self._is_web else redacted)(str(place)).rstrip("/")
+        self._is_web = is_web(place)
+        self.shown = printable(place).rstrip("/")
         self.place = web_place(place) if self._is_web else place
         self._stamps: dict[str, Stamp] = {}
 

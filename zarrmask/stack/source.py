@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from math import ceil, prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from zarrmask.chunks import default_chunks
 from zarrmask.errors import escaped
 
 if TYPE_CHECKING:
     import xarray as xr
-
-# A Dask chunk of open_stack: bytes that a worker holds without noticing, and as few tasks as a
-# scheduler likes when the volume is a whole scroll.
-CHUNK_BYTES = 128 * 2**20
-CHUNK_ROWS = 512
-MOST_CHUNKS = 50_000
 
 Progress = Callable[[int, int], None]
 
@@ -263,44 +257,3 @@ def as_xarray(source: Source, chunks: Any = None) -> xr.DataArray:
     if source.voxel_size is not None:
         attrs["voxel_size_um"] = source.voxel_size
     return xr.DataArray(data, {"z": source.numbers}, ("z", "y", "x"), name="stack", attrs=attrs)
-
-
-def default_chunks(
-    shape: tuple[int, int, int], dtype: np.dtype, block: tuple[int, int, int]
-) -> tuple[tuple[int, ...], ...]:
-    """Choose Dask chunks of whole blocks, of a bounded size and number.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The volume's, voxels.
-    dtype : numpy.dtype
-        The volume's.
-    block : tuple of int
-        What is read at once: see `Source`.
-
-    Returns
-    -------
-    tuple of tuple of int
-        One slice a chunk where a slice is decoded in one piece, bands of rows where it can be
-        read by rows, runs of blocks for chunked input.
-
-    Examples
-    --------
-    >>> [c[0] for c in default_chunks((27000, 8000, 8000), np.dtype("u2"), (1, 1, 8000))]
-    [16, 512, 8000]
-    >>> [c[0] for c in default_chunks((27000, 8000, 8000), np.dtype("u2"), (1, 8000, 8000))]
-    [1, 8000, 8000]
-    """
-    from dask.array.core import normalize_chunks
-
-    wanted: Any = "auto"
-    if block[0] == 1 and block[1] >= shape[1]:
-        wanted = (ceil(shape[0] / MOST_CHUNKS), -1, -1)
-    elif block[0] == 1:
-        wanted = ("auto", ceil(CHUNK_ROWS / block[1]) * block[1], -1)
-    limit = max(CHUNK_BYTES, 2 * dtype.itemsize * prod(shape) // MOST_CHUNKS)
-    chunks: tuple[tuple[int, ...], ...] = normalize_chunks(
-        wanted, shape, limit=limit, dtype=dtype, previous_chunks=block
-    )
-    return chunks

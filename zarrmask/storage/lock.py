@@ -88,13 +88,12 @@ def _hold_object(lock: UPath, out: Place) -> Iterator[None]:
     try:
         with _interruptible(pulse):
             yield
+        if pulse.lost:  # no other thread than the main one can be interrupted
+            raise OutputError(_taken_over(out))
     except KeyboardInterrupt:
         if not pulse.lost:
             raise
-        raise OutputError(
-            f"{out} was taken over by another zarrmask, because this one gave no sign "
-            f"of life for {LAPSE:.0f} s; it goes on there"
-        ) from None
+        raise OutputError(_taken_over(out)) from None
     finally:
         pulse.stop()
         with suppress(Exception):  # what went wrong before is to be told; a lock lapses
@@ -136,6 +135,13 @@ def _take(lock: UPath, content: bytes, out: Place) -> None:
         time.sleep(SETTLE)
         if (now_held := _read(lock)) != content:
             raise OutputError(_in_use(out, now_held, LAPSE))
+
+
+def _taken_over(out: Place) -> str:
+    return (
+        f"{out} was taken over by another zarrmask, because this one gave no sign of life for "
+        f"{LAPSE:.0f} s; it goes on there"
+    )
 
 
 def _in_use(out: Place, held: bytes | None, left: float) -> str:

@@ -110,7 +110,7 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
         problem = "is a chain of file systems; name the place itself"
     elif place.protocol == "memory":
         problem = "is this process's own memory, which the workers, processes too, do not see"
-    elif place.protocol in ("http", "https"):
+    elif is_web(place):
         problem = "can be read, but not written to"
     elif not place.name or {"", ".", ".."} & set(place.path.strip("/").split("/")):
         problem = f"names no folder; expected {place.protocol}://BUCKET/NAME"
@@ -190,7 +190,13 @@ def lacks_secrets(url: str) -> bool:
 
 def printable(place: Place) -> str:
     """Name a place without its secrets."""
-    return redacted(str(place))
+    # Elsewhere a name may hold what ends a login or begins a query on the web.
+    return public(str(place)) if is_web(place) else redacted(str(place))
+
+
+def is_web(place: Place) -> bool:
+    """Whether a place is on a web server, which is read from alone."""
+    return not isinstance(place, Path) and place.protocol in ("http", "https")
 
 
 def zarr_store(place: Place) -> LocalStore | FsspecStore:

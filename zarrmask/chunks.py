@@ -47,14 +47,32 @@ def default_chunks(
     """
     from dask.array.core import normalize_chunks
 
-    wanted: Any = "auto"
-    slices = len(block) == 3 and block[0] == 1
-    if slices and block[1] >= shape[1]:
+    wanted: tuple[Any, ...]
+    if len(block) > 3 or block[0] > 1:
+        wanted = _several(shape, dtype, block)
+    elif block[1] >= shape[1]:
         wanted = (ceil(shape[0] / MOST_CHUNKS), -1, -1)
-    elif slices:
+    else:
         wanted = ("auto", ceil(CHUNK_ROWS / block[1]) * block[1], -1)
     limit = max(CHUNK_BYTES, 2 * dtype.itemsize * prod(shape) // MOST_CHUNKS)
     chunks: tuple[tuple[int, ...], ...] = normalize_chunks(
         wanted, tuple(shape), limit=limit, dtype=dtype, previous_chunks=tuple(block)
     )
     return chunks
+
+
+def _several(shape: Sequence[int], dtype: np.dtype, block: Sequence[int]) -> tuple[int, ...]:
+    """Sides of as many blocks along each axis as may be held; more, if there are too many else."""
+
+    def sides(times: int) -> tuple[int, ...]:
+        return tuple(min(times * side, size) for side, size in zip(block, shape, strict=True))
+
+    def count(times: int) -> int:
+        return prod(ceil(size / side) for side, size in zip(sides(times), shape, strict=True))
+
+    times = 1
+    while count(times) > 1 and (
+        count(times) > MOST_CHUNKS or prod(sides(times + 1)) * dtype.itemsize <= CHUNK_BYTES
+    ):
+        times += 1
+    return sides(times)

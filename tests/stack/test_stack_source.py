@@ -43,12 +43,17 @@ def test_default_chunks(shape: tuple[int, int, int], itemsize: str, data: st.Dat
                 (1, min(16, y), x),
                 (1, min(256, y), min(256, x)),
                 tuple(min(128, side) for side in shape),
+                tuple(min(256, side) for side in shape),
             ]
         )
     )
     chunks = default_chunks(shape, np.dtype(itemsize), block)
     assert tuple(map(sum, chunks)) == shape
     assert prod(map(len, chunks)) <= MOST_CHUNKS
+    if block[0] > 1:
+        assert all(
+            side % edge == 0 for s, edge in zip(chunks, block, strict=True) for side in s[:-1]
+        )
     largest = prod(map(max, chunks)) * np.dtype(itemsize).itemsize
     assert largest <= max(512 * 2**20, prod(block) * 2)
 

@@ -20,7 +20,8 @@ from real_slices import frames, grey
 
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.load import load_detector
-from zarrmask.masking import dilate, kernel_side
+from zarrmask.masking import kernel_side
+from zarrmask.masking.field import grown
 from zarrmask.phantom import simulate
 from zarrmask.phantom.photograph import photograph
 from zarrmask.settings import read_settings
@@ -206,9 +207,9 @@ def after_dilation(found: Mask, truth: Mask) -> tuple[float, float]:
     """What the dilated mask lacks, and what it has beyond the dilated truth, of the true area."""
     height, width = truth.shape
     side = kernel_side(height, width, read_settings().dilate)
-    grown, allowed = (dilate(mask.astype(np.uint8), side) > 0 for mask in (found, truth))
+    after, allowed = (grown(mask.astype(np.uint8), side / 2) > 0 for mask in (found, truth))
     area = max(truth.sum(), 1)
-    return float((truth & ~grown).sum() / area), float((grown & ~allowed).sum() / area)
+    return float((truth & ~after).sum() / area), float((after & ~allowed).sum() / area)
 
 
 def edge(truth: Mask, width: float) -> Mask:

@@ -84,6 +84,27 @@ def test_grey_values_do_not_change_unless_somebody_says_how():
     assert output_dtype(np.dtype("uint8"), Settings()) == "uint8"
 
 
+@pytest.mark.parametrize("name", ["window", "detect_window"])
+@pytest.mark.parametrize(
+    ("dtype", "window", "shows"),
+    [
+        ("uint8", (20_000, 40_000), False),
+        ("uint8", (255, 300), False),
+        ("uint8", (254, 300), True),
+        ("uint16", (-9, 0), False),
+        ("int16", (-900, -100), True),
+        ("float32", (1e6, 2e6), True),
+    ],
+)
+def test_a_window_beyond_all_grey_values_is_refused(name, dtype, window, shows):
+    settings = Settings(**{"window": (0, 9), "dtype": "uint8", name: window})
+    if shows:
+        assert output_dtype(np.dtype(dtype), settings) == "uint8"
+    else:
+        with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')} .* shows nothing of"):
+            output_dtype(np.dtype(dtype), settings)
+
+
 @pytest.mark.parametrize(
     ("dtype", "given_", "expected", "samples"),
     [

@@ -115,10 +115,14 @@ def test_a_detectron2_config_is_the_models(tmp_path):
         f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\nMODEL:\n  ROI_HEADS:\n    NUM_CLASSES: 1\n"
     )
     config.write_text(base + "    SCORE_THRESH_TEST: 0.4\n")
-    assert read_settings(config) == Settings(model=config, score=0.4)
-    assert read_settings(config, score=0.2).score == 0.2
+    weights = tmp_path / "model.pth"
+    expected = Settings(model=config, checkpoint=weights, score=0.4)
+    assert read_settings(config, checkpoint=weights) == expected
+    assert read_settings(config, checkpoint=weights, score=0.2).score == 0.2
     config.write_text(base)
-    assert read_settings(config).score == 0.1
+    assert read_settings(config, checkpoint=weights).score == 0.1
+    with pytest.raises(SettingsError, match=r"model\.yaml describes a network, .* --checkpoint"):
+        read_settings(config)
 
 
 @pytest.mark.parametrize(

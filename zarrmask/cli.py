@@ -725,12 +725,17 @@ def checkpoint_group() -> None:
 @MODEL
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
-    """Say what FILE is, and whether its weights fit the network that its config describes."""
+    """Say what FILE is, and whether its weights fit the network that its config describes.
+
+    Exits with 1 where they do not.
+    """
     from zarrmask.detection.inspection import inspect_checkpoint
     from zarrmask.planning.outlook import in_columns
 
     found = inspect_checkpoint(file, model)
     click.echo(json.dumps(found.record(), indent=2) if as_json else in_columns(found.lines()))
+    if not found.fits:
+        sys.exit(1)
 
 
 @checkpoint_group.command("convert", short_help="Write weights as .pth, .pkl or .safetensors.")

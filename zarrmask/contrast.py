@@ -143,8 +143,10 @@ def output_dtype(dtype: np.dtype, settings: Settings) -> str:
     Raises
     ------
     SettingsError
-        Where grey values would have to change, and nobody said how.
+        Where grey values would have to change, and nobody said how; where a window lies beyond all
+        that the stack can have.
     """
+    _require_within(dtype, settings)
     wanted = settings.dtype or (str(dtype) if dtype.kind == "u" else "uint16")
     if settings.window is None and wanted != dtype:
         raise SettingsError(
@@ -152,3 +154,15 @@ def output_dtype(dtype: np.dtype, settings: Settings) -> str:
             "are to become black and white, --window LO HI, or --window auto for percentiles"
         )
     return wanted
+
+
+def _require_within(dtype: np.dtype, settings: Settings) -> None:
+    if dtype.kind == "f":
+        return
+    least, greatest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    for name, window in (("window", settings.window), ("detect-window", settings.detect_window)):
+        if isinstance(window, tuple) and not (window[0] < greatest and least < window[1]):
+            raise SettingsError(
+                f"--{name} {window[0]:g} {window[1]:g} shows nothing of a stack of {dtype}, whose "
+                f"grey values are {least} to {greatest}"
+            )

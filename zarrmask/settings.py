@@ -277,6 +277,11 @@ class Settings(BaseModel):
             first, stop = getattr(self, name)
             if first is not None and stop is not None and first >= stop:
                 raise ValueError(f"{name} {first}:{stop} is empty; the second is excluded")
+        if self.model is not None and self.checkpoint is None:
+            raise ValueError(
+                f"{self.model} describes a network, whose weights are not named; give them with "
+                "--checkpoint"
+            )
         if self.backend == "detectron2" and self.precision == "fast":
             raise ValueError(
                 "precision fast needs the torchvision backend; detectron2 has full only"

@@ -37,7 +37,7 @@ def test_inspect_with_a_model_config_that_does_not_fit(zarrmask, tmp_path):
     code, printed, _ = zarrmask(
         "checkpoint", "inspect", DEFAULT_CHECKPOINT, "--model", "other.yaml"
     )
-    assert code == 0
+    assert code == 1
     assert "missing:" in printed
     assert "backbone.bottom_up.res2.2.conv1.weight" in printed
 

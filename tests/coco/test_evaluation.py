@@ -71,6 +71,21 @@ def test_the_overlap_of_all_is_that_of_their_pixels(simulated):
         assert record["detected"][key] == sum(parts)
 
 
+def test_what_a_run_that_holds_masks_keeps(simulated, tmp_path):
+    """A square kernel takes more than the growth by distance of a run that interpolates."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("propagate: hold\n")
+    usual, held = (evaluate(*simulated, model=model) for model in (None, settings))
+    assert held["detected"] == usual["detected"]
+    assert held["dilated"]["surplus"] > usual["dilated"]["surplus"]
+
+
+def test_a_window_that_shows_nothing_is_refused(simulated):
+    """Images of 8 bits went through one; their high bytes would be black."""
+    with pytest.raises(SettingsError, match=r"20000 40000 leaves nothing to see: .* leave it out"):
+        evaluate(*simulated, detect_window=(20_000, 40_000))
+
+
 def test_a_higher_score_finds_less_and_leaves_the_precision(simulated):
     low, high = (evaluate(*simulated, score=score) for score in (0.1, 1.0))
     assert high["detected"]["found"] == 0

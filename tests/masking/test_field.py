@@ -17,6 +17,7 @@ from zarrmask.masking.field import (
     cells,
     cells_around,
     coarse_mask,
+    grown,
     parts_apart,
     pieces_apart,
     signed_distance,
@@ -171,8 +172,10 @@ def test_a_disc_between_two_has_the_radius_between_theirs(tmp_path, radius, move
 @pytest.mark.parametrize("growth", [-7, 0, 12.5, 30])
 @pytest.mark.parametrize("shape", [(300, 320), (1600, 2060)])
 def test_growth_is_in_pixels(tmp_path, growth, shape):
-    masks = masks_of(tmp_path, [disc(shape, (150, 160), 80)], [4], growth)
+    mask = disc(shape, (150, 160), 80)
+    masks = masks_of(tmp_path, [mask], [4], growth)
     found = filled(masks, slice(3, 4), slice(0, 300), slice(0, 320))
+    np.testing.assert_array_equal(grown(mask, growth)[:300, :320] > 0, found[0])
     assert np.sqrt(found.sum() / np.pi) == pytest.approx(80 + growth, abs=cell_side(*shape))
 
 

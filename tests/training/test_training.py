@@ -32,7 +32,7 @@ from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training import validation
 from zarrmask.training.curves import read_metrics
 from zarrmask.training.fine_tuning import annotated_lesson
-from zarrmask.training.loop import check_share, train
+from zarrmask.training.loop import Training, check_share, train
 from zarrmask.training.simulated import simulated_lesson
 from zarrmask.training.world import World
 
@@ -175,7 +175,7 @@ def test_a_folder_of_others_is_left_as_it_is(plain, annotated, tmp_path):
     }
 
 
-@pytest.mark.parametrize("what", ["init", "new_heads", "validate_coco"])
+@pytest.mark.parametrize("what", ["init", "new_heads", "validate_coco", "images"])
 def test_another_beginning_is_another_training(plain, annotated, tmp_path, what):
     coco, images = annotated
     first, second = tmp_path / "first", tmp_path / "second"
@@ -189,10 +189,25 @@ def test_another_beginning_is_another_training(plain, annotated, tmp_path, what)
         "init": ({}, {"init": init}),
         "new_heads": ({"init": init}, {"init": init, "new_heads": True}),
         "validate_coco": ({"validate_coco": coco}, {"validate_coco": others}),
+        "images": ({}, {}),
     }[what]
     train(lesson(**before), second, workers=0, threads=1)
+    if what == "images":
+        first_image = next(images.glob("*.png"))
+        cv2.imwrite(str(first_image), 255 - cv2.imread(str(first_image)))
     with pytest.raises(OutputError, match=r"begun from|learned from"):
         train(lesson(**after), second, workers=0, threads=1)
+
+
+def test_what_simulated_slices_do_not_heed_is_refused(config):
+    text = config.read_text()
+    text = text.replace("\nINPUT:", "\nINPUT:\n  RANDOM_FLIP: none\n  CROP: {ENABLED: true}")
+    text = text.replace("NUM_CLASSES: 1", "NUM_CLASSES: 3").replace("range", "choice")
+    config.write_text(text.replace("\nTEST:", "\nTEST:\n  EVAL_PERIOD: 5"))
+    with pytest.raises(SettingsError) as caught:
+        simulated_lesson(config)
+    for key in ("NUM_CLASSES 3", "CROP", "RANDOM_FLIP", "SAMPLING choice", "EVAL_PERIOD"):
+        assert key in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -395,6 +410,8 @@ def test_other_classes_want_new_heads(plain, annotate, tmp_path):
     with pytest.raises(SettingsError, match=r"NUM_CLASSES 1, but .* 2 categories \(scroll 0, scro"):
         annotated_lesson(*pairs, config=plain)
     lesson = annotated_lesson(*pairs, init=first, new_heads=True, iterations=1)
+    fresh = Training(lesson, World(0, 1, torch.device("cpu")), None).pupil.model
+    assert fresh.roi_heads.mask_predictor.mask_fcn_logits.weight.std() < 0.002
     lesson = replace(lesson, recipe=replace(lesson.recipe, rate=1e-12, decay=0.0))
     second = train(lesson, tmp_path / "b", workers=0, threads=1)
     before, after = (read_checkpoint(path).tensors for path in (first, second))

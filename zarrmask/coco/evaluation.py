@@ -22,6 +22,7 @@ from zarrmask.coco.region import Region
 from zarrmask.detection.config import ModelConfig, guessed
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
+from zarrmask.masking.field import grown
 from zarrmask.masking.overlap import Overlap
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings, read_settings
@@ -47,7 +48,8 @@ class Judged:
     detections : int
         How many these were.
     detected, dilated : Overlap
-        Of this, and of it as it is after a run's dilation.
+        Of this, and of it as it is after a run's dilation: on a keyframe, where masks are
+        interpolated unless the settings say "hold".
     """
 
     image: CocoImage
@@ -143,6 +145,7 @@ def evaluate(
             f"the checkpoint tells {detector.classes} classes apart and the annotations "
             f"{len(dataset.names)}: average precision is taken whatever the class"
         )
+    held = settings.propagate == "hold"
     window, warnings = settle_window(dataset.images, settings.detect_window)
     for warning in warnings:
         reporter.warn(warning)
@@ -158,7 +161,9 @@ def evaluate(
             sure = sure if chosen is None else sure.of_classes(chosen)
             true = image.true(chosen if by_category else None)
             side = masking.kernel_side(*shape, settings.dilate, settings.voxel_size)
-            judged.append(_judged(image, true, union_mask(sure, shape), len(sure), side))
+            mask = union_mask(sure, shape)
+            after = masking.dilate(mask, side) if held else grown(mask, side / 2)
+            judged.append(_judged(image, true, mask, after, len(sure)))
             advance(1)
     judged.sort(key=lambda one: one.detected.iou)
     record = {
@@ -180,12 +185,15 @@ def evaluate(
 
 
 def _judged(
-    image: CocoImage, true: Region, found: NDArray[np.uint8], detections: int, side: int
+    image: CocoImage,
+    true: Region,
+    found: NDArray[np.uint8],
+    after: NDArray[np.uint8],
+    detections: int,
 ) -> Judged:
     ignored = image.ignored().mask()
-    grown = masking.dilate(found, side)
     detected, dilated = (
-        Overlap.of_masks(true.mask(), mask > 0, ignored) for mask in (found, grown)
+        Overlap.of_masks(true.mask(), mask > 0, ignored) for mask in (found, after)
     )
     return Judged(image, true, Region.of_mask(found), detections, detected, dilated)
 
@@ -227,7 +235,8 @@ def _draw(folder: Path, worst: Sequence[Judged], window: Window) -> None:
 
 def as_table(record: Mapping[str, Any]) -> str:
     """Set an evaluation's figures in a short table."""
-    rows = [f"{'average precision':<24}{'AP':>9}{'AP50':>9}{'AP75':>9}"]
+    rows = [f"checkpoint {record['checkpoint']['path']}", ""]
+    rows += [f"{'average precision':<24}{'AP':>9}{'AP50':>9}{'AP75':>9}"]
     rows += [
         f"  {name:<22}" + "".join(map(_share, record[name].values())) for name in ("boxes", "masks")
     ]

@@ -20,7 +20,7 @@ SAMPLED_IMAGES = 8
 def settle_window(
     images: Sequence[CocoImage], wished: Window | Literal["auto"]
 ) -> tuple[Window, list[str]]:
-    """Settle what the detector's 8 bits span, by a few images where that is "auto".
+    """Settle what the detector's 8 bits span, by a look at a few images.
 
     Returns
     -------
@@ -31,10 +31,8 @@ def settle_window(
     Raises
     ------
     SettingsError
-        If images of 8 and of 16 bits are to have one window.
+        If images of 8 and of 16 bits are to have one window, or one that shows nothing.
     """
-    if isinstance(wished, tuple):
-        return wished, []
     few = images[:: -(-len(images) // SAMPLED_IMAGES)]
     values = [sample(read_grey(image.path)) for image in few]
     if wished == "seed":
@@ -45,4 +43,11 @@ def settle_window(
         raise SettingsError(
             "some images have 8 bits and some have 16: no window suits both; take them apart"
         )
-    return auto_window(np.concatenate(values)), []
+    used = auto_window(np.concatenate(values))
+    if isinstance(wished, tuple) and not (wished[0] < used[1] and used[0] < wished[1]):
+        raise SettingsError(
+            f"--detect-window {wished[0]:g} {wished[1]:g} leaves nothing to see: the images use "
+            f"grey values of {used[0]:g} to {used[1]:g}. Those that zarrmask annotate wrote have "
+            "gone through the run's window: leave it out"
+        )
+    return (wished if isinstance(wished, tuple) else used), []

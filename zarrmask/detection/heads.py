@@ -233,6 +233,11 @@ class BoxPredictor(FastRCNNPredictor):
 class MaskPredictor(MaskRCNNPredictor):
     """Holds a mask for each object class alone; the background's is zeros."""
 
+    def __init__(self, channels: int, hidden: int, classes: int) -> None:
+        super().__init__(channels, hidden, classes)
+        nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)  # as detectron2: nothing is sure
+        nn.init.zeros_(self.mask_fcn_logits.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """Give mask logits with the background's in front."""
         return F.pad(super().forward(x), (0, 0, 0, 0, 1, 0))

@@ -68,11 +68,20 @@ class Inspection:
         """Give all of it as JSON holds it."""
         config = None if self.config is None else str(self.config)
         paths = {"file": str(self.file), "config": config}
-        return {**asdict(self), **paths, "fits": not (self.misfit or self.not_finite)}
+        return {**asdict(self), **paths, "fits": self.fits}
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be used: every weight is there, has its place, and is a number."""
+        return not (self.misfit or self.not_finite)
 
     def lines(self) -> dict[str, str]:
         """Say it to a person: names, and what to print behind them."""
         model = self.model
+        damaged = [
+            f"{len(self.not_finite)} weights hold infinities or NaN, as {name}"
+            for name in self.not_finite[:1]
+        ]
         types = " and ".join(self.dtypes)
         known: dict[str, str | None] = {
             "file": f"{self.file}, {self.size:,} bytes",
@@ -92,12 +101,8 @@ class Inspection:
             "weights": f"{self.weights:,} tensors of {self.parameters:,} numbers ({types}), "
             f"{self.weight_bytes:,} bytes",
             "passed over": ", ".join(self.passed_over),
-            "fits": "no:" if self.misfit else "yes: every weight has its place",
-            "": "\n".join(self.misfit.lines()),
-            "damaged": f"{len(self.not_finite)} weights hold infinities or NaN, as "
-            f"{self.not_finite[0]}"
-            if self.not_finite
-            else None,
+            "fits": "yes: every weight has its place" if self.fits else "no:",
+            "": "\n".join([*self.misfit.lines(), *damaged]),
         }
         return {name: text for name, text in known.items() if text}
 

@@ -6,15 +6,15 @@ IEEE Transactions on Medical Imaging 9 (1990), doi:10.1109/42.52980.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, floor
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 LONGEST = 1536
-"""Cells along a slice's longer side, at most. A detector's masks are patches of 28 x 28 to 112 x
-112 pixels a box: they hold no detail that this would lose."""
+"""Cells along a slice's longer side, at most. A detector's masks are patches of 28 x 28 to 160 x
+160 pixels a box: they hold no detail that this would lose."""
 UNITS = 16
 """Units of distance in a cell: fields are whole numbers of them."""
 REACH = 0.015
@@ -187,3 +187,26 @@ def enlarged(
     rows, columns = (slice(at, at + size) for at, size in zip(offset, out.shape, strict=True))
     np.greater(large[rows, columns], threshold, out=out.view(bool))
     np.negative(out, out=out)  # 1 becomes 255
+
+
+def grown(mask: NDArray[np.uint8], growth: float) -> NDArray[np.uint8]:
+    """Give a keyframe's own mask as it is where masks are interpolated.
+
+    Parameters
+    ----------
+    mask : (y, x) uint8
+        As detected; not 0 inside.
+    growth : float
+        Pixels; below zero it shrinks.
+
+    Returns
+    -------
+    (y, x) uint8
+        0 or 255.
+    """
+    height, width = mask.shape
+    side = cell_side(height, width)
+    out = np.empty((height, width), np.uint8)
+    field = signed_distance(coarse_mask(mask, side))
+    enlarged(field, floor(-growth * UNITS / side), side, (0, 0), out)
+    return out

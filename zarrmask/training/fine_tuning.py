@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -118,12 +119,12 @@ def annotated_lesson(
     else:
         learned = list(dataset.images)
         judges = list(read_coco(validate_coco, validate_images or images).images)
-        by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}"
+        by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}, {_called(judges)}"
     return Lesson(
         network,
         recipe,
         seed,
-        f"{coco.name} {sha256(coco)[:16]}, {len(judges)} images held out{by}"
+        f"{coco.name} {sha256(coco)[:16]}, {_called(dataset.images)}, {len(judges)} held out{by}"
         f"{_seen_through(window)}",
         partial(AnnotatedBatches, _with_instances(learned, recipe, coco), recipe, seed, window),
         weights,
@@ -154,6 +155,14 @@ def _check_classes(weights: Mapping[str, Tensor], dataset: CocoDataset, init: st
             f"{init} tells {len(known)} classes apart, but {_categories(dataset)}. With "
             "--new-heads the layers that know classes begin afresh; all others are taken over"
         )
+
+
+def _called(images: Sequence[CocoImage]) -> str:
+    """Tell images from others, by their names and bytes: to read them again would take long."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.path.name} {image.path.stat().st_size}\n".encode())
+    return f"images {digest.hexdigest()[:16]}"
 
 
 def _seen_through(window: Window) -> str:

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.config_file import read_documents
+from zarrmask.errors import SettingsError
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS
 from zarrmask.training.batches import Batch, Target, example
@@ -52,13 +54,15 @@ def simulated_lesson(
     CheckpointError
         If config or checkpoint are not understood.
     SettingsError
-        If the config names weights, and there is no `init`.
+        If the config names weights, and there is no `init`; if it wants what simulated slices are
+        not.
     """
     config = config or PHANTOM
     documents = read_documents(config)
     if init is None:
         require_no_weights(documents, config)
     network, recipe = interpret_training(documents, str(config))
+    _require_what_is_drawn(network, recipe, config)
     recipe, seed = with_wishes(recipe, iterations, seed)
     return Lesson(
         network,
@@ -71,6 +75,24 @@ def simulated_lesson(
         weights_called(init),
         warnings=frozen_at_random(recipe, config) if init is None else (),
     )
+
+
+def _require_what_is_drawn(network: ModelConfig, recipe: Recipe, config: Path) -> None:
+    """Refuse what changes nothing where slices are simulated."""
+    wished = {
+        f"MODEL.ROI_HEADS.NUM_CLASSES {network.classes} (1: papyrus)": network.classes != 1,
+        "INPUT.CROP.ENABLED (False: details of slices are drawn)": recipe.cropped,
+        "INPUT.RANDOM_FLIP none (they are mirrored along both axes)": recipe.flip == "none",
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING choice (range: any size between)": (
+            recipe.sampling == "choice" and len(recipe.short) > 1
+        ),
+        "TEST.EVAL_PERIOD (0: no slices are held out)": recipe.validation_period > 0,
+    }
+    if refused := [name for name, is_wished in wished.items() if is_wished]:
+        raise SettingsError(
+            f"{config} wants what simulated slices do not heed; leave it out, or as in brackets:"
+            + "".join(f"\n  {name}" for name in refused)
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from zarrmask.errors import SettingsError
 
@@ -41,6 +42,15 @@ class World:
         sums = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return dict(zip(values, sums.tolist(), strict=True))
+
+    def of_first(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the first process's tensors in all of them; each has the same names and shapes."""
+        if self.size == 1:
+            return dict(tensors)
+        shared = {name: tensor.clone() for name, tensor in tensors.items()}
+        for tensor in shared.values():
+            dist.broadcast(tensor, 0)
+        return shared
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average values over all processes, each of which has the same names."""

@@ -312,3 +312,15 @@ def test_what_is_written_says_the_same(config, tmp_path):
     assert interpret(read_documents(out), "").classes == 1
     save_config(replace(network, even_contrast=False), recipe, out)
     assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
+
+
+def test_the_bundled_checkpoint_is_trained_on_as_what_its_training_leaves(tmp_path):
+    """Its config is written by hand: fine-tuning it is to be fine-tuning `train --phantom`'s."""
+    network, recipe = interpret_training(read_documents(CONFIGS / "phantom_r18.yaml"), "it")
+    save_config(network, recipe, tmp_path / "model.yaml")
+    fine = read_documents(CONFIGS / "finetune.yaml")
+    bundled, left = (
+        interpret_training([*fine, *read_documents(path)], "it")
+        for path in (BESIDE_WEIGHTS, tmp_path / "model.yaml")
+    )
+    assert bundled == left

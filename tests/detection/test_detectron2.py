@@ -85,9 +85,10 @@ def test_what_it_alone_understands_is_refused_for_the_other(stack, tmp_path):
         f"_BASE_: {CONFIGS / 'mask_rcnn_R_50_FPN.yaml'}\n"
         "MODEL: {ROI_MASK_HEAD: {CLS_AGNOSTIC_MASK: true}}\nINPUT: {MIN_SIZE_TEST: 123}\n"
     )
+    named = {"config": config, "checkpoint": DEFAULT_CHECKPOINT}  # plans read no weights
     with pytest.raises(CheckpointError, match="CLS_AGNOSTIC_MASK"):
-        foresee(stack, tmp_path / "out", config=config)
-    forecast, *_ = foresee(stack, tmp_path / "out", config=config, backend="detectron2")
+        foresee(stack, tmp_path / "out", **named)
+    forecast, *_ = foresee(stack, tmp_path / "out", **named, backend="detectron2")
     assert forecast.network.input.min_size == 123
 
 

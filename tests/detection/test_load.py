@@ -61,8 +61,9 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint):
     with pytest.raises(CheckpointError, match=r"1 of its \d+ tensors .*mask_head\.predictor\.bias"):
         load_detector(checkpoint)
     found = inspect_checkpoint(checkpoint)
-    assert found.record()["fits"] is False
-    assert "predictor.bias" in found.lines()["damaged"]
+    assert found.record()["fits"] is found.fits is False
+    assert found.lines()["fits"] == "no:"
+    assert "predictor.bias" in found.lines()[""]
 
 
 def test_a_given_config_goes_first(checkpoint, tiny, tmp_path, as_yaml):

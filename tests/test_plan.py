@@ -388,7 +388,7 @@ def test_a_run_is_refused_before_anything_is_written(stack, tmp_path, anew):
     with pytest.raises(RoomError, match="--memory"):
         zarrmask.run(stack, tmp_path / "out", memory="500MB", workers=2)
     with pytest.raises(RoomError, match=f"--workers {fitting}, or --memory"):
-        zarrmask.convert(stack, tmp_path / "out.zarr", memory="600MB", workers=9)
+        zarrmask.convert(stack, tmp_path / "out.zarr", memory="640MB", workers=9)
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ from zarrmask.running.tasks import PIECE
 from zarrmask.workers.processes import DETECTOR
 
 # Of a process before it does anything, bytes; measured by `python benchmarks/memory.py`.
-CLIENT = 250_000_000
+CLIENT = 290_000_000
 """Client with the scheduler."""
 A_TASK = 12_000
 """What they keep of a task."""

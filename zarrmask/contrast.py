@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
-from zarrmask.grey import Rescaling, auto_window, uses_little
+from zarrmask.grey import Rescaling, auto_window, shows, uses_little
 from zarrmask.progress import Reporter
 from zarrmask.records.journal import Journal
 from zarrmask.settings import Settings
@@ -161,7 +161,7 @@ def _require_within(dtype: np.dtype, settings: Settings) -> None:
         return
     least, greatest = np.iinfo(dtype).min, np.iinfo(dtype).max
     for name, window in (("window", settings.window), ("detect-window", settings.detect_window)):
-        if isinstance(window, tuple) and not (window[0] < greatest and least < window[1]):
+        if isinstance(window, tuple) and not shows(window, least, greatest):
             raise SettingsError(
                 f"--{name} {window[0]:g} {window[1]:g} shows nothing of a stack of {dtype}, whose "
                 f"grey values are {least} to {greatest}"

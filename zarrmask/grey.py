@@ -42,6 +42,17 @@ def auto_window(values: NDArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def shows(window: tuple[float, float], least: float, greatest: float) -> bool:
+    """Whether grey values from the least to the greatest are not all black, or all white, in it.
+
+    Examples
+    --------
+    >>> shows((100, 300), 0, 255), shows((255, 300), 0, 255)
+    (True, False)
+    """
+    return window[0] < greatest and least < window[1]
+
+
 def uses_little(values: NDArray) -> bool:
     """Whether a sample uses so little of its grey range that its high byte shows very little."""
     low, high = np.percentile(values, (0.1, 99.9))

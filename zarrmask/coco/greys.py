@@ -11,7 +11,7 @@ from zarrmask.coco.dataset import CocoImage, read_grey
 from zarrmask.contrast import DARK
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
-from zarrmask.grey import auto_window, sample, uses_little
+from zarrmask.grey import auto_window, sample, shows, uses_little
 
 SAMPLED_IMAGES = 8
 """Their grey values stand for those of all images."""
@@ -44,7 +44,7 @@ def settle_window(
             "some images have 8 bits and some have 16: no window suits both; take them apart"
         )
     used = auto_window(np.concatenate(values))
-    if isinstance(wished, tuple) and not (wished[0] < used[1] and used[0] < wished[1]):
+    if isinstance(wished, tuple) and not shows(wished, *used):
         raise SettingsError(
             f"--detect-window {wished[0]:g} {wished[1]:g} leaves nothing to see: the images use "
             f"grey values of {used[0]:g} to {used[1]:g}. Those that zarrmask annotate wrote have "

@@ -124,7 +124,7 @@ class Forecast:
     @property
     def sampling(self) -> list[KeyframeRuns]:
         """How slices are read for samples of grey values."""
-        coarser = has_coarser(self.source)  # or else one sample serves for both
+        coarser = has_coarser(self.source)
         levels = {finest and coarser for finest in self.samples}
         return [
             sampled_runs(self.source, self.plan.keyframes, finest=finest)

@@ -13,6 +13,7 @@ from zarrmask.chunks import default_chunks
 from zarrmask.errors import ZarrmaskError
 from zarrmask.pyramid.metadata import read_metadata
 from zarrmask.pyramid.store import open_array
+from zarrmask.storage.files import stamps
 from zarrmask.storage.place import Place, place_of, printable, reached
 from zarrmask.transformations import combined
 
@@ -98,9 +99,8 @@ def _tree(place: Place, multiscale: Mapping[str, Any]) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": root, **levels}, name=str(multiscale.get("name")))
 
 
-def _state(image: Place) -> tuple[Any, ...]:
+def _state(image: Place) -> Any:
     """What changes with an image: whoever corrects one, or makes it anew, writes its metadata."""
     if not isinstance(image, Path):
-        return (uuid4().hex,)  # nobody says cheaply: whoever opens it anew has it read anew
-    files = (image / name for name in (".zattrs", "zarr.json"))
-    return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
+        return uuid4().hex  # nobody says cheaply: whoever opens it anew has it read anew
+    return stamps(image, (".zattrs", "zarr.json"))

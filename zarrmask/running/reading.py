@@ -52,10 +52,11 @@ def sampled_runs(source: Source, indices: NDArray[np.int64], *, finest: bool) ->
     """Choose how some of these slices are read for a sample of grey values.
 
     A coarse level shows what the detector sees. Its voxels are means of those that are written,
-    which differ more: for these the finest has to be read, of which `Patches` are.
+    which differ more: for these the finest has to be read, of which `Patches` are. Where there is
+    no coarser one (`has_coarser`) one sample serves for both.
     """
     chosen = sampled_slices(indices)
-    if finest and has_coarser(source):
+    if finest:
         return KeyframeRuns(Patches.of(source), chosen, (1,) * len(chosen))
     return keyframe_runs(source, chosen, (SAMPLED_SIDE, SAMPLED_SIDE))
 

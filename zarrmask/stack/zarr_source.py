@@ -23,7 +23,7 @@ from zarrmask.stack.remote import PatientStore, Remote
 from zarrmask.stack.source import RegionSource, Source
 from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 from zarrmask.stack.voxels import UNKNOWN, Voxels, stated_voxels
-from zarrmask.storage.files import by_place
+from zarrmask.storage.files import by_place, stamps
 from zarrmask.storage.place import redacted, zarr_store
 from zarrmask.transformations import combined
 
@@ -128,9 +128,7 @@ class ZarrSource(RegionSource):
         """
         if isinstance(self._place, Remote):
             return self.fingerprint()
-        there = (Path(self._root(), marker) for marker in MARKERS)
-        stamps = [(path.name, path.stat().st_mtime_ns) for path in there if path.is_file()]
-        return repr((self.kind, self.shape, str(self.dtype), stamps))
+        return repr((self.kind, self.shape, str(self.dtype), stamps(self._root(), MARKERS)))
 
     def forget(self) -> None:
         """Look anew, for the next fingerprint: see `Source`."""

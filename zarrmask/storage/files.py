@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -48,6 +48,12 @@ def by_place(region: Region, sides: Shape) -> Iterator[tuple[Shape, Region]]:
     )
     for (i, deep), (j, high), (k, wide) in product(*axes):
         yield (i, j, k), (deep, high, wide)
+
+
+def stamps(folder: str | Path, names: Iterable[str]) -> list[tuple[str, int]]:
+    """Which of these files are in a folder here, and when each was last written, ns."""
+    paths = (Path(folder, name) for name in names)
+    return [(path.name, path.stat().st_mtime_ns) for path in paths if path.is_file()]
 
 
 def by_file(array: zarr.Array, place: Path, region: Region) -> Iterator[tuple[Path, Region]]:

@@ -202,7 +202,10 @@ class Scroll:
             kept &= crack > np.float32(-2.6 + 5.2 * look.broken)
         if look.broken >= 1:
             kept[:] = False
-        density = self._sheets(t, level, angle, height, width)
+        outward = level
+        if look.mouth > 0 or look.broken > 0:
+            outward = np.maximum(level, 1.0 - self._depth(kept))
+        density = self._sheets(t, level, angle, outward)
         density *= kept
         return Section(density, traced(kept), whole, column)
 
@@ -230,9 +233,20 @@ class Scroll:
         core = np.float32(look.hollow)
         return np.asarray((level > core) & ((away > look.mouth / 2) | (level < core)))
 
-    def _sheets(self, t: float, level: Array, angle: Array, height: int, width: int) -> Array:
-        """Papyrus density from the unrolled scroll: rows are depth, columns the angle."""
+    def _depth(self, kept: NDArray[np.bool_]) -> Array:
+        """How far from air each pixel of what is kept lies, in half axes of the section."""
+        height, width = kept.shape
+        half = np.sqrt(self.look.axes[0] * width * self.look.axes[1] * height)
+        depth = cv2.distanceTransform(kept.astype(np.uint8), cv2.DIST_L2, 3)
+        return np.asarray(depth, np.float32) / np.float32(half)
+
+    def _sheets(self, t: float, level: Array, angle: Array, outward: Array) -> Array:
+        """Papyrus density from the unrolled scroll: rows are depth, columns the angle.
+
+        `outward` is 1 at the rim, whether the scroll ends there or is broken.
+        """
         look, fields = self.look, self._fields
+        height, width = level.shape
         share = angle * (np.float32(1.0) / TAU)
         wave = fields["crumple"].spread(t, height, width)
         cell = self._wraps / fields["crumple"].values.shape[1]
@@ -258,8 +272,8 @@ class Scroll:
         bias += ribbon
         bias *= np.float32(0.6 * look.opening)
         bias += np.float32(look.closeness)
-        # Outer wraps may gape, but never so far that nobody could tell where the scroll ends.
-        rim = np.clip((level - np.float32(0.85)) * 8, 0.0, 1.0)
+        # Sheets may gape, but never so far that nobody could tell where the papyrus ends.
+        rim = np.clip((outward - np.float32(0.85)) * 8, 0.0, 1.0)
         bias = np.maximum(bias, np.float32(1.2) * rim - np.float32(0.85))
         bias += np.float32(look.lamination) * np.cos(TAU * phase)
         bias += np.float32(look.grain) * grain

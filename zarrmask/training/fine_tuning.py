@@ -158,7 +158,7 @@ def _check_classes(weights: Mapping[str, Tensor], dataset: CocoDataset, init: st
 
 
 def _called(images: Sequence[CocoImage]) -> str:
-    """Tell images from others, by their names and bytes: to read them again would take long."""
+    """Tell images from others, by their names and sizes: to read them again would take long."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.path.name} {image.path.stat().st_size}\n".encode())

@@ -7,7 +7,7 @@ import torch
 
 from zarrmask.detection.inspection import inspect_checkpoint
 from zarrmask.detection.network import build_model
-from zarrmask.detection.weights import model_weights
+from zarrmask.detection.weights import model_weights, norm_counters
 from zarrmask.errors import CheckpointError
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.storage.digest import sha256
@@ -61,6 +61,26 @@ def test_what_does_not_fit_is_named(checkpoint, tiny, tmp_path, as_yaml):
     ]
     assert "backbone.fpn_lateral2.norm.weight" in found.lines()[""]
     assert found.lines()["fits"] == "no:"
+
+
+def test_anchors_that_shapes_do_not_tell_are_a_misfit(tmp_path):
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(DEFAULT_CHECKPOINT.read_bytes())
+    found = inspect_checkpoint(alone)
+    assert (found.model.depth, found.model.classes, found.sha256) == (18, 1, sha256(alone))
+    name = "proposal_generator.rpn_head.objectness_logits.weight"
+    assert found.misfit.reshaped[name] == ((6, 64, 1, 1), (3, 64, 1, 1))
+    assert not found.misfit.missing
+    assert not found.fits
+
+
+def test_counters_are_summed_up(tmp_path, tiny):
+    model = build_model(replace(tiny, resnet_norm="BN"))
+    weights = {**model_weights(model), **norm_counters(model)}
+    torch.save({"model": {**weights, "pixel_mean": torch.ones(3, 1, 1)}}, tmp_path / "model.pth")
+    found = inspect_checkpoint(tmp_path / "model.pth")
+    assert len(found.passed_over) == 21
+    assert found.lines()["passed over"] == "pixel_mean, counters of 20 batch norms"
 
 
 def test_the_shipped_checkpoint_fits():

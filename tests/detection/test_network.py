@@ -40,6 +40,26 @@ def test_losses_reach_every_weight(tiny, norm):
         assert torch.isfinite(weight.grad).all(), name
 
 
+def test_places_stay_exact_in_mixed_precision(tiny, monkeypatch):
+    """bfloat16 has no odd number above 256."""
+    model, box, chosen = build_model(tiny), [261, 5, 517, 301], []
+    select = model.roi_heads.select_training_samples
+
+    def spy(proposals, targets):
+        found = select(proposals, targets)
+        chosen.extend((proposals[0], found[0][0], found[3][0]))
+        return found
+
+    monkeypatch.setattr(model.roi_heads, "select_training_samples", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model([torch.zeros(1, 320, 544)], [target([box], [1], (320, 544))])
+        sum(loss.float() for loss in losses.values()).backward()
+    assert {one.dtype for one in chosen} == {torch.float32}
+    assert (chosen[1] == torch.tensor(box)).all(1).any()  # what is sought is among the samples
+    assert {one.dtype for one in model.rpn.anchor_generator.cell_anchors} == {torch.float32}
+    assert model.roi_heads.mask_head[0][0].weight.grad is not None
+
+
 def test_images_without_objects_train_too(tiny):
     losses = build_model(tiny)([torch.zeros(1, 64, 64)], [target([], [], (64, 64))])
     assert losses["loss_mask"] == losses["loss_box_reg"] == 0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,14 +101,45 @@ def test_image_and_mask_are_changed_alike(seed, flip, cropped, short):
     np.testing.assert_array_equal(change.mask(mask), image >= 128)
 
 
-def test_a_flip_mirrors():
+@pytest.mark.parametrize("flip", ["vertical", "horizontal"])
+def test_a_flip_mirrors(flip):
     mask = np.arange(100).reshape(10, 10).astype(np.uint8)
     seen = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        change = draw_change(rng, Recipe(short=(10,), flip="vertical"), 10, 10)
+        change = draw_change(rng, Recipe(short=(10,), flip=flip), 10, 10)
         seen.add(change.image(mask).tobytes())
-    assert seen == {mask.tobytes(), mask[::-1].tobytes()}
+    mirrored = mask[::-1] if flip == "vertical" else mask[:, ::-1]
+    assert seen == {mask.tobytes(), mirrored.tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "shape", "sides"),
+    [
+        ("range", (50, 60), {20, 21, 22, 23, 24}),
+        ("choice", (50, 60), {20, 24}),
+        ("range", (50, 200), {15}),  # the longer side would surpass the limit
+    ],
+)
+def test_images_are_brought_to_the_sizes_asked_for(sampling, shape, sides):
+    recipe = Recipe(short=(20, 24), sampling=sampling, limit=60)
+    drawn = [
+        draw_change(np.random.default_rng(seed), recipe, *shape).image(np.zeros(shape, np.uint8))
+        for seed in range(100)
+    ]
+    assert {min(image.shape) for image in drawn} == sides
+    assert max(max(image.shape) for image in drawn) <= 60
+
+
+def test_labels_are_those_of_the_categories(plain, annotate, tmp_path):
+    """The first category is label 1, background 0."""
+    dataset = read_coco(*annotate(tmp_path, 2))
+    recipe = simulated_lesson(plain).recipe
+    batches = AnnotatedBatches(dataset.images, replace(recipe, batch=6), 5)
+    _, targets = batches[0]
+    for place, target in enumerate(targets):
+        number = int(dataset.images[shuffled(place, 6, 5)].path.stem)
+        assert target["labels"].tolist() == ([1 + number % 2] if number < 5 else [])
 
 
 def test_annotated_batches_are_well_formed_and_shared_by_processes(plain, annotated):

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import read_config
 from zarrmask.detection.load import load_detector
 from zarrmask.detection.network import build_model
-from zarrmask.detection.weights import is_weight, model_weights
+from zarrmask.detection.weights import is_weight, model_weights, norm_counters
 from zarrmask.errors import (
     AnnotationError,
     CheckpointError,
@@ -30,7 +31,7 @@ from zarrmask.errors import (
 )
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training import validation
-from zarrmask.training.curves import read_metrics
+from zarrmask.training.curves import Curves, read_metrics
 from zarrmask.training.fine_tuning import annotated_lesson
 from zarrmask.training.loop import Training, check_share, train
 from zarrmask.training.simulated import simulated_lesson
@@ -235,8 +236,11 @@ def test_what_is_written_has_the_names_of_detectron2(plain, annotated, tmp_path)
     content = torch.load(out / "model_0000002.pth", weights_only=True)
     assert content.keys() == {"model", "iteration"}
     assert content["iteration"] == 2
+    counters = set(norm_counters(build_model(read_config(out / "model.yaml"))))
     for checkpoint in ("model_0000002.pth", "model_0000003.pth", "model.safetensors"):
         tensors = read_checkpoint(out / checkpoint).tensors
+        assert tensors.keys() == expected.keys() | counters
+        assert {tensors[name].dtype for name in counters} == {torch.int64}
         assert {name: value.shape for name, value in tensors.items() if is_weight(name)} == {
             name: value.shape for name, value in expected.items()
         }
@@ -631,3 +635,54 @@ def test_tensorboard_gets_the_figures(plain, annotated, tmp_path):
     pytest.importorskip("tensorboard")
     train(annotated_lesson(*annotated, config=plain, iterations=1), tmp_path, workers=0, threads=1)
     assert list((tmp_path / "tensorboard").glob("events.out.*"))
+
+
+def test_a_board_gets_what_the_lines_have_and_forgets_what_is_done_again(tmp_path, monkeypatch):
+    told = []
+
+    class Board:
+        def __init__(self, folder, purge_step):
+            told.append(("begun", purge_step))
+
+        def add_scalar(self, name, value, iteration):
+            told.append((name, value, iteration))
+
+        def close(self):
+            told.append("closed")
+
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Board
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for start in (0, 20):
+        curves = Curves(tmp_path, start)
+        curves.add(start + 19, {"total_loss": 1.5, "lr": 0.1})
+        curves.close()
+    assert told == [
+        *(("begun", 0), ("total_loss", 1.5, 19), ("lr", 0.1, 19), "closed"),
+        *(("begun", 20), ("total_loss", 1.5, 39), ("lr", 0.1, 39), "closed"),
+    ]
+    assert [line["iteration"] for line in read_metrics(tmp_path / "metrics.json")] == [19, 39]
+
+
+def test_curves_are_drawn_as_they_come(tmp_path, monkeypatch):
+    curves = Curves(tmp_path)
+    assert not curves.is_old()
+    curves.add(19, {"total_loss": 1.5})
+    assert not curves.is_old()
+    monkeypatch.setattr("zarrmask.training.curves.SECONDS", 0)
+    assert curves.is_old()
+    curves.draw()
+    assert not curves.is_old()  # nothing has come since
+    first = (tmp_path / "curves.png").read_bytes()
+    curves.add(39, {"total_loss": 0.5, "union_iou": 0.8})
+    curves.draw()
+    assert (tmp_path / "curves.png").read_bytes() != first
+
+
+def test_what_is_judged_is_drawn_at_once(plain, annotated, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Curves, "draw", lambda curves: drawn.append(curves._known[-1]))
+    lesson = annotated_lesson(*annotated, config=plain, validate_coco=annotated[0], iterations=40)
+    recipe = replace(lesson.recipe, period=1000, validation_period=20)
+    train(replace(lesson, recipe=recipe), tmp_path / "out", workers=0, threads=1)
+    assert [line["iteration"] for line in drawn if "union_iou" in line] == [19, 39]

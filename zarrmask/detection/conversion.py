@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import Checkpoint, is_numeric, read_checkpoint
-from zarrmask.detection.weights import is_weight
+from zarrmask.detection.weights import is_counter, is_weight
 from zarrmask.errors import CheckpointError, OutputError
 from zarrmask.storage.atomic import replace_file
 
@@ -22,8 +22,7 @@ def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -
 
     Weights keep their names, types and every bit. The `iteration` and the author go along;
     optimizers and the like do not, nor what the config says as well (`pixel_mean`, `pixel_std`,
-    `cell_anchors`), nor the counters of batch norms (`num_batches_tracked`), which detectron2
-    does not use, and misses only where ``FREEZE_AT`` froze norms that learned once.
+    `cell_anchors`).
 
     Parameters
     ----------
@@ -65,7 +64,7 @@ def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -
     tensors = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in found.tensors.items()
-        if is_weight(name)
+        if is_weight(name) or is_counter(name)
     }
     if target.suffix == ".pkl":
         _require_arrays(tensors, source)

@@ -1,7 +1,7 @@
 """What a checkpoint file is, for a person and for a machine."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,16 @@ from typing import Any
 import torch
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file
+from zarrmask.detection.config import ModelConfig, config_file, interpret
 from zarrmask.detection.network import build_model
-from zarrmask.detection.shapes import config_of
-from zarrmask.detection.weights import Misfit, is_weight, not_finite, weight_shapes
+from zarrmask.detection.shapes import documents_of
+from zarrmask.detection.weights import (
+    Misfit,
+    is_counter,
+    is_weight,
+    not_finite,
+    weight_shapes,
+)
 from zarrmask.storage.digest import sha256
 
 
@@ -100,7 +106,7 @@ class Inspection:
             "sees": _input(model),
             "weights": f"{self.weights:,} tensors of {self.parameters:,} numbers ({types}), "
             f"{self.weight_bytes:,} bytes",
-            "passed over": ", ".join(self.passed_over),
+            "passed over": ", ".join(_summed_up(self.passed_over)),
             "fits": "yes: every weight has its place" if self.fits else "no:",
             "": "\n".join([*self.misfit.lines(), *damaged]),
         }
@@ -116,6 +122,7 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:
         See `read_checkpoint`.
     config : Path, optional
         The detectron2 config it was trained with; see `config_of` for what is taken without one.
+        Anchors that are not the usual, which shapes do not tell, are said to be a misfit.
 
     Raises
     ------
@@ -123,7 +130,8 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:
         If the file or its config cannot be read, or is not of a Mask R-CNN with FPN.
     """
     found = read_checkpoint(path)
-    model = config_of(path, found.shapes, config)
+    file = config_file(path, config)
+    model = interpret(documents_of(path, found.shapes, config), str(file or path))
     with torch.device("meta"):  # shapes alone: no number is made
         expected = weight_shapes(build_model(model))
     named = {name: tensor for name, tensor in found.tensors.items() if is_weight(name)}
@@ -137,7 +145,7 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:
         iteration=found.iteration,
         author=None if author is None else str(author),
         model=model,
-        config=config_file(path, config),
+        config=file,
         weights=len(weights),
         parameters=sum(tensor.numel() for tensor in weights),
         weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in weights),
@@ -146,6 +154,13 @@ def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:
         misfit=Misfit.of(found.shapes, expected),
         not_finite=tuple(not_finite(named)),
     )
+
+
+def _summed_up(names: Sequence[str]) -> list[str]:
+    """Names, but of counters their number: every batch norm has one."""
+    others = [name for name in names if not is_counter(name)]
+    counters = sum(map(is_counter, names))
+    return [*others, *([f"counters of {counters} batch norms"] if counters else [])]
 
 
 def _channels(model: ModelConfig) -> str:

@@ -26,7 +26,7 @@ from zarrmask.detection.network import PADDED_TO, build_model
 from zarrmask.detection.precision import Precision, fold_norms, to_bfloat16
 from zarrmask.detection.protocol import Detector
 from zarrmask.detection.shapes import config_of, documents_of
-from zarrmask.detection.weights import load_weights
+from zarrmask.detection.weights import is_weight, load_weights, require_finite
 from zarrmask.errors import SettingsError
 
 Backend: TypeAlias = Literal["torchvision", "detectron2"]
@@ -83,6 +83,8 @@ def load_detector(
 
         if precision != "full":
             raise SettingsError("--precision fast is zarrmask's own; detectron2 knows full only")
+        own = {name: tensor for name, tensor in weights.tensors.items() if is_weight(name)}
+        require_finite(own, source)
         documents = documents_of(checkpoint, weights.shapes, config)
         return Detectron2Detector(
             documents, weights, source, place, score_threshold, mirrored=mirrored

@@ -23,7 +23,7 @@ class Proposals(RegionProposalNetwork):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(
             Anchors(config),
-            RPNHead(config.fpn_channels, config.anchors_per_place),
+            _Head(config.fpn_channels, config.anchors_per_place),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
@@ -93,6 +93,17 @@ class Proposals(RegionProposalNetwork):
         return loss_objectness, apart / drawn.sum().clamp(min=1)
 
 
+class _Head(RPNHead):
+    """Gives float32 in mixed precision too: boxes, and what they are held against, go by its type.
+
+    Of bfloat16's 8 bits, places from 256 pixels on would be even numbers.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [one.float() for one in logits], [one.float() for one in deltas]
+
+
 class Anchors(AnchorGenerator):
     """Anchors that are not rounded, size by size, on strides that the padding cannot change."""
 
@@ -120,7 +131,7 @@ class Anchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Give all anchors, (n, 4), once for each image."""
-        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        self.set_cell_anchors(torch.float32, feature_maps[0].device)
         grids = [features.shape[-2:] for features in feature_maps]
         anchors = torch.cat(self.grid_anchors(grids, [(step, step) for step in self.strides]))
         return [anchors] * len(image_list.image_sizes)

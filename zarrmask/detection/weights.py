@@ -30,7 +30,8 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\.mask_predictor\.mask_fcn_logits\.", ".mask_head.predictor."),
 )
 
-_NO_WEIGHT = re.compile(r"(^|\.)(pixel_mean|pixel_std|num_batches_tracked)$|cell_anchors")
+_COUNTER = "num_batches_tracked"
+_NO_WEIGHT = re.compile(rf"(^|\.)(pixel_mean|pixel_std|{_COUNTER})$|cell_anchors")
 _LISTED = 10
 
 Shape: TypeAlias = tuple[int, ...]
@@ -95,6 +96,14 @@ def is_weight(name: str) -> bool:
     return not _NO_WEIGHT.search(name)
 
 
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts the batches of a batch norm.
+
+    It is no weight, but detectron2 misses those of norms that it has frozen.
+    """
+    return name.endswith(_COUNTER)
+
+
 def model_weights(model: nn.Module) -> dict[str, Tensor]:
     """Give the network's own tensors (no copies) under detectron2's names."""
     return {
@@ -105,14 +114,11 @@ def model_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def norm_counters(model: nn.Module) -> dict[str, Tensor]:
-    """Give the counters of batch norms, int64 (), under detectron2's names.
-
-    They are no weights, but detectron2 misses those of norms that it has frozen.
-    """
+    """Give the counters of batch norms, int64 (), under detectron2's names; see `is_counter`."""
     return {
         _detectron2_name(name): tensor
         for name, tensor in model.state_dict().items()
-        if name.endswith("num_batches_tracked")
+        if is_counter(name)
     }
 
 
@@ -142,14 +148,24 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     Misfit.of(given, weight_shapes(model)).refuse(source)
     own = model_weights(model)
-    if bad := not_finite({name: tensors[name] for name in own}):
-        raise CheckpointError(
-            f"{source} cannot be used: {len(bad)} of its {len(own)} tensors hold infinities or "
-            f"NaN, as {bad[0]}: its training went astray; take an earlier checkpoint"
-        )
+    require_finite({name: tensors[name] for name in own}, source)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that hold what is no number: nothing would be found with them.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    if bad := not_finite(tensors):
+        raise CheckpointError(
+            f"{source} cannot be used: {len(bad)} of its {len(tensors)} tensors hold infinities or "
+            f"NaN, as {bad[0]}: its training went astray; take an earlier checkpoint"
+        )
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

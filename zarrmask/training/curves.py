@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 
 from zarrmask.storage.atomic import replace_file
 
+SECONDS = 60
+"""After which a picture is old: drawing takes a good part of a second."""
 ITERATION, TOTAL, RATE, UNION_IOU = "iteration", "total_loss", "lr", "union_iou"
 
 
@@ -38,9 +41,11 @@ class Curves:
         text = "".join(json.dumps(line) + "\n" for line in self._known)
         replace_file(self._lines, text.encode())
         self._board = _tensorboard(out / "tensorboard", start)
+        self._drawn, self._undrawn = time.monotonic(), False
 
     def add(self, iteration: int, figures: Mapping[str, float]) -> None:
         """Note the figures of an iteration, counted from 0."""
+        self._undrawn = True
         line = {ITERATION: iteration, **figures}
         self._known.append(line)
         with self._lines.open("a") as file:
@@ -49,8 +54,13 @@ class Curves:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, iteration)
 
+    def is_old(self) -> bool:
+        """Whether the picture was drawn some time ago, and there are figures since."""
+        return self._undrawn and time.monotonic() - self._drawn > SECONDS
+
     def draw(self) -> None:
         """Draw the picture anew."""
+        self._drawn, self._undrawn = time.monotonic(), False
         replace_file(self._picture, picture(self._known))
 
     def close(self) -> None:

@@ -181,8 +181,13 @@ class Training:
 
     @property
     def kept(self) -> dict[str, Tensor]:
-        """The weights that are written: a running mean, or those of the moment."""
+        """The weights that are kept: a running mean, or those of the moment."""
         return self.mean if self.recipe.average else self._weights()
+
+    @property
+    def _written(self) -> dict[str, Tensor]:
+        """What checkpoints hold."""
+        return {**self.kept, **norm_counters(self.pupil.model)}
 
     def go(
         self, out: Path, workers: int, progress: Callable[[Step | str], None], stop: Stop
@@ -215,6 +220,7 @@ class Training:
                     self._save_detectron2(out / numbered(self.done))
                 if is_saved or stopped:
                     self._save(out)
+                if is_saved or is_judged or stopped or curves.is_old():
                     curves.draw()
             if stopped:
                 break
@@ -309,11 +315,11 @@ class Training:
         save_config(self.lesson.config, self.recipe, (out / BEST).with_suffix(".yaml"))
 
     def _save_detectron2(self, path: Path) -> None:
-        save_detectron2({**self.kept, **norm_counters(self.pupil.model)}, path, self.done)
+        save_detectron2(self._written, path, self.done)
 
     def _save_last(self, out: Path) -> None:
         save_config(self.lesson.config, self.recipe, (out / LAST).with_suffix(".yaml"))
-        save_last(self.kept, out / LAST, self.done)
+        save_last(self._written, out / LAST, self.done)
 
     def _save(self, out: Path) -> None:
         """Write the last weights, and then what it takes to go on."""

@@ -30,10 +30,13 @@ def save_last(weights: Mapping[str, Tensor], path: Path, iterations: int) -> Non
 
     Convolutions and matrices are kept as float16, norms and biases as float32.
     """
-    tensors = {
-        name: (tensor.half() if tensor.ndim > 1 else tensor.float()).contiguous().cpu().clone()
-        for name, tensor in weights.items()
-    }
+
+    def stored(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():  # what counts batches
+            return tensor
+        return tensor.half() if tensor.ndim > 1 else tensor.float()
+
+    tensors = {name: stored(one).contiguous().cpu().clone() for name, one in weights.items()}
     metadata = {"format": "pt", "iteration": str(iterations - 1)}
     replace_file(path, save(tensors, metadata=metadata))
 

@@ -5,11 +5,11 @@
 Each way has processes of its own, which load the weights and wait; then they take turns, round by
 round after one to warm up, on the same simulated slices. The ways are detectron2's DefaultPredictor
 (where detectron2 is installed), zarrmask's backends and precisions on slices of the network's size
-in memory, the whole path from uint16 TIFF slices on disk to masks of their size, and one process
-with all cores against a process a core. `shipped` is the bundled checkpoint, `r101` a
-mask_rcnn_R_101_FPN with random weights: its time is right, its masks mean nothing. With the shipped
-one, fast and full precision are also compared on many slices of several sizes, real ones too where
-ZARRMASK_SHARED names them.
+in memory, the whole path from uint16 TIFF slices on disk to coarse distances from their masks'
+edges, and one process with all cores against a process a core. `shipped` is the bundled checkpoint,
+`r101` a mask_rcnn_R_101_FPN with random weights: its time is right, its masks mean nothing. With
+the shipped one, fast and full precision are also compared on many slices of several sizes, real
+ones too where ZARRMASK_SHARED names them.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from real_slices import frames, grey
 
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import to_8bit
+from zarrmask.masking.field import cell_side, coarse_mask, signed_distance
 from zarrmask.masking.overlap import Overlap
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
@@ -95,7 +96,10 @@ def on_network(backend: Any, precision: Any, checkpoint: Path, stack: Path) -> D
 
 
 def on_disk(precision: Any, checkpoint: Path, stack: Path) -> Detect:
-    """Read slices, make them 8 bits, shrink them, detect, paste masks of the slice's size."""
+    """Read slices, make them 8 bits, shrink them, detect, paste masks of their size, measure those.
+
+    As a run does, to the distance of each coarse cell to the mask's edge.
+    """
     from zarrmask.detection.load import load_detector
 
     detector = load_detector(checkpoint, precision=precision, score_threshold=SCORE)
@@ -105,7 +109,9 @@ def on_disk(precision: Any, checkpoint: Path, stack: Path) -> Detect:
     def detect(n: int) -> Mask:
         image = np.asarray(source[n : n + 1, 0 : shape[0], 0 : shape[1]])[0]
         (found,) = detector.detect([detector.network_input.prepare(to_8bit(image))], [shape])
-        return union_mask(found, shape)
+        mask = union_mask(found, shape)
+        signed_distance(coarse_mask(mask, cell_side(*shape)))
+        return mask
 
     return detect
 

@@ -71,6 +71,21 @@ def test_the_overlap_of_all_is_that_of_their_pixels(simulated):
         assert record["detected"][key] == sum(parts)
 
 
+def test_what_is_found_in_crowds_does_not_count(simulated, files):
+    def found_on_the_first():
+        record = evaluate(*files.write(), dilate=0)
+        (first,) = (image for image in record["by_image"] if image["id"] == 0)
+        assert first["detected"]["true"] == 0
+        return first["detected"]["found"]
+
+    marks = files.content["annotations"]
+    for mark in marks:
+        mark["iscrowd"] = int(mark["image_id"] == 0)
+    in_crowds = found_on_the_first()
+    files.content["annotations"] = [mark for mark in marks if not mark["iscrowd"]]
+    assert in_crowds < 0.1 * found_on_the_first()
+
+
 def test_what_a_run_that_holds_masks_keeps(simulated, tmp_path):
     """A square kernel takes more than the growth by distance of a run that interpolates."""
     settings = tmp_path / "settings.yaml"

@@ -217,14 +217,16 @@ def test_other_heads_than_the_usual_are_not_asked_of_mirror_images(tmp_path):
 @needs_detectron2
 def test_agree_on_a_network_of_full_size(random_r50):
     image = drawn(7, (1400, 1400))
-    assert_backends_agree(random_r50, image, in_colour(image), in_colour(image[200:1100]))
+    counts = assert_backends_agree(random_r50, image, in_colour(image), in_colour(image[200:1100]))
+    assert counts == [100, 100, 100]  # as many as there may be
 
 
 @needs_detectron2
 @pytest.mark.reference
 def test_agree_on_the_reference_checkpoints(reference_checkpoint, shared):
     grey = (tifffile.imread(shared / "data" / "rolled_sheet_uint16.tif") >> 8).astype(np.uint8)
-    assert_backends_agree(reference_checkpoint, in_colour(grey), in_colour(grey[200:1100]))
+    counts = assert_backends_agree(reference_checkpoint, in_colour(grey), in_colour(grey[200:1100]))
+    assert min(counts) > 0
 
 
 @needs_detectron2

@@ -58,12 +58,66 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint):
     content = {n: one.clone() for n, one in read_checkpoint(checkpoint).tensors.items()}
     content["roi_heads.mask_head.predictor.bias"].fill_(float("nan"))
     save_file(content, checkpoint)
-    with pytest.raises(CheckpointError, match=r"1 of its \d+ tensors .*mask_head\.predictor\.bias"):
-        load_detector(checkpoint)
+    for backend in ("torchvision", "detectron2"):  # before anybody asks whether that is installed
+        with pytest.raises(CheckpointError, match=r"1 of its \d+ tensors .*mask_head\.predictor"):
+            load_detector(checkpoint, backend=backend)
     found = inspect_checkpoint(checkpoint)
     assert found.record()["fits"] is found.fits is False
     assert found.lines()["fits"] == "no:"
     assert "predictor.bias" in found.lines()[""]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stride_in_1x1": False, "depth": 50},
+        {"anchor_sizes": ((16.0,),)},
+        {"anchor_ratios": ((0.4, 1.1, 2.5),)},
+        {"rpn_box_weights": (2.0, 2.0, 2.0, 2.0)},
+        {"rpn_pre_nms": 5},
+        {"rpn_post_nms": 5},
+        {"rpn_nms": 0.2},
+        {"nms": 0.1},
+        {"detections_per_image": 1},
+        {"score_threshold": 0.6},
+        {"box_weights": (4.0, 4.0, 2.0, 2.0)},
+        {"box_pool_samples": 1},
+        {"box_pool_type": "ROIAlign"},
+        {"mask_pool_samples": 1},
+        {"mask_pool_type": "ROIAlign"},
+        {"mask_pool_size": 10},
+        {"channel_order": "RGB"},
+        {"pixel_mean": (90.0, 116.28, 123.675)},
+        {"pixel_std": (2.0, 1.0, 1.0)},
+        {"even_contrast": True},
+        {"min_size": 96},
+        {"max_size": 70},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_a_config_says_changes_what_is_found(tiny, slices, changes):
+    torch.manual_seed(0)
+    plain = replace(tiny, score_threshold=0.3, depth=changes.get("depth", 18))
+    if plain.is_bottleneck:
+        plain = replace(plain, res2_channels=16, bottleneck_channels=4)
+    weights = model_weights(build_model(plain))
+    for name, tensor in weights.items():
+        if tensor.ndim > 1 and ("roi_heads" in name or "rpn_head" in name):
+            torch.nn.init.normal_(tensor, std=1 / tensor[0].numel() ** 0.5)
+    weights["backbone.bottom_up.stem.conv1.weight"] /= 64
+    image = np.stack([slices(70, 88) for _ in range(3)], -1)
+    before, after = (
+        detect(MaskRCNNDetector(config, weights, "tiny"), image)[0]
+        for config in (plain, replace(plain, **changes))
+    )
+    assert len(before) > 1
+    assert not (
+        len(before) == len(after)
+        and np.allclose(before.boxes, after.boxes)
+        and np.allclose(before.scores, after.scores)
+        and before.patches.shape == after.patches.shape
+        and np.allclose(before.patches, after.patches)
+    )
 
 
 def test_a_given_config_goes_first(checkpoint, tiny, tmp_path, as_yaml):

@@ -17,8 +17,11 @@ import torch
 from click.testing import CliRunner
 
 from zarrmask.cli import cli
+from zarrmask.coco import read_coco
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import read_config
+from zarrmask.detection.detections import Detections
+from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.load import load_detector
 from zarrmask.detection.network import build_model
 from zarrmask.detection.weights import is_weight, model_weights, norm_counters
@@ -384,6 +387,26 @@ def test_grey_values_are_seen_through_a_window(plain, annotated, tmp_path):
     assert "union_iou" in read_metrics(out / "metrics.json")[-1]
     with pytest.raises(OutputError, match=r"learned from was .*grey values 20000 to 20255"):
         train(auto, out, workers=0, threads=1)
+
+
+def test_what_is_found_in_crowds_is_not_judged(plain, annotated):
+    """What stands out here is a crowd, and there is nothing else to find."""
+    document = json.loads(annotated[0].read_text())
+    for mark in document["annotations"]:
+        mark["iscrowd"] = int(mark["image_id"] == 0)
+    annotated[0].write_text(json.dumps(document))
+    image = read_coco(*annotated).images[0]
+    y, x = (slice(side.min(), side.max() + 1) for side in np.nonzero(image.ignored().mask()))
+
+    class Finds:
+        network_input = NetworkInput(80, 90)
+
+        def detect(self, images, sizes):
+            box = np.array([[x.start, y.start, x.stop, y.stop]], np.float32)
+            patch = np.ones((1, 28, 28), np.float32)
+            return [Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64), patch)]
+
+    assert validation.union_iou(Finds(), image, "seed") == 1
 
 
 def test_what_is_held_out_is_judged_as_a_run_would(plain, annotated, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dask
 import detect
+import feeding
 import numpy as np
 import pytest
 import soak
@@ -24,6 +25,7 @@ from conversion.staged import WritingReporter
 from conversion.watched import counted
 
 import zarrmask
+from zarrmask.detection.actors import DetectorSpec
 from zarrmask.detection.devices import has_bfloat16
 from zarrmask.phantom.mistakes import MISTAKES
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -180,6 +182,16 @@ def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint):
     assert " 1.0000 |" in "\n".join(found.lines)
     whole = next(goal for goal in found.goals if goal.what.startswith("whole path, full"))
     assert float(whole.measured) > 0
+
+
+@pytest.mark.slow
+def test_a_detector_is_fed(tmp_path, tiny_checkpoint):
+    stack = detect.make_stack(tmp_path / "stack", 2, 100)
+    found = feeding.measure(DetectorSpec(tiny_checkpoint), "cpu", stack, 5, [1, 2])
+    assert found.figures.keys() == {"1", "2"}
+    assert all(0 < share <= 1 for share in found.figures.values())
+    (goal,) = found.goals
+    assert goal.measured == f"{max(found.figures.values()):.2f}"
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def tiny_checkpoint(tmp_path):
     path = tmp_path / "tiny.safetensors"
     path.symlink_to(DEFAULT_CHECKPOINT)
     config = DEFAULT_CHECKPOINT.with_suffix(".yaml").read_text()
-    path.with_suffix(".yaml").write_text(config.replace("SIZE_TEST: 416", "SIZE_TEST: 64"))
+    path.with_suffix(".yaml").write_text(config.replace("SIZE_TEST: 448", "SIZE_TEST: 64"))
     return path
 
 

@@ -15,8 +15,8 @@ from zarrmask.phantom import Phantom
 from zarrmask.running import reading
 from zarrmask.stack import open_source
 
-SHAPE = (40, 840, 880)
-NETWORK = (416, 436)  # of the shipped detector, for slices of that shape
+SHAPE = (40, 904, 944)
+NETWORK = (448, 468)  # of the shipped detector, for slices of that shape
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_the_coarsest_level_that_is_fine_enough(runs):
     source = open_source(runs / "stack.zarr")
     coarse, depth = source.coarsest(*NETWORK)
     assert depth == 2
-    assert coarse.shape == (20, 420, 440)
+    assert coarse.shape == (20, 452, 472)
     np.testing.assert_array_equal(coarse[:], zarr.open_array(runs / "stack.zarr/1", mode="r")[:])
-    assert source.coarsest(421, 436) == (source, 1)
+    assert source.coarsest(453, 468) == (source, 1)
     assert source.coarsest(9999, 9999) == (source, 1)
     assert source.coarsest(1, 1)[1] == 8
     slices = open_source(runs / "slices")
@@ -82,7 +82,7 @@ def test_chunks_that_keyframes_share_are_fetched_a_few_times(runs, web, cluster)
     zarrmask.run(f"{web.url}/stack.zarr", out, every=1, volume=True, scheduler=cluster)
     chunks = Counter(path for _, path, _ in web.requests if path.count("/") > 3)
     finest = {path: n for path, n in chunks.items() if path.startswith("/stack.zarr/0/")}
-    assert len(finest) == 49
+    assert len(finest) == 64
     assert max(finest.values()) <= 1 + 8  # to be written, and in the sample of grey values
     coarse = [n for path, n in chunks.items() if path.startswith("/stack.zarr/1/")]
     assert len(coarse) == 16

@@ -468,7 +468,7 @@ def test_a_checkpoint_of_another_network_is_refused_before_anything_is_written(
 def test_begins_with_the_checkpoint_that_comes_along(annotated):
     lesson = annotated_lesson(*annotated)
     assert lesson.origin.endswith("phantom_r18.safetensors")
-    assert (lesson.recipe.batch, lesson.recipe.steps, lesson.recipe.short) == (3, (), (272, 448))
+    assert (lesson.recipe.batch, lesson.recipe.steps, lesson.recipe.short) == (3, (), (288, 496))
     assert lesson.judge is not None
     assert annotated_lesson(*annotated, validate=0).judge is None
 
@@ -485,7 +485,7 @@ def test_a_config_beats_what_stands_beside_the_checkpoint(annotated, tmp_path):
     lesson = annotated_lesson(*annotated, config=config)
     said = {"min_size": 400, "pixel_mean": (0.0, 0.0, 0.0), "score_threshold": 0.9}
     assert lesson.config == replace(beside, **said)
-    assert (lesson.recipe.rate, lesson.recipe.short) == (0.5, (272, 448))
+    assert (lesson.recipe.rate, lesson.recipe.short) == (0.5, (288, 496))
     config.write_text("MODEL: {ROI_HEADS: {NUM_CLASSES: 2}}")
     with pytest.raises(SettingsError, match=r"mine.yaml has MODEL.ROI_HEADS.NUM_CLASSES 2"):
         annotated_lesson(*annotated, config=config)

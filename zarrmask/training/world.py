@@ -87,6 +87,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size, chosen)
+        dist.barrier()  # who leaves first would cut off the others' last exchange
     finally:
         dist.destroy_process_group()
 

@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+
+from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.weights import Misfit, is_weight
 
 
 def main() -> None:
@@ -24,17 +27,18 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of OTHER, from 0 to 1")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    one, other = load_file(options.one), load_file(options.other)
-    if differing := {name for name in {**one, **other} if shape(one, name) != shape(other, name)}:
-        parser.error(f"not of one network: {', '.join(sorted(differing)[:5])} differ")
-    with safe_open(options.one, "pt") as file:
-        metadata = file.metadata()
-    save_file(mean(one, other, options.share), options.out, metadata=metadata)
-    shutil.copyfile(options.one.with_suffix(".yaml"), options.out.with_suffix(".yaml"))
+    one, other = read_checkpoint(options.one), read_checkpoint(options.other)
+    expected = {name: shape for name, shape in one.shapes.items() if is_weight(name)}
+    if misfit := Misfit.of(other.shapes, expected):
+        parser.error("not of one network:\n" + "\n".join(misfit.lines()))
+    save_like(options.one, mean(one.tensors, other.tensors, options.share), options.out)
 
 
-def shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None
+def save_like(model: Path, tensors: Mapping[str, Tensor], out: Path) -> None:
+    """Write tensors with what else a checkpoint says, and its config."""
+    with safe_open(model, "pt") as file:
+        save_file(dict(tensors), out, metadata=file.metadata())
+    shutil.copyfile(model.with_suffix(".yaml"), out.with_suffix(".yaml"))
 
 
 def mean(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ writes a checkpoint with some. CHECKPOINT is .safetensors, its config beside it.
 """
 
 import argparse
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log
@@ -20,9 +19,9 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
+from average import save_like
 from checkpoint import after_dilation, finder, iou
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from zarrmask.detection.config import read_config
 from zarrmask.phantom import simulate
@@ -103,9 +102,7 @@ def shifted(checkpoint: Path, shift: Shift, out: Path) -> Path:
     weights = torch.tensor(read_config(checkpoint.with_suffix(".yaml")).box_weights)
     sides[:, 2:] += weights[2:].to(sides) * log(1 + shift.boxes)
     tensors[BOXES] = sides.flatten()
-    with safe_open(checkpoint, "pt") as file:
-        save_file(tensors, out, metadata=file.metadata())
-    shutil.copyfile(checkpoint.with_suffix(".yaml"), out.with_suffix(".yaml"))
+    save_like(checkpoint, tensors, out)
     return out
 
 

@@ -16,18 +16,17 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from conversion.findings import Findings
-from detect import make_stack
-from numpy.typing import NDArray
+from detect import make_stack, prepared
 
 from zarrmask.detection.actors import DetectorActor, DetectorSpec
 from zarrmask.detection.devices import find_device
-from zarrmask.detection.inputs import NetworkInput, to_8bit
+from zarrmask.detection.inputs import NetworkInput
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
 
@@ -57,16 +56,16 @@ class Watched:
         return found
 
     @property
+    def network_input(self) -> NetworkInput:
+        """The detector's."""
+        found: NetworkInput = self.detector.network_input
+        return found
+
+    @property
     def share(self) -> float:
         """Of the time since the first was done, what was spent in the network."""
         since, until = self.spans[0][1], self.spans[-1][1]
         return sum(end - begun for begun, end in self.spans[1:]) / (until - since)
-
-
-def prepare(source: Source, network_input: NetworkInput, n: int) -> NDArray[np.uint8]:
-    """Read a slice and make it what the network sees."""
-    image = np.asarray(source[n : n + 1, 0 : source.shape[1], 0 : source.shape[2]])[0]
-    return network_input.prepare(to_8bit(image))
 
 
 async def feed(actor: Any, source: Source, slices: int, readers: int) -> Watched:
@@ -74,17 +73,13 @@ async def feed(actor: Any, source: Source, slices: int, readers: int) -> Watched
     loop, size = asyncio.get_running_loop(), (source.shape[1], source.shape[2])
     room = asyncio.Semaphore(AHEAD * readers)
     actor._detector = watched = Watched(actor._detector, [])
-    context = get_context("spawn")
-    with ProcessPoolExecutor(readers, context) as pool:
+    with ProcessPoolExecutor(readers, get_context("spawn")) as pool:
 
         async def one(n: int) -> None:
             async with room:
-                image = await loop.run_in_executor(
-                    pool, prepare, source, actor_input, n % source.shape[0]
-                )
-                await actor.detect(image, size)
+                read = partial(prepared, source, actor.input(), n % source.shape[0])
+                await actor.detect(await loop.run_in_executor(pool, read), size)
 
-        actor_input = watched.detector.network_input
         await asyncio.gather(*(one(n) for n in range(AHEAD * readers)))  # readers start
         watched.spans.clear()
         await asyncio.gather(*(one(n) for n in range(slices)))
@@ -94,7 +89,7 @@ async def feed(actor: Any, source: Source, slices: int, readers: int) -> Watched
 
 def measure(
     spec: DetectorSpec, device: str, stack: Path, slices: int, readers: Sequence[int]
-) -> Any:
+) -> Findings:
     """Hold the share of time in the network against what it has to be."""
     found, source = Findings(), open_source(stack)
     actor = DetectorActor(spec, device)
@@ -144,9 +139,7 @@ def main() -> None:
         found = measure(spec, device, stack, options.slices, options.readers)
     print(f"{options.checkpoint.name} on {device}, {options.batch} together, {options.precision}")
     print(*found.lines, sep="\n")
-    for goal in found.goals:
-        reached = "reached" if goal.reached else "NOT REACHED"
-        print(f"{goal.what}: {goal.measured} ({goal.limit}): {reached}")
+    print(*found.goals, sep="\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ class Goal:
     measured: str
     reached: bool | None
 
+    def __str__(self) -> str:
+        words = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
+        return f"{self.what}: {self.measured} ({self.limit}): {words}"
+
 
 @dataclass
 class Findings:

@@ -59,7 +59,8 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint):
     content["roi_heads.mask_head.predictor.bias"].fill_(float("nan"))
     save_file(content, checkpoint)
     for backend in ("torchvision", "detectron2"):  # before anybody asks whether that is installed
-        with pytest.raises(CheckpointError, match=r"1 of its \d+ tensors .*mask_head\.predictor"):
+        problem = r"1 of its \d+ tensors .*mask_head\.predictor\.bias"
+        with pytest.raises(CheckpointError, match=problem):
             load_detector(checkpoint, backend=backend)
     found = inspect_checkpoint(checkpoint)
     assert found.record()["fits"] is found.fits is False

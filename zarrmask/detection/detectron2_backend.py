@@ -21,7 +21,7 @@ from zarrmask.detection.weights import Misfit, is_weight
 from zarrmask.errors import CheckpointError, SettingsError
 
 INSTALL = (
-    "python -m pip install --no-build-isolation "
+    "python -m pip install -U setuptools && python -m pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git'"
 )
 _OURS = ("_BASE_", "ZARRMASK")

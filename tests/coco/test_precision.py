@@ -80,6 +80,8 @@ def test_categories_count_where_they_are_to(tmp_path):
     assert both(data, other)["AP"] == 0
     assert both(data, other, by_category=False)["AP"] == pytest.approx(1)
     assert both(data, {1: [found(square, category=1)]})["AP"] == pytest.approx(1)
+    beyond = {1: [found(square, category=79)]}  # of a detector with more classes than the file
+    assert both(data, beyond, by_category=False)["AP"] == pytest.approx(1)
 
 
 def test_nothing_true(tmp_path):

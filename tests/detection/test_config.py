@@ -450,6 +450,8 @@ def test_one_feature_map_for_the_heads(standard):
         ({"ROI_HEADS": {"IN_FEATURES": ("p2", "p4"), "NAME": "StandardROIHeads"}}, "neighbouring"),
         ({"ROI_HEADS": {"IN_FEATURES": ("res4",), "NAME": "StandardROIHeads"}}, "p2, p3, p4, p5"),
         ({"RESNETS": {"RES2_OUT_CHANNELS": 6}}, "multiple of 4"),
+        ({"RESNETS": {"NORM": "GN", "WIDTH_PER_GROUP": 16}}, "64, 256, 16 channels; GN wants"),
+        ({"FPN": {"NORM": "GN", "OUT_CHANNELS": 48}}, "FPN.NORM is GN, for 48 channels"),
         ({"RESNETS": {"NORM": ""}}, "'FrozenBN' or"),
     ],
 )

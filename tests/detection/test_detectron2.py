@@ -6,25 +6,32 @@
 import pickle
 import sys
 from dataclasses import replace
+from textwrap import indent
 
 import numpy as np
 import pytest
 import safetensors.torch
 import tifffile
 import torch
+import yaml
 from torchvision.ops import box_iou
 
 import zarrmask
 from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config import read_config
+from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.config_keys import as_document
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.detectron2_backend import INSTALL
 from zarrmask.detection.load import load_detector
 from zarrmask.detection.network import build_model
-from zarrmask.detection.weights import model_weights
+from zarrmask.detection.weights import load_weights, model_weights
 from zarrmask.errors import CheckpointError, SettingsError
 from zarrmask.phantom import simulate
 from zarrmask.running.pipeline import foresee
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
+from zarrmask.training.pupil import Pupil
+from zarrmask.training.recipe import interpret_training
 
 BACKENDS = ("torchvision", "detectron2")
 LAST_LAYERS = ("objectness_logits", "anchor_deltas", "cls_score", "bbox_pred", "predictor")
@@ -176,6 +183,75 @@ def built_by_detectron2(folder, config):
     cfg.MODEL.DEVICE = "cpu"
     torch.save({"model": build(cfg).state_dict()}, folder / "model.pth")
     return folder / "model.pth"
+
+
+@needs_detectron2
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"RPN.SMOOTH_L1_BETA": 0.1, "ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.5},
+        {"RPN.BATCH_SIZE_PER_IMAGE": 4096},  # more than there are
+        {"ROI_HEADS.BATCH_SIZE_PER_IMAGE": 7, "ROI_HEADS.IN_FEATURES": ["p2"]},
+        {"RESNETS.NORM": "BN", "FPN.NORM": "GN", "BACKBONE.FREEZE_AT": 1},
+    ],
+)
+def test_agree_on_losses_and_gradients(keys, tmp_path, monkeypatch):
+    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    # Both draw samples with it.
+    monkeypatch.setattr(torch, "randperm", lambda n, device=None: torch.arange(n, device=device))
+    sections = as_document({"FPN.OUT_CHANNELS": 32, "ROI_HEADS.NUM_CLASSES": 3, **keys})
+    checkpoint = built_by_detectron2(tmp_path, indent(yaml.safe_dump(sections), "  "))
+    theirs = load_detector(checkpoint, backend="detectron2").model.train()
+    network, recipe = interpret_training(read_documents(tmp_path / "model.yaml"), "it")
+    ours = Pupil(network, recipe).train()
+    weights = read_checkpoint(checkpoint).tensors
+    for name, weight in weights.items():
+        if name.endswith(tuple(f"{last}.weight" for last in LAST_LAYERS)):
+            torch.nn.init.normal_(weight, std=0.02)
+    load_weights(ours.model, weights, "it")
+    theirs.load_state_dict(weights, strict=False)
+    images = [torch.rand(3, *shape) * 255 for shape in ((96, 128), (80, 90))]
+    boxes = torch.tensor([(5.0, 6, 50, 60), (40, 20, 88, 78)]), torch.zeros(0, 4)
+    targets, instances = [], []
+    for image, of in zip(images, boxes, strict=True):
+        shape, labels = tuple(image.shape[1:]), torch.arange(len(of))
+        masks = torch.zeros((len(of), *shape), dtype=torch.uint8)
+        for mask, (x0, y0, x1, y1) in zip(masks, of.int().tolist(), strict=True):
+            mask[y0:y1, x0:x1] = 1
+        targets.append({"boxes": of, "labels": labels + 1, "masks": masks})
+        instance = Instances(shape, gt_boxes=Boxes(of), gt_classes=labels)
+        instance.gt_masks = BitMasks(masks.bool())
+        instances.append({"image": image, "instances": instance})
+    with EventStorage():
+        expected = theirs(instances)
+    found = ours(images, targets)
+    assert set(found) == set(expected)
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-4, abs=1e-7), name
+    sum(expected.values()).backward()
+    sum(found.values()).backward()
+    with torch.no_grad():  # gradients instead of weights, to be compared by detectron2's names
+        for model in (ours.model, theirs):
+            for one in model.parameters():
+                one.copy_(torch.zeros_like(one) if one.grad is None else one.grad)
+    own = model_weights(ours.model)
+    for name, gradient in theirs.named_parameters():
+        # Norms over batches of two tell apart what rounding leaves in the layers below.
+        assert (own[name] - gradient).norm() <= 0.05 * gradient.norm() + 1e-9, name
+
+
+@needs_detectron2
+def test_begin_to_learn_from_weights_as_large(tmp_path):
+    theirs = read_checkpoint(built_by_detectron2(tmp_path, "")).tensors
+    ours = model_weights(build_model(read_config(tmp_path / "model.yaml")))
+    for name, weight in ours.items():
+        if weight.numel() > 1:
+            assert weight.std().item() == pytest.approx(
+                theirs[name].std().item(), rel=0.1, abs=1e-6
+            ), name
 
 
 @needs_detectron2

@@ -66,6 +66,22 @@ def test_images_without_objects_train_too(tiny):
     sum(losses.values()).backward()
 
 
+def test_nothing_to_learn_from_is_no_loss(tiny):
+    model = build_model(tiny)
+    torch.nn.init.constant_(model.rpn.head.cls_logits.bias, torch.nan)  # no proposals
+    losses = model([torch.zeros(1, 64, 64)], [target([], [], (64, 64))])
+    assert losses["loss_classifier"] == losses["loss_box_reg"] == losses["loss_mask"] == 0
+
+
+def test_losses_of_proposals_are_shared_by_as_many_anchors_as_are_asked_for(tiny):
+    model, losses = build_model(tiny), []
+    for asked in (10_000, 20_000):  # more than there are
+        model.rpn.fg_bg_sampler.batch_size_per_image = asked
+        losses.append(model([torch.ones(1, 64, 80)], [target([(4, 4, 40, 50)], [1], (64, 80))]))
+    for name in ("loss_objectness", "loss_rpn_box_reg"):
+        assert 0 < losses[1][name].item() == pytest.approx(losses[0][name].item() / 2)
+
+
 @pytest.mark.parametrize("label", [1, 2])
 def test_losses_are_least_for_the_class_that_the_weights_name(tiny, label):
     """Label 1 is detectron2's class 0, that is row 0 of every predictor."""

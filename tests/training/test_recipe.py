@@ -204,7 +204,16 @@ def test_all_that_detectron2_dumps_is_taken():
             {"INPUT": {"CROP": {"ENABLED": True, "TYPE": "absolute", "SIZE": (2.5, 2)}}},
             "whole pixels",
         ),
-        ({"SOLVER": {"BASE_LR": 0.1, "BASE_LR_END": 0.2}}, "BASE_LR_END"),
+        (
+            {
+                "SOLVER": {
+                    "LR_SCHEDULER_NAME": "WarmupCosineLR",
+                    "BASE_LR": 0.1,
+                    "BASE_LR_END": 0.2,
+                }
+            },
+            "BASE_LR_END",
+        ),
     ],
 )
 def test_contradictions_are_refused(document, problem):
@@ -308,10 +317,21 @@ def test_what_is_written_says_the_same(config, tmp_path):
     assert read_config(out) == network
     assert yaml.safe_load(out.read_text())["ZARRMASK"] == {"EVEN_CONTRAST": True}
     _, again = read_training(out)
-    assert (again.short, again.steps, again.clip_type) == (recipe.short, (30000,), "full_model")
+    assert again.short == recipe.short
+    assert again.rate == Recipe().rate  # not AdamW's, of which detectron2 knows nothing
+    save_config(network, replace(recipe, optimizer="SGD"), out)
+    _, again = read_training(out)
+    assert (again.rate, again.steps) == (recipe.rate, recipe.steps)
+    assert again.clip_type == "full_model"
     assert interpret(read_documents(out), "").classes == 1
     save_config(replace(network, even_contrast=False), recipe, out)
     assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
+
+
+def test_a_last_rate_is_of_a_cosine_alone():
+    steps = {"SOLVER": {"BASE_LR": 0.1, "BASE_LR_END": 0.2}}
+    _, recipe = interpret_training([steps, STANDARD_FPN], "it")
+    assert recipe.course()(recipe.warmup) == 1
 
 
 def test_the_bundled_checkpoint_is_trained_on_as_what_its_training_leaves(tmp_path):

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -621,6 +622,39 @@ def test_two_processes_have_the_same_weights(plain, annotated, tmp_path):
     out.mkdir()
     launch(script, *annotated, plain, out)
     assert (out / "weights0").read_text() == (out / "weights1").read_text()
+
+
+LEFT_ALONE = """
+import os
+from zarrmask.errors import TrainingError
+from zarrmask.training.world import joined
+
+try:
+    with joined("cpu") as world:
+        if world.rank == 1:
+            os._exit(1)
+        world.total({"loss": 1.0})
+except TrainingError as error:
+    print(error)
+"""
+
+
+def test_who_is_left_alone_says_so(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEFT_ALONE],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **together, "RANK": rank},
+        )
+        for rank in "01"
+    ]
+    said, _ = [process.communicate(timeout=120)[0] for process in both]
+    assert said.startswith("another of the processes that train together has failed")
 
 
 def test_a_batch_must_be_shared_evenly():

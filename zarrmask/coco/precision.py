@@ -79,20 +79,20 @@ def average_precision(
     dict
         From 0 to 1; None where nothing is true.
     """
+    # Not by COCOeval's useCats: without it too, it leaves out what no category of the file is.
     true = [
-        (image.id, _entry(instance, instance.region.box, crowd=crowd))
+        (image.id, _entry(instance, instance.region.box, by_category, crowd=crowd))
         for image in dataset.images
         for crowd, instances in enumerate((image.instances, image.crowds))
         for instance in instances
     ]
     seen = [
-        (id_, {**_entry(one, one.box, crowd=0), "score": one.score})
+        (id_, {**_entry(one, one.box, by_category, crowd=0), "score": one.score})
         for id_, detections in found.items()
         for one in detections
     ]
     with redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_indexed(dataset, true), _indexed(dataset, seen), of)
-        evaluation.params.useCats = int(by_category)
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., ALL_SIZES, MOST_DETECTIONS]
@@ -105,11 +105,15 @@ def average_precision(
 
 
 def _entry(
-    one: Instance | Found, box: tuple[float, float, float, float], *, crowd: int
+    one: Instance | Found,
+    box: tuple[float, float, float, float],
+    by_category: bool,
+    *,
+    crowd: int,
 ) -> dict[str, Any]:
     x0, y0, x1, y1 = box
     return {
-        "category_id": one.category,
+        "category_id": one.category if by_category else 0,
         "segmentation": one.region.coded(),
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "area": one.region.area,

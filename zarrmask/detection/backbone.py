@@ -12,7 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from zarrmask.detection.config import ModelConfig
+from zarrmask.detection.config import GROUPS, ModelConfig
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -95,7 +95,7 @@ def _norm(name: str) -> Callable[[int], nn.Module] | None:
     if name == "":
         return None
     if name == "GN":
-        return partial(nn.GroupNorm, 32)
+        return partial(nn.GroupNorm, GROUPS)
     return _FrozenNorm if name == "FrozenBN" else nn.BatchNorm2d
 
 

@@ -29,6 +29,8 @@ from zarrmask.errors import CheckpointError, SettingsError
 
 ARCHITECTURE = "detectron2's Mask R-CNN with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x)"
 
+GROUPS = 32
+"""Of a GroupNorm, as in detectron2."""
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 """Pixels of the network's input for each step in a feature map."""
 
@@ -321,6 +323,17 @@ def _contradictions(config: ModelConfig) -> Iterable[str]:
             )
     if config.is_bottleneck and config.res2_channels % 4:
         yield f"MODEL.RESNETS.RES2_OUT_CHANNELS is {config.res2_channels}, must be a multiple of 4"
+    inner = config.bottleneck_channels if config.is_bottleneck else GROUPS
+    widths = {
+        "RESNETS": (config.resnet_norm, (config.stem_channels, config.res2_channels, inner)),
+        "FPN": (config.fpn_norm, (config.fpn_channels,)),
+    }
+    for section, (norm, channels) in widths.items():
+        if norm == "GN" and any(width % GROUPS for width in channels):
+            yield (
+                f"MODEL.{section}.NORM is GN, for {', '.join(map(str, channels))} channels; GN "
+                f"wants multiples of {GROUPS}"
+            )
 
 
 NETWORK = Keys(ModelConfig, _FIXED, _HARMLESS, _contradictions)

@@ -37,7 +37,7 @@ class Heads(RoIHeads):
             box_roi_pool=Pool(
                 config.roi_levels, pooled, config.box_pool_samples, config.box_pool_type
             ),
-            box_head=FastRCNNConvFCHead(
+            box_head=BoxHead(
                 (config.fpn_channels, pooled, pooled),
                 conv_layers=[],
                 fc_layers=[config.box_fc_channels] * config.box_fc_count,
@@ -143,7 +143,8 @@ class Heads(RoIHeads):
         here = torch.where(labels > 0)[0]
         deltas = every_delta.unflatten(1, (-1, 4))[here, labels[here]]
         apart = F.smooth_l1_loss(deltas.float(), truth[here], reduction="sum", beta=self.beta)
-        return F.cross_entropy(logits, labels), apart / max(len(labels), 1)
+        count = max(len(labels), 1)
+        return F.cross_entropy(logits, labels, reduction="sum") / count, apart / count
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,17 @@ class Pool(MultiScaleRoIAlign):
         return pooled
 
 
+class BoxHead(FastRCNNConvFCHead):
+    """Begins with detectron2's weights."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+                nn.init.zeros_(layer.bias)
+
+
 class BoxPredictor(FastRCNNPredictor):
     """Holds detectron2's rows (background last, a box for each object class alone)."""
 
@@ -236,7 +248,8 @@ class MaskPredictor(MaskRCNNPredictor):
     def __init__(self, channels: int, hidden: int, classes: int) -> None:
         super().__init__(channels, hidden, classes)
         nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)  # as detectron2: nothing is sure
-        nn.init.zeros_(self.mask_fcn_logits.bias)
+        for layer in (self.conv5_mask, self.mask_fcn_logits):
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give mask logits with the background's in front."""

@@ -80,7 +80,7 @@ class Proposals(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Give the losses of objectness and of boxes, both over all sampled anchors."""
+        """Give the losses of objectness and of boxes, both over all anchors that are asked for."""
         positive, negative = (torch.cat(drawn) > 0 for drawn in self.fg_bg_sampler(labels))
         drawn = positive | negative
         truth = torch.cat(regression_targets)[positive]
@@ -88,9 +88,10 @@ class Proposals(RegionProposalNetwork):
             pred_bbox_deltas[positive].float(), truth, reduction="sum", beta=self.beta
         )
         loss_objectness = F.binary_cross_entropy_with_logits(
-            objectness.flatten()[drawn].float(), torch.cat(labels)[drawn]
+            objectness.flatten()[drawn].float(), torch.cat(labels)[drawn], reduction="sum"
         )
-        return loss_objectness, apart / drawn.sum().clamp(min=1)
+        asked = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        return loss_objectness / asked, apart / asked
 
 
 class _Head(RPNHead):

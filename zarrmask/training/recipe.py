@@ -193,7 +193,7 @@ def _contradictions(recipe: Recipe) -> Iterable[str]:
         yield "INPUT.MIN_SIZE_TRAIN is empty, must hold a size"
     if recipe.nesterov and recipe.momentum == 0:
         yield "SOLVER.NESTEROV is True, must be False where SOLVER.MOMENTUM is 0"
-    if recipe.last_rate > recipe.rate:
+    if recipe.schedule == "WarmupCosineLR" and recipe.last_rate > recipe.rate:
         yield f"SOLVER.BASE_LR_END is {recipe.last_rate}, must not be above SOLVER.BASE_LR"
     if recipe.cropped:
         relative = recipe.crop_type.startswith("relative")
@@ -231,5 +231,10 @@ def interpret_training(documents: Sequence[Document], source: str) -> tuple[Mode
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:
-    """Give what a config has to state, by path, of what detectron2 knows."""
-    return {path: value for path, value in stated(recipe).items() if "ZARRMASK" not in path}
+    """Give what a config has to state, by path, of what detectron2 knows.
+
+    Rates and decays are an optimizer's: those of one that detectron2 lacks would mislead it, and
+    whoever trains on.
+    """
+    left_out = ("ZARRMASK.",) if recipe.optimizer == "SGD" else ("ZARRMASK.", "SOLVER.")
+    return {key: value for key, value in stated(recipe).items() if not key.startswith(left_out)}

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zarrmask.errors import SettingsError
+from zarrmask.errors import SettingsError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def joined(device: str = "auto") -> Iterator[World]:
     ------
     SettingsError
         If there is no such device.
+    TrainingError
+        If another process is lost.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     place = int(os.environ.get("LOCAL_RANK", "0"))
@@ -88,6 +90,13 @@ def joined(device: str = "auto") -> Iterator[World]:
     try:
         yield World(dist.get_rank(), size, chosen)
         dist.barrier()  # who leaves first would cut off the others' last exchange
+    except RuntimeError as problem:
+        if not isinstance(problem, dist.DistError) and "gloo" not in str(problem):
+            raise
+        raise TrainingError(
+            "another of the processes that train together has failed or was stopped: see what it "
+            f"said ({str(problem).splitlines()[0]})"
+        ) from None
     finally:
         dist.destroy_process_group()
 

@@ -690,8 +690,9 @@ def test_a_command_that_makes_no_sense_writes_nothing(arguments, problem, tmp_pa
 
 def test_tensorboard_gets_the_figures(plain, annotated, tmp_path):
     pytest.importorskip("tensorboard")
-    train(annotated_lesson(*annotated, config=plain, iterations=1), tmp_path, workers=0, threads=1)
-    assert list((tmp_path / "tensorboard").glob("events.out.*"))
+    out = tmp_path / "out"
+    train(annotated_lesson(*annotated, config=plain, iterations=1), out, workers=0, threads=1)
+    assert list((out / "tensorboard").glob("events.out.*"))
 
 
 def test_a_board_gets_what_the_lines_have_and_forgets_what_is_done_again(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import zarrmask as package
 from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.given.apply import _warn, apply
-from zarrmask.given.filling import parts
+from zarrmask.given.filling import copying_bytes, parts
 from zarrmask.given.masks import GivenMasks, open_given
 from zarrmask.masking import KeyframeStore, enlarged_mask
 from zarrmask.progress import Reporter
@@ -217,7 +217,7 @@ def test_the_command(stack, cluster, zarrmask, tmp_path):
 
 
 @given_by(
-    depth=st.integers(1, 9),
+    depth=st.sampled_from([1, 2, 9, 40]),
     rows=st.sampled_from([64, 512, 600, 2000]),
     chosen=st.sets(st.integers(0, 39), min_size=1),
     same=st.booleans(),
@@ -233,7 +233,22 @@ def test_parts_cover_all_masks_once(depth, rows, chosen, same):
     for part in parts(given, shape):
         seen[part.first : part.stop, part.top : part.bottom] += 1
         assert part.top % 512 == 0
+        assert part.columns == 1300 or part.columns % 100 == 0  # whole chunks
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+def test_chunks_of_a_scroll_of_labels_are_decoded_once(itemsize):
+    """In bands of 512 rows, of chunks of 128 slices: 512 MB of masks at most."""
+    side = 8096
+    source = SimpleNamespace(
+        block=(128, 128, 128), shape=(300, side, side), dtype=np.dtype(f"u{itemsize}")
+    )
+    given = GivenMasks(source, np.arange(300), np.arange(300))
+    there = list(parts(given, (side, side)))
+    assert len(there) == 3 * 16
+    assert {part.first for part in there} == {0, 128, 256}
+    assert copying_bytes(given, (side, side)) < 1.2e9
 
 
 def image(path, shape, *, origin=(0.0, 0.0, 0.0), voxel_size=None):

@@ -106,7 +106,7 @@ def test_what_the_ledger_says_of_masks_is_on_the_disk(tmp_path, on_the_disk):
     on_the_disk.clear()
 
     given = GivenMasks(np.ones((1, 700, 8), np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64))
-    part = np.array([[0, 1, 0, 700]])
+    part = np.array([[0, 1, 0, 700, 8]])
     copy_masks(part, given=given, shape=(700, 8), store=store, ledger=ledger)
     assert set(on_the_disk[:-1]) == chunks(store.path / "mask") - masks
     assert on_the_disk[-1].parent == ledger.folder

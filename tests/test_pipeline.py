@@ -25,6 +25,8 @@ from zarrmask.errors import CheckpointError, OutputError, SettingsError, StackEr
 from zarrmask.masking.field import UNITS, parts_apart, signed_distance
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
+from zarrmask.pyramid import write_metadata
+from zarrmask.stack import open_source
 from zarrmask.workers.blocks import results
 
 OUTPUTS = {
@@ -588,6 +590,20 @@ def test_ctrl_c_while_workers_begin_is_no_traceback(stack, tmp_path, seconds):
     assert process.returncode == 130
     assert told.endswith("\nstopped; what is done is kept: the same command goes on\n")
     assert "Traceback" not in told
+
+
+def test_a_stack_that_lies_elsewhere_now_is_another(cluster, tmp_path):
+    stack, out = tmp_path / "stack.zarr", tmp_path / "out.zarr"
+    group = zarr.open_group(stack, mode="w", zarr_format=2)
+    group.create_array("0", data=np.zeros((4, 16, 16), np.uint16), chunks=(4, 16, 16))
+    for origin in ((0.0, 0.0, 0.0), (5.0, 6.0, 7.0)):
+        write_metadata(stack, "volume", 1, voxel_size=2.0, origin=origin)
+        zarrmask.convert(stack, out, overwrite=any(origin), scheduler=cluster)
+        assert open_source(out).offset == origin
+        zarrmask.convert(stack, out, scheduler=cluster)
+    write_metadata(stack, "volume", 1, voxel_size=2.0, origin=(5.0, 6.0, 8.0))
+    with pytest.raises(OutputError, match=r"offset: .*7.* then, .*8.* now"):
+        zarrmask.convert(stack, out, scheduler=cluster)
 
 
 def test_what_is_finished_needs_no_cluster(stack, cluster, tmp_path, capsys, monkeypatch):

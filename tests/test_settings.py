@@ -179,6 +179,8 @@ def test_a_config_that_is_not_there(tmp_path):
         ("none", ("none", 0)),
         ("blosc-lz4", ("blosc-lz4", 5)),
         ("blosc-zstd:7", ("blosc-zstd", 7)),
+        (("none", 0), ("none", 0)),
+        (["blosc-lz4", 3], ("blosc-lz4", 3)),
     ],
 )
 def test_a_compressor_and_its_level(text, meant):
@@ -191,6 +193,10 @@ def test_a_compressor_and_its_level(text, meant):
         {"compressor": "gzip"},
         {"compressor": "blosc-lz4:fast"},
         {"compressor": "none:3"},
+        {"compressor": ("foo", 3)},
+        {"compressor": ["blosc-lz4", 77]},
+        {"compressor": ("blosc-lz4", 0)},
+        {"compressor": ("blosc-lz4",)},
         {"chunk": 100},
         {"levels": 0},
         {"ngff": "0.3"},

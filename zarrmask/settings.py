@@ -120,7 +120,9 @@ def _dilation(value: object) -> object:
 
 
 def _compressor(value: object) -> object:
-    """Read "NAME" or "NAME:LEVEL"."""
+    """Read "NAME", "NAME:LEVEL" or a pair of these."""
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        value = "none" if tuple(value) == ("none", 0) else f"{value[0]}:{value[1]}"
     if not isinstance(value, str):
         return value
     name, colon, level = value.partition(":")

@@ -104,6 +104,16 @@ def test_an_export_is_a_stack_again(run, cluster, tmp_path):
     np.testing.assert_array_equal(stack.values, level(out, "masked")[3:19])
 
 
+def test_an_export_does_not_replace_the_stack_of_its_run(run, cluster, tmp_path):
+    out, _ = run
+    export(out, tmp_path / "a", what="volume", scheduler=cluster)
+    package.apply(tmp_path / "a", out, tmp_path / "b", volume=False, scheduler=cluster)
+    before = images(tmp_path / "a")
+    with pytest.raises(OutputError, match="would overwrite the stack that is read"):
+        export(tmp_path / "b", tmp_path / "a", overwrite=True, scheduler=cluster)
+    assert list(images(tmp_path / "a")) == list(before)
+
+
 def test_what_is_there_is_kept(run, cluster, tmp_path):
     out, _ = run
     export(out, tmp_path / "a", z=":110", scheduler=cluster)

@@ -47,6 +47,26 @@ def test_masks_that_were_painted_beside_proxies_stay(stack, cluster, tmp_path):
     assert names == {"proxy.json", "00100.png", "00111.tif", *proxies}
 
 
+def test_proxies_do_not_replace_what_they_are_made_of(stack, cluster, tmp_path):
+    proxy(stack, tmp_path / "a", side=85, scheduler=cluster)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    before = sorted(path.name for path in (tmp_path / "a").iterdir())
+    for read, written in (("a", "a"), ("link", "a"), ("a", "link")):
+        with pytest.raises(OutputError, match="would overwrite the stack that is read"):
+            proxy(tmp_path / read, tmp_path / written, side=40, overwrite=True, scheduler=cluster)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == before
+    zarr.save_array(tmp_path / "z.zarr", np.zeros((4, 8, 8), np.uint8))
+    with pytest.raises(OutputError, match=r"z\.zarr; name another folder"):
+        proxy(tmp_path / "z.zarr", tmp_path / "z.zarr" / "small", scheduler=cluster)
+
+
+def test_no_jpeg_is_as_wide_as_that(tmp_path):
+    zarr.save_array(tmp_path / "z.zarr", np.zeros((1, 1, 70_000), np.uint8))
+    with pytest.raises(SettingsError, match="1 x 70000 pixels are no JPEGs"):
+        proxy(tmp_path / "z.zarr", tmp_path / "small", side=70_000)
+    assert not (tmp_path / "small").exists()
+
+
 def test_missing_slices_have_no_proxy(stack, cluster, tmp_path):
     for number in (100, 101, 104):
         (tmp_path / "gaps").mkdir(exist_ok=True)

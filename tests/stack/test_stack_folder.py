@@ -94,6 +94,14 @@ def test_links_to_slices_are_slices(tiff_folder: Folder, tmp_path: Path) -> None
     assert open_source(links).shape[0] == 5
 
 
+def test_up_from_a_link_is_up_from_where_it_leads(tiff_folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "inside").mkdir(parents=True)
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "inside")
+    tiff_folder().rename(tmp_path / "there" / "stack")
+    assert open_source(tmp_path / "here" / "link" / ".." / "stack").shape[0] == 5
+
+
 def test_gap(tiff_folder: Folder, volume: np.ndarray) -> None:
     folder = tiff_folder()
     (folder / "scan2_9.tif").unlink()

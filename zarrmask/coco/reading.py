@@ -145,7 +145,7 @@ def _repeated(ids: Iterable[Hashable]) -> list[tuple[Hashable, int]]:
 
 def _images(listed: Sequence[_Image], folder: Path) -> tuple[list[CocoImage], list[str]]:
     """Find the images, and say what is wrong with their files."""
-    root = Path(os.path.abspath(folder))  # noqa: PTH100  resolve would follow links
+    root = folder.resolve() if ".." in folder.parts else folder.absolute()
     images = []
     problems = []
     for entry in listed:

@@ -20,10 +20,10 @@ from zarrmask.records.ledger import Ledger
 from zarrmask.storage.flush import flush_all
 from zarrmask.workers.blocks import one_task_each, results
 
-PART_BYTES = 2**28
+READ_BYTES = 2**28
 """Of labels that a task reads at once."""
-AT_ONCE = 16
-"""Masks that a task reads at once, at most: as many as all workers can share."""
+BAND_BYTES = 2**29
+"""Of masks that a task holds until it has read all their columns."""
 
 
 class Part(NamedTuple):
@@ -35,19 +35,23 @@ class Part(NamedTuple):
         Their places.
     top, bottom : int
         Rows of the store's masks.
+    columns : int
+        That are read at once.
     """
 
     first: int
     stop: int
     top: int
     bottom: int
+    columns: int
 
 
 def parts(given: GivenMasks, shape: tuple[int, int]) -> Iterator[Part]:
-    """Cut masks into what is read at once, so that next to nothing is decoded twice.
+    """Cut masks into what a task copies, so that next to nothing is decoded twice.
 
-    Masks that are stored in chunks of several slices are read in bands of rows; those of another
-    size than their slices, and images, whole.
+    Masks that are stored in chunks of several slices are copied in bands of rows, as many as
+    their chunks are deep, and read some columns at a time, of whole chunks; those of another size
+    than their slices, and images, whole.
 
     Parameters
     ----------
@@ -55,16 +59,20 @@ def parts(given: GivenMasks, shape: tuple[int, int]) -> Iterator[Part]:
     shape : (height, width)
         Of the store's masks, pixels.
     """
-    depth, rows, _ = given.source.block
+    depth, rows, across = given.source.block
+    width, itemsize = given.shape[1], given.source.dtype.itemsize
     banded = given.shape == shape and rows < shape[0]
-    height = min(ROWS_A_CHUNK, shape[0]) if banded else shape[0]
-    read = (min(height, given.shape[0]), given.shape[1])
-    span = max(1, PART_BYTES // (prod(read) * given.source.dtype.itemsize))
-    most = depth if depth > 1 else AT_ONCE
+    if banded:
+        height, span = min(ROWS_A_CHUNK, shape[0]), depth
+        most = max(1, BAND_BYTES // (height * width))
+        columns = max(1, READ_BYTES // (span * height * itemsize * across)) * across
+    else:
+        height, columns, most = shape[0], width, depth
+        span = max(1, READ_BYTES // (prod(given.shape) * itemsize))
     first = 0
     for length in read_together(given.indices, depth, span, most):
         for top in range(0, shape[0], height):
-            yield Part(first, first + length, top, min(top + height, shape[0]))
+            yield Part(first, first + length, top, min(top + height, shape[0]), columns)
         first += length
 
 
@@ -75,9 +83,10 @@ def copying_bytes(given: GivenMasks, shape: tuple[int, int]) -> int:
     for part in parts(given, shape):
         first, last = given.indices[part.first], given.indices[part.stop - 1]
         rows = part.bottom - part.top if given.shape == shape else given.shape[0]
-        region = int(last - first) + 1, rows, given.shape[1]
+        region = int(last - first) + 1, rows, min(part.columns, given.shape[1])
         working = max(decoding_bytes(region, block, itemsize), 2 * prod(shape))
-        most = max(most, prod(region) * itemsize + working)
+        masks = (part.stop - part.first) * rows * given.shape[1]
+        most = max(most, prod(region) * itemsize + working + masks)
     return most
 
 
@@ -125,14 +134,19 @@ def copy_masks(
     store: KeyframeStore,
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
-    """Read a part of some masks, (1, 4) a `Part`, enlarge it if need be, and keep it."""
+    """Read a part of some masks, (1, 5) a `Part`, enlarge it if need be, and keep it."""
     one = Part(*part[0].tolist())
     indices = given.indices[one.first : one.stop]
-    first = int(indices[0])
-    rows = slice(one.top, one.bottom) if given.shape == shape else slice(None)
-    labels = given.source[first : int(indices[-1]) + 1, rows]
-    for place, index in enumerate(indices, start=one.first):
-        mask = (labels[index - first] > 0).view(np.uint8) * np.uint8(255)
+    first, stop = int(indices[0]), int(indices[-1]) + 1
+    height, width = given.shape
+    rows = slice(one.top, one.bottom) if given.shape == shape else slice(0, height)
+    masks = np.empty((len(indices), rows.stop - rows.start, width), np.uint8)
+    for left in range(0, width, one.columns):
+        columns = slice(left, min(left + one.columns, width))
+        labels = given.source[first:stop, rows, columns]
+        for mask, index in zip(masks, indices - first, strict=True):
+            mask[:, columns] = np.where(labels[index] > 0, np.uint8(255), np.uint8(0))
+    for place, mask in enumerate(masks, start=one.first):
         if given.crop is not None:
             whole = np.zeros(shape, np.uint8)
             whole[given.crop] = mask
@@ -166,4 +180,4 @@ def sighting_of(mask: NDArray[np.uint8]) -> Sighting:
 
 
 def _key(part: Part) -> str:
-    return f"{part.first}-{part.top}"
+    return f"{part.first}-{part.stop}-{part.top}"

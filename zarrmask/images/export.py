@@ -108,6 +108,8 @@ def export(
     with reached(place, to_be="read"):
         record = finished_record(place)
         volume = _opened(place, record, what, level)
+    # The stack, too: corrections read it once more.
+    target.keep_apart(volume.source.path, record["input"]["path"])
     if settings.window is not None and volume.source.dtype == np.uint8:
         raise SettingsError(
             f"window: {what} has 8 bits already, and a JPEG keeps them; leave --window out"
@@ -115,6 +117,7 @@ def export(
     chosen = volume.numbers[_within(volume, settings.z, record["z"])]
     size = record.get("voxel_size_um")
     form = ImageFormat(format, lzw, quality, pixel=size and size * 2**level)
+    form.require_fit((volume.source.shape[1], volume.source.shape[2]))
     if format == "jpg" and what == "mask":
         reporter.warn("JPEG blurs the mask's edge; TIFF and PNG keep it")
     elif format == "jpg" and volume.source.dtype == np.uint16:

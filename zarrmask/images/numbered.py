@@ -14,16 +14,19 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from zarrmask.errors import OutputError, RoomError
+from zarrmask.errors import OutputError, RoomError, SettingsError
 from zarrmask.grey import Rescaling
 from zarrmask.planning.memory import A_TASK, CLIENT, Memory, at_rest, sized
 from zarrmask.planning.room import free_space
 from zarrmask.records.journal import SCRATCH, WORK, Journal, RecordFile
+from zarrmask.stack.zarr_source import is_zarr
 from zarrmask.storage.atomic import replacing
 from zarrmask.storage.place import names_in
 from zarrmask.workers.cluster import Crew
 
 ROWS_A_STRIP = 128
+MOST_OF_A_JPEG = 65_500
+"""Pixels of a side, as libjpeg writes them."""
 FORMATS = ("tif", "jpg", "png")
 IMAGEJ = "ImageJ=1.54f\nunit=micron\n"
 """Description by which ImageJ takes a TIFF's resolution for pixels a micrometre."""
@@ -65,6 +68,19 @@ class ImageFormat:
         '00042.tif'
         """
         return f"{number:05d}.{self.suffix}"
+
+    def require_fit(self, shape: tuple[int, int]) -> None:
+        """Refuse images (y, x) of a size that the format does not have.
+
+        Raises
+        ------
+        SettingsError
+        """
+        if self.suffix == "jpg" and max(shape) > MOST_OF_A_JPEG:
+            raise SettingsError(
+                f"images of {shape[0]} x {shape[1]} pixels are no JPEGs, which have "
+                f"{MOST_OF_A_JPEG} a side at most; write smaller ones, or TIFFs"
+            )
 
     def write(self, path: Path, image: NDArray) -> None:
         """Write an image (y, x) of uint8 or uint16: a file that is whole or not there at all."""
@@ -149,6 +165,29 @@ class ImageFolder:
             Where somebody does.
         """
         return self.journal.lock()
+
+    def keep_apart(self, *stacks: str) -> None:
+        """Refuse a folder that is a stack which is read, or lies in one that is a zarr.
+
+        Parameters
+        ----------
+        *stacks : str
+            Paths and URLs.
+
+        Raises
+        ------
+        OutputError
+        """
+        here = self.path.resolve()
+        for stack in stacks:
+            if "://" in stack:
+                continue
+            place = Path(stack).resolve()
+            if here == place or (here.is_relative_to(place) and is_zarr(str(place))):
+                raise OutputError(
+                    f"{self.path} would overwrite the stack that is read, {stack}; name another "
+                    "folder"
+                )
 
     def missing(
         self, numbers: NDArray[np.int64], form: ImageFormat, state: str

@@ -94,6 +94,7 @@ def proxy(
     if side < 1 or not 1 <= quality <= 100:
         raise SettingsError(f"side {side}, quality {quality}; expected 1 or more, and 1 to 100")
     source = open_source(stack, allow_missing=settings.allow_missing)
+    target.keep_apart(source.path)
     if source.dtype.kind != "u" and settings.detect_window == "seed":
         raise SettingsError(
             f"the stack is {source.dtype}; say which grey values become black and white, "
@@ -102,6 +103,7 @@ def proxy(
     plan = make_plan(source, settings)
     form = ImageFormat("jpg", quality=quality)
     shape = smaller((source.shape[1], source.shape[2]), side)
+    form.require_fit(shape)
     pixels = len(plan.keyframes) * prod(source.shape[1:])
     whole = {"slices": len(plan.keyframes), "voxel_bytes": pixels * source.dtype.itemsize}
     crew = find_crew(scheduler, workers, memory, patience, reporter)

@@ -14,7 +14,7 @@ from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid
 from zarrmask.records.journal import Journal
 from zarrmask.running.model import config_identity, find_checkpoint
-from zarrmask.running.opening import input_identity, keep_apart, open_input
+from zarrmask.running.opening import input_identity, keep_apart, open_input, position_identity
 from zarrmask.running.outputs import converted_pyramids, referenced_volume, run_pyramids
 from zarrmask.running.session import Session, forecast_of, needs_nobody
 from zarrmask.settings import Settings
@@ -145,7 +145,7 @@ def conversion_job(stack: str | Place, out: Place, settings: Settings, reporter:
     plan = make_plan(source, settings)
     identity = {
         "settings": json.loads(settings.model_dump_json(include=CONVERTED)),
-        "input": {"fingerprint": source.fingerprint()},
+        "input": {**position_identity(source), "fingerprint": source.fingerprint()},
     }
     journal = Journal.of_conversion(out, settings.ngff)
     pyramids = converted_pyramids(journal, plan, source, settings)

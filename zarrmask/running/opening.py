@@ -135,8 +135,14 @@ def input_identity(source: Source) -> dict[str, Any]:
         "shape": list(source.shape),
         "dtype": str(source.dtype),
         "missing": list(source.missing),
+        **position_identity(source),
         "fingerprint": source.fingerprint(),
     }
+
+
+def position_identity(source: Source) -> dict[str, Any]:
+    """Where a stack states that it lies, if it does: what is written says so, too."""
+    return {"offset": list(source.offset)} if any(source.offset) else {}
 
 
 def stack_record(source: Source) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def open_source(
     given = place_of(path)
     if not isinstance(given, Path):
         return open_remote(Remote(given), allow_missing, progress, labels, allow_unreadable)
-    place = os.path.abspath(given)  # noqa: PTH100  workers have another current folder
+    # A .. leads up from where a link leads, as the system sees it.
+    place = str(given.resolve() if ".." in given.parts else given)
     if os.path.isdir(place):  # noqa: PTH112
         if is_zarr(place):
             return open_zarr(place, labels=labels)

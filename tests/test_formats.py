@@ -334,7 +334,9 @@ def test_a_stated_voxel_size_is_part_of_what_a_run_is(stack, cluster, tmp_path):
     )
     out = zarrmask.convert(volume, tmp_path / "out.zarr", scheduler=cluster, chunk=16)
     attributes = (volume / ".zattrs").read_text()
-    (volume / ".zattrs").write_text(attributes.replace("7.91", "15.82"))
+    assert "791.0" in attributes  # slice 100: its place stays, in voxels
+    twice = attributes.replace("7.91", "15.82").replace("791.0", "1582.0")
+    (volume / ".zattrs").write_text(twice)
     with pytest.raises(ZarrmaskError, match=r"--voxel-size: 7\.91 then, 15\.82 now"):
         zarrmask.convert(volume, out, scheduler=cluster, chunk=16)
     said = Reporter()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from zarrmask.coco.dataset import CocoDataset, CocoImage, Instance, read_grey
 from zarrmask.coco.region import Region
 from zarrmask.errors import AnnotationError, counted, escaped, first_of
+from zarrmask.storage.place import absolute
 
 
 class _Category(BaseModel):
@@ -145,7 +146,7 @@ def _repeated(ids: Iterable[Hashable]) -> list[tuple[Hashable, int]]:
 
 def _images(listed: Sequence[_Image], folder: Path) -> tuple[list[CocoImage], list[str]]:
     """Find the images, and say what is wrong with their files."""
-    root = folder.resolve() if ".." in folder.parts else folder.absolute()
+    root = absolute(folder)
     images = []
     problems = []
     for entry in listed:

@@ -76,16 +76,22 @@ def parts(given: GivenMasks, shape: tuple[int, int]) -> Iterator[Part]:
         first += length
 
 
+def _rows_read(given: GivenMasks, part: Part, shape: tuple[int, int]) -> slice:
+    """Rows of the masks as they are given."""
+    return slice(part.top, part.bottom) if given.shape == shape else slice(0, given.shape[0])
+
+
 def copying_bytes(given: GivenMasks, shape: tuple[int, int]) -> int:
     """Bytes that copying a part of some masks takes; parameters are those of `parts`."""
     itemsize, block = given.source.dtype.itemsize, given.source.block
     most = 0
     for part in parts(given, shape):
         first, last = given.indices[part.first], given.indices[part.stop - 1]
-        rows = part.bottom - part.top if given.shape == shape else given.shape[0]
-        region = int(last - first) + 1, rows, min(part.columns, given.shape[1])
+        rows = _rows_read(given, part, shape)
+        height = rows.stop - rows.start
+        region = int(last - first) + 1, height, min(part.columns, given.shape[1])
         working = max(decoding_bytes(region, block, itemsize), 2 * prod(shape))
-        masks = (part.stop - part.first) * rows * given.shape[1]
+        masks = (part.stop - part.first) * height * given.shape[1]
         most = max(most, prod(region) * itemsize + working + masks)
     return most
 
@@ -138,8 +144,7 @@ def copy_masks(
     one = Part(*part[0].tolist())
     indices = given.indices[one.first : one.stop]
     first, stop = int(indices[0]), int(indices[-1]) + 1
-    height, width = given.shape
-    rows = slice(one.top, one.bottom) if given.shape == shape else slice(0, height)
+    rows, width = _rows_read(given, one, shape), given.shape[1]
     masks = np.empty((len(indices), rows.stop - rows.start, width), np.uint8)
     for left in range(0, width, one.columns):
         columns = slice(left, min(left + one.columns, width))

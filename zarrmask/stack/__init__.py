@@ -118,8 +118,7 @@ def open_source(
     given = place_of(path)
     if not isinstance(given, Path):
         return open_remote(Remote(given), allow_missing, progress, labels, allow_unreadable)
-    # A .. leads up from where a link leads, as the system sees it.
-    place = str(given.resolve() if ".." in given.parts else given)
+    place = str(given)
     if os.path.isdir(place):  # noqa: PTH112
         if is_zarr(place):
             return open_zarr(place, labels=labels)

@@ -34,6 +34,11 @@ _LOGIN = re.compile(r"(https?://|://(?=[^/\s'\"@]*:))[^/\s'\"]*@")
 _QUERY = re.compile(r"(://[^\s?'\"<>]*)\?[^\s'\"<>]*")
 
 
+def absolute(path: Path) -> Path:
+    """Make a path absolute; a .. in it leads up from where a link leads, as the system sees it."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def place_of(path: str | os.PathLike[str] | UPath) -> Place:
     """Give the place that a path or a URL names; a local one is absolute.
 
@@ -50,11 +55,11 @@ def place_of(path: str | os.PathLike[str] | UPath) -> Place:
     """
     text = str(path)
     if isinstance(path, Path) or "://" not in text:
-        return Path(text).absolute()
+        return absolute(Path(text))
     try:
         place: UPath = UPath(path)
         if place.protocol in ("file", "local"):
-            return Path(place.path).absolute()
+            return absolute(Path(place.path))
         place = UPath(place, **_options(place))
         place.fs  # noqa: B018  imports what the protocol needs
     except (ImportError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Masks that are given, on a real cluster of processes."""
 
 import json
+from math import ceil
 from types import SimpleNamespace
 
 import cv2
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import zarrmask as package
 from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.given.apply import _warn, apply
-from zarrmask.given.filling import copying_bytes, parts
+from zarrmask.given.filling import MASKS_A_LOOK, copying_of, parts
 from zarrmask.given.masks import GivenMasks, open_given
 from zarrmask.masking import KeyframeStore, enlarged_mask
 from zarrmask.progress import Reporter
@@ -87,6 +88,9 @@ def test_the_masks_of_a_run_give_the_run(run, stack, cluster, tmp_path):
             np.testing.assert_array_equal(level(tmp_path / "a", name, n), level(out, name, n))
             np.testing.assert_array_equal(level(tmp_path / "b", name, n), level(out, name, n))
     assert given["voxels"] == again["voxels"] == record["voxels"]
+    masks = len(store.numbers())
+    assert given["plan"]["tasks"]["copying masks"] == masks
+    assert given["plan"]["tasks"]["looking at masks"] == ceil(masks / MASKS_A_LOOK)
 
 
 def test_label_volumes_and_erosion(stack, cluster, tmp_path):
@@ -248,7 +252,9 @@ def test_chunks_of_a_scroll_of_labels_are_decoded_once(itemsize):
     there = list(parts(given, (side, side)))
     assert len(there) == 3 * 16
     assert {part.first for part in there} == {0, 128, 256}
-    assert copying_bytes(given, (side, side)) < 1.2e9
+    copying = copying_of(given, (side, side))
+    assert copying.bytes < 1.2e9
+    assert (copying.copies, copying.looks) == (3 * 16, 38)
 
 
 def image(path, shape, *, origin=(0.0, 0.0, 0.0), voxel_size=None):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zarrmask.errors import SettingsError, StackError, counted
-from zarrmask.given.filling import copying_bytes, fill_keyframes
+from zarrmask.given.filling import copying_of, fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
 from zarrmask.planning.plan import make_plan
@@ -120,8 +120,10 @@ def apply(
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
     keep_apart(given.source, journal)
-    copying = copying_bytes(given, shape)
-    job = Job(journal, source, settings, plan, pyramids, identity, volume, copying=copying)
+    job = Job(
+        journal, source, settings, plan, pyramids, identity, volume,
+        copying=copying_of(given, shape),
+    )  # fmt: skip
     session = job.session(
         reporter,
         scheduler=scheduler,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
+import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from zarrmask.given.masks import GivenMasks
 from zarrmask.masking import KeyframeStore, Sighting, enlarged_mask, read_together
 from zarrmask.masking.keyframe_store import ROWS_A_CHUNK
+from zarrmask.planning.forecast import Copying
 from zarrmask.planning.memory import decoding_bytes
 from zarrmask.progress import Reporter
 from zarrmask.records.ledger import Ledger
@@ -24,6 +26,8 @@ READ_BYTES = 2**28
 """Of labels that a task reads at once."""
 BAND_BYTES = 2**29
 """Of masks that a task holds until it has read all their columns."""
+MASKS_A_LOOK = 8
+"""A task of its own for each of 27,000 would have the client keep more than it is worth."""
 
 
 class Part(NamedTuple):
@@ -81,11 +85,12 @@ def _rows_read(given: GivenMasks, part: Part, shape: tuple[int, int]) -> slice:
     return slice(part.top, part.bottom) if given.shape == shape else slice(0, given.shape[0])
 
 
-def copying_bytes(given: GivenMasks, shape: tuple[int, int]) -> int:
-    """Bytes that copying a part of some masks takes; parameters are those of `parts`."""
+def copying_of(given: GivenMasks, shape: tuple[int, int]) -> Copying:
+    """Say what copying some masks takes; parameters are those of `parts`."""
     itemsize, block = given.source.dtype.itemsize, given.source.block
     most = 0
-    for part in parts(given, shape):
+    there = list(parts(given, shape))
+    for part in there:
         first, last = given.indices[part.first], given.indices[part.stop - 1]
         rows = _rows_read(given, part, shape)
         height = rows.stop - rows.start
@@ -93,7 +98,7 @@ def copying_bytes(given: GivenMasks, shape: tuple[int, int]) -> int:
         working = max(decoding_bytes(region, block, itemsize), 2 * prod(shape))
         masks = (part.stop - part.first) * height * given.shape[1]
         most = max(most, prod(region) * itemsize + working + masks)
-    return most
+    return Copying(most, len(there), ceil(len(given.numbers) / MASKS_A_LOOK))
 
 
 def fill_keyframes(
@@ -123,7 +128,9 @@ def fill_keyframes(
             results(client, [copies], advance)
     places = np.array(looking.missing(range(len(given.numbers))), np.int64)
     if len(places):
-        looks = one_task_each(places, look_at_mask, store=store, ledger=looking)
+        looks = da.from_array(places, chunks=MASKS_A_LOOK).map_blocks(
+            look_at_masks, dtype=bool, meta=np.empty(0, bool), store=store, ledger=looking
+        )
         with reporter.stage("looking at masks", len(places), "masks") as advance:
             results(client, [looks], advance)
     every = range(len(given.numbers))
@@ -164,13 +171,14 @@ def copy_masks(
     return np.ones(1, bool)
 
 
-def look_at_mask(
-    place: NDArray[np.int64], *, store: KeyframeStore, ledger: Ledger
+def look_at_masks(
+    places: NDArray[np.int64], *, store: KeyframeStore, ledger: Ledger
 ) -> NDArray[np.bool_]:
-    """Enter in the ledger what there is to say of a mask, (1,) its place; see `sighting_of`."""
-    (one,) = place.tolist()
-    ledger.enter(one, sighting_of(np.asarray(store.masks()[one], np.uint8)).to_json())
-    return np.ones(1, bool)
+    """Enter in the ledger what there is to say of masks, (n,) their places; see `sighting_of`."""
+    masks = store.masks()
+    for place in places.tolist():
+        ledger.enter(place, sighting_of(np.asarray(masks[place], np.uint8)).to_json())
+    return np.ones(len(places), bool)
 
 
 def sighting_of(mask: NDArray[np.uint8]) -> Sighting:

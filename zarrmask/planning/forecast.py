@@ -69,6 +69,23 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Copying:
+    """What there is to do with masks that are given.
+
+    Attributes
+    ----------
+    bytes : int
+        That a task takes which copies some of them.
+    copies, looks : int
+        Tasks that copy, and that look at what was copied.
+    """
+
+    bytes: int
+    copies: int
+    looks: int
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What the work on a stack will take.
 
@@ -92,8 +109,8 @@ class Forecast:
         Whether bricks are written while detecting goes on.
     held : int
         Masks of whole slices that a brick is cut by, beside those of the plan's keyframes.
-    copying : int
-        Bytes that a task takes which copies masks that are given.
+    copying : Copying or None
+        Of masks that are given.
     """
 
     source: Source
@@ -105,7 +122,7 @@ class Forecast:
     rescales: bool = False
     overlaps: bool = False
     held: int = 0
-    copying: int = 0
+    copying: Copying | None = None
 
     @property
     def detects(self) -> bool:
@@ -157,7 +174,16 @@ class Forecast:
                 stage = f"writing from level {level}"
                 coarser[stage] = coarser.get(stage, 0) + len(pyramid.bricks(level))
         ahead = ceil(self.plan.shape[0] / SLICES_A_TASK) if self.decodes_ahead else 0
-        stages = {**detecting, "decoding": ahead, "writing": len(self.plan.grid), **coarser}
+        given: dict[str, int] = {}
+        if self.copying:
+            given = {"copying masks": self.copying.copies, "looking at masks": self.copying.looks}
+        stages = {
+            **detecting,
+            **given,
+            "decoding": ahead,
+            "writing": len(self.plan.grid),
+            **coarser,
+        }
         return {stage: count for stage, count in stages.items() if count}
 
     @property
@@ -273,7 +299,7 @@ class Forecast:
             each["detecting on a slice"] = max(sizes), self.tasks["detecting"]
         hands = self.crew.workers * self.crew.threads
         if self.copying:
-            each["copying masks"] = self.copying, hands
+            each["copying masks"] = self.copying.bytes, self.copying.copies
         if self.masks and self.plan.propagate != "hold":
             each["measuring masks"] = MEASURED * height * width, hands
         if self.decodes_ahead:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zarrmask.planning.forecast import Forecast
+from zarrmask.planning.forecast import Copying, Forecast
 from zarrmask.planning.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid
@@ -60,8 +60,8 @@ class Job:
         Path of the input, where that serves as the volume.
     checkpoint : Path or None
         Of the detector, where there is one.
-    copying : int
-        Bytes that a task takes which copies a given mask.
+    copying : Copying or None
+        Of masks that are given.
     """
 
     journal: Journal
@@ -72,7 +72,7 @@ class Job:
     identity: Mapping[str, Any]
     volume: str | None = None
     checkpoint: Path | None = None
-    copying: int = 0
+    copying: Copying | None = None
 
     def forecast(self, crew: Crew) -> Forecast:
         """What it will take of those who do it."""

@@ -18,7 +18,7 @@ from zarrmask import __version__
 from zarrmask.contrast import Contrast, rescaling, samples_needed, settle_contrast
 from zarrmask.errors import StackError
 from zarrmask.masking import SettledMasks
-from zarrmask.planning.forecast import Forecast
+from zarrmask.planning.forecast import Copying, Forecast
 from zarrmask.planning.plan import Plan
 from zarrmask.planning.room import check_room, scratch_disk
 from zarrmask.progress import Reporter
@@ -267,7 +267,7 @@ def forecast_of(
     settings: Settings,
     checkpoint: Path | None,
     held: int = 0,
-    copying: int = 0,
+    copying: Copying | None = None,
 ) -> Forecast:
     """What a run with a checkpoint, or a conversion without, will take; see `Forecast`."""
     samples = samples_needed(source.dtype, settings, detecting=checkpoint is not None)

@@ -41,6 +41,12 @@ def test_kernel_side(size, percent, side):
     assert kernel_side(*size, percent) == side
 
 
+def test_a_kernel_is_no_longer_than_its_slice():
+    """However small voxels are stated to be."""
+    assert kernel_side(300, 500, "40um", 8) == 5
+    assert kernel_side(300, 500, "5um", 1e-320) == 500
+
+
 @given(MASKS, st.integers(0, 15))
 def test_dilation_is_the_square_kernels(mask, side):
     expected = np.zeros_like(mask)

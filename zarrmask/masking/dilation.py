@@ -43,7 +43,7 @@ def kernel_side(
             f"a dilation of {dilate} needs the size of a voxel, which the stack does not state; "
             "give it with --voxel-size, or the dilation in percent of the slice's longer side"
         )
-    return min(int(float(dilate.removesuffix("um")) / voxel_size), longer)
+    return int(min(float(dilate.removesuffix("um")) / voxel_size, longer))
 
 
 def dilate(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCname, BloscCodec
+from zarr.codecs import BloscCodec
 
 from zarrmask.pyramid.downsample import halve
 from zarrmask.pyramid.layout import (
@@ -413,11 +413,12 @@ def remove_pyramid(path: Place) -> None:
 
 def _stored(form: Format) -> dict[str, Any]:
     """How zarr is told to store an array."""
-    chunks, name = (form.chunk,) * 3, form.compressor.removeprefix("blosc-")
+    chunks = (form.chunk,) * 3
+    name: Any = form.compressor.removeprefix("blosc-")  # one of those that zarr's types list
     if form.ngff == "0.4":
         codec = numcodecs.Blosc(name, form.compression) if name != "none" else None
         return {"chunks": chunks, "compressors": codec, **_FORMAT_2}
-    blosc = BloscCodec(cname=BloscCname(name), clevel=form.compression) if name != "none" else None
+    blosc = BloscCodec(cname=name, clevel=form.compression) if name != "none" else None
     return {
         "chunks": chunks,
         "shards": (form.file,) * 3,

@@ -164,7 +164,7 @@ def test_a_worker_that_lacks_a_module_is_named(monkeypatch, tmp_path, name):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # workers inherit it
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
-        LocalCluster(1, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
         pytest.raises(
             ZarrmaskError, match=f"the worker tcp://.* lacks the module {name}.*; install"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from functools import partial
+from functools import partial, wraps
 
 import cv2
 import imagecodecs
@@ -63,6 +63,7 @@ def decodes(monkeypatch):
     counts = Counter()
 
     def counted(decode):
+        @wraps(decode)  # tifffile takes none but imagecodecs' own
         def count(data, *args, **kwargs):
             counts[bytes(data)] += 1
             return decode(data, *args, **kwargs)

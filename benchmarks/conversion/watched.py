@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -95,6 +95,7 @@ def counted(counts: Counter[str]) -> Iterator[None]:
     import imagecodecs
 
     def counting(name: str, decode: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(decode)  # tifffile takes none but imagecodecs' own
         def decoder(*args: Any, **kwargs: Any) -> Any:
             counts[name] += 1  # one thread decodes
             return decode(*args, **kwargs)

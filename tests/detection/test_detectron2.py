@@ -250,8 +250,9 @@ def test_begin_to_learn_from_weights_as_large(tmp_path):
     ours = model_weights(build_model(read_config(tmp_path / "model.yaml")))
     for name, weight in ours.items():
         if weight.numel() > 1:
+            chance = 4 / weight.numel() ** 0.5  # of two spreads of so many draws
             assert weight.std().item() == pytest.approx(
-                theirs[name].std().item(), rel=0.2, abs=1e-6
+                theirs[name].std().item(), rel=min(chance, 0.2), abs=1e-6
             ), name
 
 

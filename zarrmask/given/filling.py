@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from math import ceil, prod
 from typing import NamedTuple
 
-import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
@@ -128,9 +127,7 @@ def fill_keyframes(
             results(client, [copies], advance)
     places = np.array(looking.missing(range(len(given.numbers))), np.int64)
     if len(places):
-        looks = da.from_array(places, chunks=MASKS_A_LOOK).map_blocks(
-            look_at_masks, dtype=bool, meta=np.empty(0, bool), store=store, ledger=looking
-        )
+        looks = one_task_each(places, look_at_masks, of=MASKS_A_LOOK, store=store, ledger=looking)
         with reporter.stage("looking at masks", len(places), "masks") as advance:
             results(client, [looks], advance)
     every = range(len(given.numbers))

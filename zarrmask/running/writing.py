@@ -112,10 +112,16 @@ def write_pyramids(
             grid = pyramid.bricks(level) if changed is None else pyramid.steps(level)
             coarser = grid.indices() if changed is None else made_of(changed, plan, level, grid)
             entries = _entries(ledger, f"level-{level}-{name}", grid)
-            arguments = {"pyramid": pyramid, "level": level, "anew": changed is not None}
-            missing = missing_bricks(coarser, entries)
             layers.append(
-                one_task_each(missing, tasks.write_coarser, grid=grid, ledger=entries, **arguments)
+                one_task_each(
+                    missing_bricks(coarser, entries),
+                    tasks.write_coarser,
+                    grid=grid,
+                    ledger=entries,
+                    pyramid=pyramid,
+                    level=level,
+                    anew=changed is not None,
+                )
             )
             total += len(coarser)
             voxels = prod(grid.shape) * len(coarser) // len(grid)

@@ -87,17 +87,22 @@ def results(
     return [found[place] for place in sorted(found)]
 
 
-def one_task_each(places: NDArray[np.int64], task: Any, **arguments: Any) -> da.Array:
+def one_task_each(
+    places: NDArray[np.int64], task: Any, *, of: int = 1, **arguments: Any
+) -> da.Array:
     """A task for each of some places, (n,) or (n, m) int64, as a lazy array.
 
     Parameters
     ----------
     task : callable
-        Takes a place as an array of one, (1,) or (1, m), and gives an array of truth values.
+        Takes a place as an array of one, (1,) or (1, m), and gives an array of truth values, one
+        for each place.
+    of : int
+        Places that a task takes at most.
     **arguments
         Of all tasks alike.
     """
-    return da.from_array(places, chunks=(1, *places.shape[1:])).map_blocks(
+    return da.from_array(places, chunks=(of, *places.shape[1:])).map_blocks(
         task,
         drop_axis=list(range(1, places.ndim)),
         dtype=bool,

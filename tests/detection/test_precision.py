@@ -13,7 +13,7 @@ from zarrmask.detection.detections import union_mask
 from zarrmask.detection.devices import accelerators, find_device, has_bfloat16
 from zarrmask.detection.load import MaskRCNNDetector, load_detector
 from zarrmask.detection.network import build_model
-from zarrmask.detection.precision import fold_norms
+from zarrmask.detection.precision import WIDE, fold_norms, to_bfloat16
 from zarrmask.errors import SettingsError
 from zarrmask.phantom import simulate
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -71,6 +71,23 @@ def test_fast_is_nearly_full(capsys):
         overlaps.append((a & b).sum() / max((a | b).sum(), 1))
     assert min(overlaps) < 1  # else it would be full
     assert np.median(overlaps) >= 0.999
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_narrow_layers_that_choose_boxes_stay_in_float32(tiny, width):
+    model = build_model(replace(tiny, fpn_channels=width, box_fc_channels=width)).eval()
+    to_bfloat16(model)
+    chosen = torch.bfloat16 if width >= WIDE else torch.float32
+    for part, dtype in (
+        (model.backbone, torch.bfloat16),
+        (model.roi_heads.mask_head, torch.bfloat16),
+        (model.rpn.head.conv, chosen),
+        (model.roi_heads.box_head, chosen),
+        (model.rpn.head.cls_logits, torch.float32),
+        (model.roi_heads.box_predictor, torch.float32),
+        (model.roi_heads.mask_predictor, torch.float32),
+    ):
+        assert {weights.dtype for weights in part.parameters()} == {dtype}
 
 
 @needs_bfloat16

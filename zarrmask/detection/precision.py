@@ -12,6 +12,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 Precision: TypeAlias = Literal["full", "fast"]
 """float32, or bfloat16 where most of the time goes: other masks by some pixels."""
+WIDE = 256
+"""Channels of layers that choose boxes, from which on bfloat16 makes a difference to the time:
+detectron2's own networks have as many; the bundled one has 64 and 128."""
 
 
 def fold_norms(model: nn.Module) -> None:
@@ -34,11 +37,20 @@ def to_bfloat16(model: Any) -> None:
 
     What says where things are and how sure that is (the last layer of every head, and the
     arithmetic of boxes) stays in float32: bfloat16 has 8 bits, too few for a place in an image.
+    So do the layers before them where they are narrow: it would save no time, and of two boxes
+    that are as good the other one might be taken.
     """
     model.backbone = _Bfloat16(model.backbone)
-    model.rpn.head.conv = _Bfloat16(model.rpn.head.conv)
-    model.roi_heads.box_head = _Bfloat16(model.roi_heads.box_head)
     model.roi_heads.mask_head = _Bfloat16(model.roi_heads.mask_head)
+    if _width(model.rpn.head.conv) >= WIDE:
+        model.rpn.head.conv = _Bfloat16(model.rpn.head.conv)
+    if _width(model.roi_heads.box_head) >= WIDE:
+        model.roi_heads.box_head = _Bfloat16(model.roi_heads.box_head)
+
+
+def _width(part: nn.Module) -> int:
+    """Channels that the widest layer of a part gives."""
+    return max((len(weights) for weights in part.parameters()), default=0)
 
 
 class _Bfloat16(nn.Module):

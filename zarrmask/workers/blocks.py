@@ -90,13 +90,13 @@ def results(
 def one_task_each(
     places: NDArray[np.int64], task: Any, *, of: int = 1, **arguments: Any
 ) -> da.Array:
-    """A task for each of some places, (n,) or (n, m) int64, as a lazy array.
+    """A task for each of some places, (n,) or (n, m) int64, or for a few at once; a lazy array.
 
     Parameters
     ----------
     task : callable
-        Takes a place as an array of one, (1,) or (1, m), and gives an array of truth values, one
-        for each place.
+        Takes its places as an array, (k,) or (k, m) with k up to `of`, and gives an array of truth
+        values, one for each.
     of : int
         Places that a task takes at most.
     **arguments

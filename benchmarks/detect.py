@@ -425,7 +425,11 @@ def agreement(count: int) -> Findings:
             below = sum(value < 0.999 for value in overlaps)
             rows.append([kind, str(len(overlaps)), f"{middle:.5f}", f"{least:.5f}", str(below)])
             found.compare(
-                f"IoU of fast with full, {kind}", "at least 0.999", least, lambda v: v >= 0.999
+                f"IoU of fast with full, {kind}",
+                "at least 0.999",
+                least,
+                lambda value: value >= 0.999,
+                digits=5,
             )
             found.figures[kind] = overlaps
     found.table(["union IoU of fast with full", "slices", "median", "least", "below .999"], rows)

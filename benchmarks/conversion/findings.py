@@ -76,9 +76,10 @@ class Findings:
         limit: str,
         times: float | None,
         reached: Callable[[float], bool],
+        digits: int = 2,
     ) -> None:
         """Add a goal that is a ratio; one that could not be told is neither reached nor missed."""
-        measured = "cannot be told" if times is None else f"{times:.2f}"
+        measured = "cannot be told" if times is None else number(times, digits)
         self.goals.append(Goal(what, limit, measured, None if times is None else reached(times)))
 
     def contest(

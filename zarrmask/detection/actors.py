@@ -78,6 +78,7 @@ class DetectorSpec:
             score_threshold=self.score,
             batch=self.together(device),
             mirrored=self.mirrored,
+            alone=False,  # a run judges a keyframe by those around it
         )
 
 

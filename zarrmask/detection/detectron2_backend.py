@@ -45,7 +45,7 @@ class Detectron2Detector:
     device : torch.device
     score_threshold : float, optional
         Only what scores above is found; without one, the config's.
-    mirrored : bool
+    mirrored, alone : bool
         See `zarrmask.detection.load.load_detector`.
 
     Raises
@@ -65,10 +65,14 @@ class Detectron2Detector:
         score_threshold: float | None = None,
         *,
         mirrored: bool = False,
+        alone: bool = True,
     ) -> None:
         _require_detectron2()
         self.config = _config(documents, source)
-        (self._evens,) = read_fields(documents, source, "even_contrast")
+        self._evens, presence = read_fields(
+            documents, source, "even_contrast", "presence_threshold"
+        )
+        self._presence = presence if alone else 0.0
         self.config.MODEL.DEVICE = str(device)
         if score_threshold is not None:
             self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
@@ -111,7 +115,7 @@ class Detectron2Detector:
             found.pred_masks.cpu().numpy()[:, 0],
             seen=(image.shape[0], image.shape[1]),
             size=size,
-        )
+        ).present(self._presence)
 
     def _inference_mirrored(self, tensor: torch.Tensor) -> Any:
         """What `inference` gives, of the tensor's mirror images too."""

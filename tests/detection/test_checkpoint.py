@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from zarrmask.detection import checkpoint
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.errors import CheckpointError
 from zarrmask.storage.digest import sha256
@@ -219,6 +220,18 @@ def test_a_pickle_makes_no_arrays_but_of_numbers(tmp_path, value):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"w": value}}, 4))
     with pytest.raises(CheckpointError, match=r"damaged|holds no weights"):
         read_checkpoint(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("name", [b"_codecs\nencode", b"numpy\nndarray", b"numpy\ndtype"])
+def test_a_pickle_changes_nothing_of_ours(tmp_path, name):
+    """A state that is set on a function, or a class, would last as long as the process."""
+    before = {key: dict(vars(value)) for key, value in vars(checkpoint).items() if callable(value)}
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x02c" + name + b"\nN}X\x07\x00\x00\x00changedK\x01s\x86b.")
+    with pytest.raises(CheckpointError, match=r"damaged|asks to import"):
+        read_checkpoint(path)
+    after = {key: dict(vars(value)) for key, value in vars(checkpoint).items() if callable(value)}
+    assert before == after
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors", "a"])

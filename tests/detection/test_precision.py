@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from zarrmask.detection.detections import union_mask
-from zarrmask.detection.devices import accelerators, find_device, has_bfloat16
+from zarrmask.detection.devices import accelerators, find_device, has_bfloat16, repeatable
 from zarrmask.detection.load import MaskRCNNDetector, load_detector
 from zarrmask.detection.network import build_model
 from zarrmask.detection.precision import WIDE, fold_norms, to_bfloat16
@@ -116,6 +116,22 @@ def test_devices_by_name():
         if not accelerators(kind):
             with pytest.raises(SettingsError, match=f"--device {kind}.*--device auto"):
                 find_device(kind)
+
+
+def test_who_leaves_does_not_change_how_others_compute():
+    def flags():
+        return torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+
+    usual, cuda = flags(), torch.device("cuda")
+    one, other = repeatable(cuda), repeatable(cuda)
+    with one:
+        assert flags() == (True, False)
+        other.__enter__()
+    assert flags() == (True, False)
+    other.__exit__(None, None, None)
+    assert flags() == usual
+    with repeatable(CPU):
+        assert flags() == usual
 
 
 def test_loading_says_nothing():

@@ -13,8 +13,9 @@ from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.errors import CheckpointError
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.training.lesson import with_wishes
 from zarrmask.training.optimizer import clip_gradients, parameter_groups
-from zarrmask.training.recipe import Recipe, interpret_training
+from zarrmask.training.recipe import Recipe, interpret_training, recipe_keys
 from zarrmask.training.state import save_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -329,6 +330,16 @@ def test_what_is_written_says_the_same(config, tmp_path):
     assert interpret(read_documents(out), "").classes == 1
     save_config(replace(network, even_contrast=False, presence_threshold=0.0), recipe, out)
     assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
+
+
+@pytest.mark.parametrize(
+    ("stated", "asked", "expected"), [(-1, None, 0), (3, None, 3), (3, 9, 9), (-1, 0, 0)]
+)
+def test_a_seed_that_is_asked_for_is_the_one_that_is_written(stated, asked, expected):
+    recipe, seed = with_wishes(Recipe(seed=stated), None, asked)
+    assert seed == expected
+    assert recipe.seed == (stated if asked is None else asked)
+    assert recipe_keys(recipe).get("SEED", -1) == recipe.seed
 
 
 def test_a_last_rate_is_of_a_cosine_alone():

@@ -639,13 +639,14 @@ except TrainingError as error:
 """
 
 
-def test_who_is_left_alone_says_so(tmp_path):
+def said_by_two(script, *arguments):
+    """Run a script in two processes that find each other; gives what each of them prints."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", LEFT_ALONE],
+            [sys.executable, "-c", script, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -653,8 +654,38 @@ def test_who_is_left_alone_says_so(tmp_path):
         )
         for rank in "01"
     ]
-    said, _ = [process.communicate(timeout=120)[0] for process in both]
+    return [process.communicate(timeout=120)[0] for process in both]
+
+
+def test_who_is_left_alone_says_so():
+    said, _ = said_by_two(LEFT_ALONE)
     assert said.startswith("another of the processes that train together has failed")
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from zarrmask.errors import OutputError
+from zarrmask.training.fine_tuning import annotated_lesson
+from zarrmask.training.loop import train
+
+coco, images, config, *outs = map(Path, sys.argv[1:])
+out = outs[int(os.environ["RANK"])]
+try:
+    train(annotated_lesson(coco, images, config=config, iterations=3), out, workers=0, device="cpu")
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_processes_that_do_not_see_one_folder_say_so(plain, annotated, tmp_path):
+    outs = tmp_path / "a", tmp_path / "b"
+    lesson = annotated_lesson(*annotated, config=plain, iterations=1)
+    train(lesson, outs[0], workers=0, threads=1, device="cpu")
+    for said, done in zip(said_by_two(APART, *annotated, plain, *outs), (1, 0), strict=True):
+        assert f"this one from {done}" in said
+        assert "must be one folder that all of them see" in said
+    assert not outs[1].exists()
 
 
 def test_a_batch_must_be_shared_evenly():

@@ -6,7 +6,7 @@ import struct
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,22 @@ class _ArrayUnpickler(pickle.Unpickler):
         }
         if (module, name) not in allowed:
             raise _ForbiddenImportError(f"{module}.{name}")
-        return allowed[module, name]
+        return _Untouched(allowed[module, name])
+
+
+class _Untouched:
+    """Stands for a class or a function that a pickle names: it can be called, and not changed."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *given: Any) -> Any:
+        return self._call(*given)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _ForbiddenImportError(f"{self._call.__name__} with another state")
 
 
 class _Dtype:

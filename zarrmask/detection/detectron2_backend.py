@@ -14,6 +14,7 @@ from zarrmask.detection.checkpoint import Checkpoint
 from zarrmask.detection.config import read_fields
 from zarrmask.detection.config_file import Document
 from zarrmask.detection.detections import Detections, on_slice
+from zarrmask.detection.devices import repeatable
 from zarrmask.detection.even_contrast import even
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.mirroring import MIRRORED, MeanLook, Size
@@ -73,6 +74,7 @@ class Detectron2Detector:
             documents, source, "even_contrast", "presence_threshold"
         )
         self._presence = presence if alone else 0.0
+        self._device = device
         self.config.MODEL.DEVICE = str(device)
         if score_threshold is not None:
             self.config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
@@ -104,10 +106,11 @@ class Detectron2Detector:
 
     def _detect(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Detections:
         tensor = self._tensor(image)
-        if self._mirrored:
-            found = self._inference_mirrored(tensor)
-        else:
-            (found,) = self.model.inference([{"image": tensor}], do_postprocess=False)
+        with repeatable(self._device):
+            if self._mirrored:
+                found = self._inference_mirrored(tensor)
+            else:
+                (found,) = self.model.inference([{"image": tensor}], do_postprocess=False)
         return on_slice(
             found.pred_boxes.tensor.cpu().numpy(),
             found.scores.cpu().numpy(),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -61,8 +64,39 @@ def no_accelerator(kind: Kind) -> SettingsError:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 (a processor without it would take ages)."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # torch asks of the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
     there = torch.backends.mkldnn.is_available()
     return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+_entering = Lock()
+_inside = 0
+_flags = ExitStack()
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Keep NVIDIA's convolutions from rounding float32 to 10 bits, which is their habit.
+
+    And from algorithms that do not give the same each time. That holds for the whole process, as
+    long as any of its threads is inside.
+    """
+    global _inside
+    if device.type != "cuda":
+        yield
+        return
+    with _entering:
+        if not _inside:
+            flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+            _flags.enter_context(flags)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _entering:
+            _inside -= 1
+            if not _inside:
+                _flags.close()

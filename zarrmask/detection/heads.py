@@ -205,7 +205,7 @@ class Pool(MultiScaleRoIAlign):
         for i, level in enumerate(self.featmap_names):
             here = torch.where(number == i)[0]
             pooled[here] = roi_align(
-                x[level],
+                x[level].float(),  # as autocast does, but on MPS
                 rois[here],
                 self.output_size,
                 spatial_scale=1 / STRIDES[level],

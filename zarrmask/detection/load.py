@@ -4,7 +4,6 @@ import zarrmask.detection.torchvision_alone  # isort: skip  # noqa: F401
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,7 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import Detections, on_slice
-from zarrmask.detection.devices import find_device, has_bfloat16
+from zarrmask.detection.devices import find_device, has_bfloat16, repeatable
 from zarrmask.detection.heads import RegionLook
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.mirroring import MeanLook, View, views_of
@@ -177,7 +176,7 @@ class MaskRCNNDetector:
         """See `Detector.detect`."""
         found: dict[int, Detections] = {}
         for together in _padded_alike(images, self.batch):
-            with self._arithmetic():
+            with repeatable(self.device):
                 results = self._results([self._tensor(images[n]) for n in together])
             for n, result in zip(together, results, strict=True):
                 found[n] = on_slice(
@@ -208,19 +207,6 @@ class MaskRCNNDetector:
             look = MeanLook(list(zip(self.views, looks, strict=True)), size)
             results.append(model.roi_heads.detect(look, proposals, size))
         return results
-
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """Keep NVIDIA's convolutions from rounding float32 to 10 bits, which is their habit.
-
-        And from algorithms that do not give the same each time.
-        """
-        if self.device.type != "cuda":
-            yield
-            return
-        fast = self.precision == "fast"
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=fast):
-            yield
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         """Give (1, h, w) or (3, h, w); the network makes three channels of one."""

@@ -84,8 +84,10 @@ def require_no_weights(documents: Sequence[Document], config: Path) -> None:
     """
     if named := lookup(documents, "MODEL.WEIGHTS", ""):
         raise SettingsError(
-            f"{config} has MODEL.WEIGHTS {named}, which zarrmask does not fetch: give the file "
-            "with --init (and --new-heads, if it knows other classes), or leave the key out"
+            f"{config} has MODEL.WEIGHTS {named}, which zarrmask does not fetch. Leave the key "
+            "out, or give --init a whole Mask R-CNN, as COCO's model_final_*.pkl of detectron2's "
+            "model zoo (with --new-heads, since it knows other classes); a backbone alone, as "
+            "ImageNet's R-50.pkl, is nothing to begin from here"
         )
 
 
@@ -101,5 +103,9 @@ def frozen_at_random(recipe: Recipe, config: Path) -> list[str]:
 
 def with_wishes(recipe: Recipe, iterations: int | None, seed: int | None) -> tuple[Recipe, int]:
     """Put a caller's iterations and seed, where given, in place of the config's."""
-    recipe = replace(recipe, iterations=iterations or recipe.iterations)
-    return recipe, max(recipe.seed, 0) if seed is None else seed
+    recipe = replace(
+        recipe,
+        iterations=iterations or recipe.iterations,
+        seed=recipe.seed if seed is None else seed,
+    )
+    return recipe, max(recipe.seed, 0)

@@ -101,7 +101,7 @@ def train(
         Processes that make batches (0: in between); by default ``DATALOADER.NUM_WORKERS``, but no
         more than cores.
     device : str
-        As torch names it; "auto" takes a GPU where there is one.
+        As torch names it; "auto" takes a CUDA GPU where there is one.
     resume : bool
         Whether to go on with a training in `out`; else it is refused.
     progress : callable, optional
@@ -137,6 +137,11 @@ def train(
         if state is None:
             refuse_others(out)
         training = Training(lesson, world, state)
+        if not world.agrees_on(training.done):
+            raise OutputError(
+                f"the processes that train together do not go on from the same iteration (this one "
+                f"from {training.done}): {out} must be one folder that all of them see"
+            )
         out.mkdir(parents=True, exist_ok=True)
         if progress is not None and world.is_first:
             for warning in lesson.warnings:

@@ -52,6 +52,11 @@ class World:
             dist.broadcast(tensor, 0)
         return shared
 
+    def agrees_on(self, number: int) -> bool:
+        """Whether all processes have the same number."""
+        sums = self.total({"number": number, "square": number**2})
+        return sums["number"] ** 2 == sums["square"] * self.size
+
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average values over all processes, each of which has the same names."""
         return {name: total / self.size for name, total in self.total(values).items()}
@@ -69,7 +74,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     Parameters
     ----------
     device : str
-        As torch names it; "auto": this process's GPU where there is one, else the processor.
+        As torch names it; "auto": this process's CUDA GPU where there is one, else the processor.
 
     Raises
     ------

@@ -551,6 +551,8 @@ def train_command(
     else:
         if options["validate_images"] is not None and options["validate_coco"] is None:
             raise click.UsageError("--validate-images goes with --validate-coco")
+        if options["validate_coco"] and given("validate") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--validate and --validate-coco exclude each other")
         from zarrmask.training.fine_tuning import annotated_lesson
 
         lesson = annotated_lesson(coco, images, **options)
@@ -602,8 +604,10 @@ def evaluate_command(annotations: Path, images: Path, as_json: bool, **options: 
     """Compare what a checkpoint finds on annotated images with what is on them."""
     from zarrmask.coco.evaluation import as_table, evaluate
 
-    record = evaluate(annotations, images, **options)
-    click.echo(json.dumps(record, indent=2) if as_json else as_table(record))
+    def told(record: Mapping[str, Any]) -> None:
+        click.echo(json.dumps(record, indent=2) if as_json else as_table(record))
+
+    evaluate(annotations, images, told=told, **options)
 
 
 @cli.command("annotate", short_help="Write a run's worst keyframes as images and COCO JSON.")
@@ -744,10 +748,14 @@ def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 def convert_checkpoint_command(source: Path, target: Path, overwrite: bool) -> None:
     """Write the weights of IN as OUT: .pth or .pkl, as detectron2 loads them, or .safetensors."""
+    from zarrmask.detection.config import config_file
     from zarrmask.detection.conversion import convert_checkpoint
 
     written = convert_checkpoint(source, target, overwrite=overwrite)
     click.echo(f"wrote {len(written.tensors):,} tensors to {target}")
+    beside = target.with_suffix(".yaml")
+    if (config := config_file(source)) and not beside.exists():
+        click.echo(f"its config stays {config}; whoever reads {target.name} looks for {beside}")
 
 
 @cli.command("info")
@@ -822,7 +830,7 @@ def main() -> None:
         error.show(told)
         _fail(told.getvalue(), error.exit_code)
     except (click.Abort, KeyboardInterrupt, _Terminated) as stop:
-        click.echo("stopped; what is done is kept: the same command goes on", err=True)
+        click.echo("stopped; the same command goes on from what is kept, if anything is", err=True)
         sys.exit(143 if isinstance(stop, _Terminated) else 130)
     except Exception as error:
         if debug:

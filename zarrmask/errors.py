@@ -65,7 +65,7 @@ def no_space(error: BaseException) -> str | None:
         return None
     return (
         f"there is no space left on the output's disk, or none that you may use ({error}); "
-        "make room, then run the same command again: it goes on"
+        "make room, then run the same command again: it goes on from what is kept, if anything is"
     )
 
 

@@ -234,6 +234,18 @@ def test_nothing_is_written_where_something_is_wrong(simulated, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_figures_are_told_before_a_disk_can_refuse_them(simulated, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zarrmask.coco.evaluation._draw", full)
+    told = []
+    with pytest.raises(OSError, match="No space"):
+        evaluate(*simulated, out=tmp_path / "judged", told=told.append)
+    assert told[0]["images"] == 4
+    assert not (tmp_path / "judged").exists()
+
+
 def test_the_command_prints_a_table_or_json(simulated, zarrmask, tmp_path):
     annotations, images = simulated
     arguments = ("evaluate", "--coco", annotations, "--images", images)

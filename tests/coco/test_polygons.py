@@ -1,5 +1,7 @@
 """Polygons around masks, rasterised again."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -57,6 +59,18 @@ def test_a_hole_is_joined_by_a_slit(large):
     """One polygon a piece: tools that read one list of points show the hole."""
     (ring,) = [p for p in polygons_of(large) if len(p) > 100 and drawn([p], large.shape)[200, 1000]]
     assert not drawn([ring], large.shape)[1000, 1000]
+
+
+def test_long_lines_take_little_memory():
+    mask = np.zeros((900, 900), bool)
+    mask[5:-5, 5:-5] = np.indices((890, 890)).sum(0) % 13 > 0  # its edge is not straight
+    mask[20:-20, 20:-20] = False
+    mask[20:24, 20:-20:3] = True
+    tracemalloc.start()
+    polygons_of(mask)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60e6
 
 
 def test_nothing_has_no_polygon():

@@ -272,6 +272,10 @@ def zero_is_white(files):
     tifffile.imwrite(files.images / "f.tif", np.zeros((40, 50), np.uint8), photometric="miniswhite")
 
 
+def one_flat_polygon(files):
+    files.first["segmentation"] = [1, 1, 9, 1, 9, 9]
+
+
 def no_annotations(files):
     files.content["annotations"] = []
 
@@ -295,7 +299,7 @@ BAD_FILES = {
     outside: "'/etc/passwd' lies outside the folder",
     upwards: "'b/../a.png' lies outside the folder",
     other_size: "a.png: is 40 x 50 pixels; the annotations say 41 x 50",
-    no_size: "images[0].height: Field required",
+    no_size: "images[0] (a.png) has no height",
     vast_size: "images[0].height: Input should be less than 65536",
     float_pixels: "f.tif: cannot be read: signed, or 32 bits a pixel; expected 8 or 16",
     two_points: "annotation 2 on a.png: a polygon of 2 points; expected 3 at least",
@@ -307,6 +311,7 @@ BAD_FILES = {
     far_away: "far beyond the image",
     beside_the_image: "a polygon without area on the image",
     no_segmentation: "it has no segmentation",
+    one_flat_polygon: "a list of numbers; expected a list of polygons, [[x, y, x, y, ...]]",
     empty_segmentation: "it has no segmentation",
     run_lengths_of_another_size: "run lengths are of [50, 40] pixels; the image is [40, 50]",
     too_few_run_lengths: "its counts come to 1,999 pixels; the image has 2,000",
@@ -337,6 +342,15 @@ def test_bad_files_are_refused(files, spoil):
         read_coco(*files.write())
     assert BAD_FILES[spoil] in str(refusal.value)
     assert str(files.json) in str(refusal.value)
+
+
+def test_where_missing_images_lie_is_told(files):
+    annotations, images = files.write()
+    with pytest.raises(AnnotationError) as refusal:
+        read_coco(annotations, images.parent)
+    told = str(refusal.value)
+    assert f"a.png: is missing in {images.parent}; but there is {images / 'a.png'}" in told
+    assert told.count("but there is") == 1
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "[" * 100_000, '"images"', "\xff", "3"])

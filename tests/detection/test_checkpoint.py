@@ -274,11 +274,18 @@ def test_files_without_weights(tmp_path, content):
             read_checkpoint(tmp_path / name)
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="No such file"):
-        read_checkpoint(tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="Is a directory"):
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder, no checkpoint; and holds none"):
         read_checkpoint(tmp_path)
+    for name in ("model.yaml", "model.safetensors", "model_0000999.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"it: model\.safetensors, model_0000999\.pth$"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def test_sha256(tmp_path):

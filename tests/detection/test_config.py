@@ -577,3 +577,12 @@ def test_shapes_of_something_else(tiny_weights):
 def test_no_two_fields_read_one_key(standard):
     paths = [declared.metadata["path"] for declared in fields(standard)]
     assert len(set(paths)) == len(paths)
+
+
+def test_a_config_without_a_network_is_told_apart():
+    training = [{"SOLVER": {"BASE_LR": 0.1}}]
+    with pytest.raises(CheckpointError, match=r"describes no network.*leave --config out"):
+        interpret(training, "it")
+    with pytest.raises(CheckpointError) as refusal:
+        interpret([{"MODEL": {"MASK_ON": False}}, STANDARD_FPN], "it")
+    assert "describes no network" not in str(refusal.value)

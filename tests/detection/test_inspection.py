@@ -72,6 +72,7 @@ def test_anchors_that_shapes_do_not_tell_are_a_misfit(tmp_path):
     assert found.misfit.reshaped[name] == ((6, 64, 1, 1), (3, 64, 1, 1))
     assert not found.misfit.missing
     assert not found.fits
+    assert f"put it beside as {alone.stem}.yaml" in found.lines()[""]
 
 
 def test_counters_are_summed_up(tmp_path, tiny):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
-from zarrmask.detection.config import ModelConfig, guessed
+from zarrmask.detection.config import ModelConfig, guessed, require_file
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.masking.field import grown
@@ -75,6 +75,7 @@ def evaluate(
     out: Path | None = None,
     worst: int = 10,
     reporter: Reporter | None = None,
+    told: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Compare what a checkpoint finds on annotated images with what is on them.
 
@@ -92,6 +93,8 @@ def evaluate(
         How many images are drawn, those of the lowest IoU first.
     reporter : Reporter, optional
         Where progress goes.
+    told : callable, optional
+        Called with what is returned before anything is written, which a disk may refuse.
 
     Returns
     -------
@@ -124,6 +127,7 @@ def evaluate(
     dataset = read_coco(annotations, images)
     reporter.say(str(dataset))
     weights = settings.checkpoint or DEFAULT_CHECKPOINT
+    require_file(weights)
     if warning := guessed(weights, settings.model):
         reporter.warn(warning)
     lowest = min(settings.score, LOWEST_SCORE)
@@ -177,6 +181,8 @@ def evaluate(
         "mirrored": settings.mirrored,
         **_record(dataset, settings, judged),
     }
+    if told is not None:
+        told(record)
     if out is not None:
         with whole_folder(out) as folder:
             (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -134,9 +135,14 @@ def _entries(
         try:
             entries.append(kind.model_validate(entry))
         except ValidationError as error:
+            called = entry.get("file_name") if isinstance(entry, dict) else None
+            whose = f"{name}[{position}]" + (f" ({escaped(str(called))})" if called else "")
             for lack in error.errors():
-                key = ".".join(map(str, (f"{name}[{position}]", *lack["loc"])))
-                problems.append(f"{key}: {lack['msg']}")
+                if lack["type"] == "missing":
+                    problems.append(f"{whose} has no {'.'.join(map(str, lack['loc']))}")
+                else:
+                    key = ".".join(map(str, (f"{name}[{position}]", *lack["loc"])))
+                    problems.append(f"{key}: {lack['msg']}")
     return entries
 
 
@@ -155,18 +161,35 @@ def _images(listed: Sequence[_Image], folder: Path) -> tuple[list[CocoImage], li
             problems.append(f"{entry.file_name!r} lies outside the folder of images")
         else:
             images.append(CocoImage(entry.id, path, entry.height, entry.width))
+    told_where = False
     with ThreadPoolExecutor() as pool:
         for image, problem in zip(images, pool.map(_wrong_file, images), strict=True):
-            if problem is not None:
-                problems.append(f"{escaped(str(image.path.relative_to(root)))}: {problem}")
+            if problem is None:
+                continue
+            name = str(image.path.relative_to(root))
+            if problem == _MISSING and not told_where:
+                problem += _where(name, root)
+                told_where = True
+            problems.append(f"{escaped(name)}: {problem}")
     return images, problems
+
+
+_MISSING = "is missing"
+
+
+def _where(name: str, root: Path) -> str:
+    """Say where an image was looked for in vain, and where one that is called so lies."""
+    base = PureWindowsPath(name).name  # of whatever system the name is
+    elsewhere = next(root.rglob(glob.escape(base)), None) if base else None
+    said = f" in {escaped(str(root))}"
+    return said if elsewhere is None else f"{said}; but there is {escaped(str(elsewhere))}"
 
 
 def _wrong_file(image: CocoImage) -> str | None:
     try:
         height, width = read_grey(image.path).shape
     except FileNotFoundError:
-        return "is missing"
+        return _MISSING
     except Exception as error:  # a decoder lost in garbage may raise anything
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if (height, width) == (image.height, image.width):
@@ -224,6 +247,8 @@ def _region(segmentation: Any, height: int, width: int) -> Region:
         if not isinstance(segmentation["counts"], list | str):
             raise ValueError("its counts are not run lengths")
         region = Region.of_counts(segmentation["counts"], height, width)
+    elif isinstance(segmentation, list) and segmentation and all(map(_is_number, segmentation)):
+        raise ValueError("a list of numbers; expected a list of polygons, [[x, y, x, y, ...]]")
     elif segmentation and isinstance(segmentation, list):
         polygons = [_polygon(polygon, height, width) for polygon in segmentation]
         region = Region.of_union(polygons, height, width)

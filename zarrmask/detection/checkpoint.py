@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zarrmask.detection.config import require_file
 from zarrmask.errors import CheckpointError
 
 
@@ -65,6 +66,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     CheckpointError
         If the file is none of these, is damaged, or asks to import anything but arrays.
     """
+    require_file(path)
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -19,13 +19,14 @@ from zarrmask.detection.config_keys import (
     fraction,
     is_number,
     key,
+    lookup,
     numbers,
     read_values,
     stated,
     unknown_keys,
     whole,
 )
-from zarrmask.errors import CheckpointError, SettingsError
+from zarrmask.errors import CheckpointError, SettingsError, some_of
 
 ARCHITECTURE = "detectron2's Mask R-CNN with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x)"
 
@@ -239,6 +240,25 @@ _OF_A_TRAINING = re.compile("model_([0-9]{7}|best|final)")
 """Checkpoints of a training, which share one config: zarrmask's model.yaml, detectron2's own."""
 
 
+SUFFIXES = (".safetensors", ".pth", ".pkl")
+"""Of checkpoints."""
+
+
+def require_file(checkpoint: Path) -> None:
+    """Refuse what is no file.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    if checkpoint.is_dir():
+        inside = sorted(one.name for one in checkpoint.iterdir() if one.suffix in SUFFIXES)
+        names = f"name one of these in it: {some_of(inside)}" if inside else "and holds none"
+        raise CheckpointError(f"{checkpoint} is a folder, no checkpoint; {names}")
+    if not checkpoint.exists():
+        raise CheckpointError(f"there is no checkpoint {checkpoint}")
+
+
 def config_file(checkpoint: Path, given: Path | None = None) -> Path | None:
     """Where the config of a checkpoint is: as given, else beside it; None where there is none.
 
@@ -292,9 +312,15 @@ def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
     problems = list(unknown_keys(documents, NETWORK))
     config = NETWORK.read(documents, problems)
     if problems or config is None:
+        bare = lookup(documents, "MODEL.BACKBONE.NAME", None) is None
+        hint = (
+            " This one describes no network (no MODEL.BACKBONE.NAME): where the network's own "
+            "config lies beside its checkpoint, leave --config out. By detectron2's defaults:"
+        )
         raise CheckpointError(
-            f"{source}: this model config is not supported. zarrmask runs {ARCHITECTURE}.\n  "
-            + "\n  ".join(problems)
+            f"{source}: this model config is not supported. zarrmask runs {ARCHITECTURE}."
+            + (hint if bare else "")
+            + "".join(f"\n  {problem}" for problem in problems)
         )
     return config
 

@@ -15,6 +15,7 @@ from zarrmask.detection.checkpoint import Checkpoint, is_numeric, read_checkpoin
 from zarrmask.detection.weights import is_counter, is_weight
 from zarrmask.errors import CheckpointError, OutputError
 from zarrmask.storage.atomic import replace_file
+from zarrmask.storage.place import require_writable
 
 
 def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -> Checkpoint:
@@ -55,6 +56,7 @@ def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -
     if target.is_dir() or (target.exists() and not overwrite):
         advice = "" if target.is_dir() else ", or give --overwrite"
         raise OutputError(f"{target} exists; name another file{advice}")
+    require_writable(target)
     found = read_checkpoint(source)
     if found.metadata.get("matching_heuristics"):
         raise CheckpointError(

@@ -109,9 +109,16 @@ class Inspection:
             f"{self.weight_bytes:,} bytes",
             "passed over": ", ".join(_summed_up(self.passed_over)),
             "fits": "yes: every weight has its place" if self.fits else "no:",
-            "": "\n".join([*self.misfit.lines(), *damaged]),
+            "": "\n".join([*self.misfit.lines(), *damaged, *self._advice()]),
         }
         return {name: text for name, text in known.items() if text}
+
+    def _advice(self) -> list[str]:
+        """What to do where weights do not fit a network that their shapes were taken for."""
+        if self.config is not None or not self.misfit:
+            return []
+        beside = self.file.with_suffix(".yaml").name
+        return [f"give the config it was trained with (--config), or put it beside as {beside}"]
 
 
 def inspect_checkpoint(path: Path, config: Path | None = None) -> Inspection:

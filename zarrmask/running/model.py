@@ -16,12 +16,12 @@ from zarrmask.detection.config import (
     guessed,
     interpret,
     read_fields,
+    require_file,
     stated_keys,
 )
 from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
-from zarrmask.errors import CheckpointError
 from zarrmask.planning.forecast import Network
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings
@@ -41,8 +41,7 @@ def find_checkpoint(settings: Settings) -> Path:
         Where it is not there, or lacks a class that is asked for.
     """
     checkpoint = settings.checkpoint or DEFAULT_CHECKPOINT
-    if not checkpoint.is_file():
-        raise CheckpointError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
+    require_file(checkpoint)
     if settings.classes is not None:
         if file := config_file(checkpoint, settings.model):
             documents = read_documents(file)

@@ -94,7 +94,7 @@ def picture(lines: Iterable[Mapping[str, Any]]) -> bytes:
         losses.plot(*_points(lines, name), label=name, linewidth=width, marker=".")
     losses.set_ylabel("loss")
     losses.legend(fontsize="small", ncols=2)
-    rate.plot(*_points(lines, RATE), color="gray")
+    rate.plot(*_points(lines, RATE), color="gray", marker=".")
     rate.set_ylabel("learning rate")
     judged.plot(*_points(lines, UNION_IOU), color="tab:green", marker="o")
     judged.set_ylabel("IoU on slices held out")

@@ -18,7 +18,7 @@ from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
 from zarrmask.detection.shapes import documents_of
-from zarrmask.errors import AnnotationError, CheckpointError, SettingsError
+from zarrmask.errors import AnnotationError, CheckpointError, SettingsError, counted
 from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.storage.digest import sha256
@@ -120,19 +120,24 @@ def annotated_lesson(
         learned = list(dataset.images)
         judges = list(read_coco(validate_coco, validate_images or images).images)
         by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}, {_called(judges)}"
+        if {image.path for image in judges} & {image.path for image in learned}:
+            warnings.append(f"images of {validate_coco} are learned from too: it judges too well")
+    crowds = _crowds(learned)
+    learned = _with_instances(learned, recipe, coco)
     return Lesson(
         network,
         recipe,
         seed,
         f"{coco.name} {sha256(coco)[:16]}, {_called(dataset.images)}, {len(judges)} held out{by}"
         f"{_seen_through(window)}",
-        partial(AnnotatedBatches, _with_instances(learned, recipe, coco), recipe, seed, window),
+        partial(AnnotatedBatches, learned, recipe, seed, window),
         weights,
         str(init),
         weights_called(init),
         new_heads,
         partial(mean_union_iou, network, judges, window) if judges else None,
-        [*warnings, *dark, *_crowds(learned)],
+        [*warnings, *dark, *crowds],
+        f"{counted(len(learned), 'images')}, {len(judges) or 'none'} to judge by",
     )
 
 
@@ -187,16 +192,14 @@ def _crowds(images: Sequence[CocoImage]) -> list[str]:
     ]
 
 
-def _with_instances(
-    images: Sequence[CocoImage], recipe: Recipe, coco: Path
-) -> tuple[CocoImage, ...]:
+def _with_instances(images: Sequence[CocoImage], recipe: Recipe, coco: Path) -> list[CocoImage]:
     """Leave out images with crowds alone; and empty ones, if ``FILTER_EMPTY_ANNOTATIONS`` says so.
 
     Nobody says that there is nothing in a crowd.
     """
-    kept = tuple(
+    kept = [
         image for image in images if image.instances or not (image.crowds or recipe.drops_empty)
-    )
+    ]
     if not any(image.instances for image in kept):
         raise AnnotationError(
             f"{coco}: no image with an annotation is left to learn from, once {len(images)} images "

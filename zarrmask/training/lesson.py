@@ -47,6 +47,8 @@ class Lesson:
         Gives how good weights are, the IoU of masks, from 0 to 1.
     warnings : sequence of str
         What may not be as it was meant.
+    summary : str
+        What it is that is learned from, for a person.
     """
 
     config: ModelConfig
@@ -60,6 +62,7 @@ class Lesson:
     new_heads: bool = False
     judge: Callable[[Mapping[str, Tensor], World], float] | None = None
     warnings: Sequence[str] = ()
+    summary: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:

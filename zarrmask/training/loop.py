@@ -19,7 +19,7 @@ from zarrmask.detection.config import STRIDES, ModelConfig
 from zarrmask.detection.weights import load_weights, model_weights, norm_counters
 from zarrmask.errors import OutputError, SettingsError, TrainingError
 from zarrmask.storage.lock import hold
-from zarrmask.storage.place import names_in
+from zarrmask.storage.place import names_in, require_writable
 from zarrmask.training.batches import Batch, stream
 from zarrmask.training.curves import RATE, TOTAL, UNION_IOU, Curves
 from zarrmask.training.lesson import Lesson
@@ -136,6 +136,7 @@ def train(
             torch.set_num_threads(threads or max(cores - workers, 1))
         if state is None:
             refuse_others(out)
+        require_writable(out)
         training = Training(lesson, world, state)
         if not world.agrees_on(training.done):
             raise OutputError(
@@ -144,11 +145,20 @@ def train(
             )
         out.mkdir(parents=True, exist_ok=True)
         if progress is not None and world.is_first:
+            progress(_opening(lesson, training.done, world))
             for warning in lesson.warnings:
                 progress(f"warning: {warning}")
         with hold(out / LOCK, out) if world.is_first else nullcontext(), Stop() as stop:
             training.go(out, workers, progress or (lambda _step: None), stop)
     return out / LAST
+
+
+def _opening(lesson: Lesson, done: int, world: World) -> str:
+    """Say what is going to be done."""
+    begins = "random weights (no --init)" if lesson.weights is None else lesson.origin
+    begins = f"goes on after iteration {done}" if done else f"begins from {begins}"
+    together = f", {world.size} processes" if world.size > 1 else ""
+    return f"learns from {lesson.summary}; {begins}; on {world.device}{together}"
 
 
 def check_share(batch: int, world: World) -> None:

@@ -74,6 +74,7 @@ def simulated_lesson(
         str(init),
         weights_called(init),
         warnings=frozen_at_random(recipe, config) if init is None else (),
+        summary="simulated slices",
     )
 
 

@@ -166,7 +166,7 @@ def compare(depth: int, truth: Masks, found: Masks) -> list[Score]:
 def finder() -> Callable[[Image], Mask]:
     """The shipped detector, on one thread."""
     torch.set_num_threads(1)
-    detector = load_detector(DEFAULT_CHECKPOINT, device="cpu", score_threshold=0.1, alone=False)
+    detector = load_detector(DEFAULT_CHECKPOINT, device="cpu", score_threshold=0.1)
 
     def find(image: Image) -> Mask:
         size = image.shape[0], image.shape[1]

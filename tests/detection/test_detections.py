@@ -81,38 +81,19 @@ def test_a_box_beside_the_slice_marks_nothing():
         assert not instance_mask(np.array(box, np.float32), patch, (30, 40)).any()
 
 
-def scored(scores, classes):
-    count = len(scores)
-    return Detections(
-        np.arange(4 * count, dtype=np.float32).reshape(count, 4),
-        np.array(scores, np.float32),
-        np.array(classes, np.int64),
-        np.ones((count, 2, 2), np.float32),
-    )
-
-
 @pytest.mark.parametrize(("score", "count"), [(0.0, 3), (0.5, 1), (0.25, 2), (0.9, 0)])
 def test_above_keeps_what_scores_more(score, count):
-    found = scored([0.75, 0.5, 0.1], [2, 1, 0])
+    found = Detections(
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        np.array([0.75, 0.5, 0.1], np.float32),
+        np.array([2, 1, 0]),
+        np.ones((3, 2, 2), np.float32),
+    )
     kept = found.above(score)
     assert len(kept) == count
     assert kept.boxes.shape == (count, 4)
     assert kept.patches.shape == (count, 2, 2)
     assert kept.classes.tolist() == [2, 1, 0][:count]
-
-
-@pytest.mark.parametrize(
-    ("score", "kept"),
-    [(0.0, [0, 1, 2, 3]), (0.2, [0, 1, 3]), (0.5, [0, 3]), (0.75, []), (0.9, [])],
-)
-def test_one_that_is_sure_vouches_for_the_others_of_its_class(score, kept):
-    found = scored([0.75, 0.5, 0.2, 0.1], [2, 1, 0, 2])
-    assert found.present(score).scores.tolist() == found.scores[kept].tolist()
-    assert found.present(score).classes.tolist() == found.classes[kept].tolist()
-
-
-def test_where_nothing_is_found_nothing_is_present():
-    assert len(scored([], []).present(0.0)) == 0
 
 
 def test_tasks_without_weights_do_not_import_torch():

@@ -91,7 +91,6 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint):
         {"pixel_mean": (90.0, 116.28, 123.675)},
         {"pixel_std": (2.0, 1.0, 1.0)},
         {"even_contrast": True},
-        {"presence_threshold": 0.99},
         {"min_size": 96},
         {"max_size": 70},
     ],
@@ -120,18 +119,6 @@ def test_what_a_config_says_changes_what_is_found(tiny, slices, changes):
         and before.patches.shape == after.patches.shape
         and np.allclose(before.patches, after.patches)
     )
-
-
-def test_who_knows_the_neighbours_gets_what_is_unsure(checkpoint, tiny, tmp_path, as_yaml, slices):
-    sure = tmp_path / "sure.yaml"
-    sure.write_text(as_yaml(replace(tiny, presence_threshold=0.99)))
-    image = slices(70, 88)
-    before, alone, among = (
-        detect(load_detector(checkpoint, config, alone=judged), image)[0]
-        for config, judged in ((None, True), (sure, True), (sure, False))
-    )
-    assert len(alone) == 0
-    same(before, among)
 
 
 def test_a_given_config_goes_first(checkpoint, tiny, tmp_path, as_yaml):

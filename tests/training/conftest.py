@@ -23,7 +23,6 @@ SMALL = {
 }
 PLAIN = {  # as detectron2 trains
     "EVEN_CONTRAST: true": "EVEN_CONTRAST: false",
-    "PRESENCE_THRESH_TEST: 0.35": "PRESENCE_THRESH_TEST: 0.0",
     "AVERAGE: 0.998": "AVERAGE: 0.0",
     "OPTIMIZER: AdamW": "OPTIMIZER: SGD",
     "HELP: true": "HELP: false",

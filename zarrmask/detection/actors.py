@@ -78,7 +78,6 @@ class DetectorSpec:
             score_threshold=self.score,
             batch=self.together(device),
             mirrored=self.mirrored,
-            alone=False,  # a run judges a keyframe by those around it
         )
 
 

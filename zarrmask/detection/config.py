@@ -133,9 +133,6 @@ class ModelConfig:
     )
     even_contrast: bool = key("ZARRMASK.EVEN_CONTRAST", False, flag)
     """zarrmask's own: whether each image is brought to one contrast; see `even_contrast.even`."""
-    presence_threshold: float = key("ZARRMASK.PRESENCE_THRESH_TEST", 0.0, fraction)
-    """zarrmask's own: what the surest of a class has to score for any of it to be found on an
-    image; see `Detections.present`."""
 
     @property
     def is_bottleneck(self) -> bool:

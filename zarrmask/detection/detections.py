@@ -40,14 +40,6 @@ class Detections:
         """
         return self._kept(self.scores > score)
 
-    def present(self, score: float) -> Self:
-        """Keep the classes that are there at all: of which one detection scores more than `score`.
-
-        Where one is sure, unsure ones beside it are worth keeping; all by themselves they are
-        mistakes for the most part.
-        """
-        return self._kept(np.isin(self.classes, self.classes[self.scores > score]))
-
     def of_classes(self, chosen: Collection[int]) -> Self:
         """Keep what is of one of these classes."""
         return self._kept(np.isin(self.classes, list(chosen)))

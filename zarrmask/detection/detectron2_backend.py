@@ -46,7 +46,7 @@ class Detectron2Detector:
     device : torch.device
     score_threshold : float, optional
         Only what scores above is found; without one, the config's.
-    mirrored, alone : bool
+    mirrored : bool
         See `zarrmask.detection.load.load_detector`.
 
     Raises
@@ -66,14 +66,10 @@ class Detectron2Detector:
         score_threshold: float | None = None,
         *,
         mirrored: bool = False,
-        alone: bool = True,
     ) -> None:
         _require_detectron2()
         self.config = _config(documents, source)
-        self._evens, presence = read_fields(
-            documents, source, "even_contrast", "presence_threshold"
-        )
-        self._presence = presence if alone else 0.0
+        (self._evens,) = read_fields(documents, source, "even_contrast")
         self._device = device
         self.config.MODEL.DEVICE = str(device)
         if score_threshold is not None:
@@ -118,7 +114,7 @@ class Detectron2Detector:
             found.pred_masks.cpu().numpy()[:, 0],
             seen=(image.shape[0], image.shape[1]),
             size=size,
-        ).present(self._presence)
+        )
 
     def _inference_mirrored(self, tensor: torch.Tensor) -> Any:
         """What `inference` gives, of the tensor's mirror images too."""

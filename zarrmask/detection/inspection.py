@@ -104,7 +104,6 @@ class Inspection:
             "norms": f"{model.resnet_norm}; in the pyramid {model.fpn_norm or 'none'}",
             "anchors": f"{model.anchors_per_place} a place on {', '.join(model.rpn_levels)}",
             "sees": _input(model),
-            "finds": _finding(model),
             "weights": f"{self.weights:,} tensors of {self.parameters:,} numbers ({types}), "
             f"{self.weight_bytes:,} bytes",
             "passed over": ", ".join(_summed_up(self.passed_over)),
@@ -184,12 +183,6 @@ def _channels(model: ModelConfig) -> str:
 
 def _listed(numbers: Iterable[int]) -> str:
     return "-".join(map(str, numbers))
-
-
-def _finding(model: ModelConfig) -> str | None:
-    if not model.presence_threshold:
-        return None
-    return f"nothing of a class on a slice where its surest scores {model.presence_threshold:g}"
 
 
 def _input(model: ModelConfig) -> str:

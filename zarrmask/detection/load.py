@@ -43,7 +43,6 @@ def load_detector(
     score_threshold: float | None = None,
     batch: int = 1,
     mirrored: bool = False,
-    alone: bool = True,
 ) -> Detector:
     """Load a detectron2 Mask R-CNN.
 
@@ -67,9 +66,6 @@ def load_detector(
     mirrored : bool
         Whether a slice's mirror images are looked at too, and what is said of a place is averaged;
         see `zarrmask.detection.mirroring`.
-    alone : bool
-        Whether slices are judged each by itself. Then the config's `presence_threshold` holds; who
-        has a slice's neighbours can tell better than by a score whether a find is a mistake.
 
     Raises
     ------
@@ -90,7 +86,7 @@ def load_detector(
         require_finite(own, source)
         documents = documents_of(checkpoint, weights.shapes, config)
         return Detectron2Detector(
-            documents, weights, source, place, score_threshold, mirrored=mirrored, alone=alone
+            documents, weights, source, place, score_threshold, mirrored=mirrored
         )
     model_config = config_of(checkpoint, weights.shapes, config)
     if score_threshold is None:
@@ -98,7 +94,6 @@ def load_detector(
     model_config = replace(
         model_config,
         score_threshold=_LOWEST_SCORE if score_threshold is None else score_threshold,
-        presence_threshold=model_config.presence_threshold if alone else 0.0,
     )
     return MaskRCNNDetector(
         model_config, weights.tensors, source, place, precision, batch, mirrored=mirrored
@@ -186,7 +181,7 @@ class MaskRCNNDetector:
                     result["masks"].cpu().numpy()[:, 0],
                     seen=(images[n].shape[0], images[n].shape[1]),
                     size=sizes[n],
-                ).present(self.config.presence_threshold)
+                )
         return [found[n] for n in range(len(images))]
 
     def _results(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:

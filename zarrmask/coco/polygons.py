@@ -70,8 +70,9 @@ def _simplified(lines: list[NDArray], tolerance: float) -> NDArray[np.float64] |
 def _joined(lines: list[NDArray]) -> NDArray[np.float64]:
     """Join the lines around holes to the one around all: each by its leftmost point.
 
-    To what is nearest to that, which takes no more time or memory than there are points; a slit
-    covers no pixel wherever it lies. From left to right, so that it is short.
+    To what is nearest to that: the nearest of all pairs of points would take memory by the square
+    of a long line. A slit covers no pixel wherever it lies. From left to right, so that it is
+    short.
     """
     ring, *holes = (line[:, 0, :].astype(np.int64) for line in lines)
     for hole in sorted(holes, key=lambda line: int(line[:, 0].min())):

@@ -588,7 +588,7 @@ def test_ctrl_c_while_workers_begin_is_no_traceback(stack, tmp_path, seconds):
     os.killpg(process.pid, signal.SIGINT)
     told = process.communicate()[1]
     assert process.returncode == 130
-    assert told.endswith("stopped; the same command goes on from what is kept, if anything is\n")
+    assert told.endswith("\nstopped; the same command goes on from what is kept, if anything is\n")
     assert "Traceback" not in told
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 
 from zarrmask.correcting.corrections import Correction
+from zarrmask.detection.config import SUFFIXES
 from zarrmask.errors import ZarrmaskError, some_of
 from zarrmask.images.numbered import EXPORTED, PROXIES
 from zarrmask.pyramid import open_pyramid, read_metadata
@@ -16,7 +17,6 @@ from zarrmask.stack import open_source
 from zarrmask.storage.place import Place, place_of, reached, written_command
 
 LISTED = 20  # bad slices named
-WEIGHTS = (".pth", ".pkl", ".safetensors")
 IMAGES = {EXPORTED: "slices that were exported from a run", PROXIES: "proxies of a stack"}
 """What a folder of images is that has this record."""
 
@@ -43,7 +43,7 @@ def describe(path: str | Place) -> dict[str, str]:
         record = Journal.of_run(place).read()
         if record is not None:
             return _run(record)
-        if place.suffix in WEIGHTS and place.is_file():
+        if place.suffix in SUFFIXES and place.is_file():
             command = written_command(["zarrmask", "checkpoint", "inspect", str(place)])
             return {"weights": f"of a detector, it seems; to look into them: {command}"}
         if place.name == "keyframes.zarr" and Journal.of_run(place.parent).read() is not None:

@@ -284,7 +284,7 @@ def test_a_folder_is_no_checkpoint(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="No such file"):
         read_checkpoint(tmp_path / "a.pth")
 
 

@@ -161,16 +161,14 @@ def _images(listed: Sequence[_Image], folder: Path) -> tuple[list[CocoImage], li
             problems.append(f"{entry.file_name!r} lies outside the folder of images")
         else:
             images.append(CocoImage(entry.id, path, entry.height, entry.width))
-    told_where = False
     with ThreadPoolExecutor() as pool:
-        for image, problem in zip(images, pool.map(_wrong_file, images), strict=True):
-            if problem is None:
-                continue
-            name = str(image.path.relative_to(root))
-            if problem == _MISSING and not told_where:
-                problem += _where(name, root)
-                told_where = True
-            problems.append(f"{escaped(name)}: {problem}")
+        wrong = list(pool.map(_wrong_file, images))
+    names = [str(image.path.relative_to(root)) for image in images]
+    if _MISSING in wrong:  # where all are missing, one that lies elsewhere tells of the others
+        first = wrong.index(_MISSING)
+        wrong[first] = _MISSING + _where(names[first], root)
+    told = zip(names, wrong, strict=True)
+    problems += [f"{escaped(name)}: {problem}" for name, problem in told if problem]
     return images, problems
 
 
@@ -247,9 +245,9 @@ def _region(segmentation: Any, height: int, width: int) -> Region:
         if not isinstance(segmentation["counts"], list | str):
             raise ValueError("its counts are not run lengths")
         region = Region.of_counts(segmentation["counts"], height, width)
-    elif isinstance(segmentation, list) and segmentation and all(map(_is_number, segmentation)):
-        raise ValueError("a list of numbers; expected a list of polygons, [[x, y, x, y, ...]]")
     elif segmentation and isinstance(segmentation, list):
+        if all(map(_is_number, segmentation)):
+            raise ValueError("a list of numbers; expected a list of polygons, [[x, y, x, y, ...]]")
         polygons = [_polygon(polygon, height, width) for polygon in segmentation]
         region = Region.of_union(polygons, height, width)
     else:

@@ -253,7 +253,7 @@ def require_file(checkpoint: Path) -> None:
         names = f"name one of these in it: {some_of(inside)}" if inside else "and holds none"
         raise CheckpointError(f"{checkpoint} is a folder, no checkpoint; {names}")
     if not checkpoint.exists():
-        raise CheckpointError(f"there is no checkpoint {checkpoint}")
+        raise CheckpointError(f"{checkpoint}: No such file; name a checkpoint that is there")
 
 
 def config_file(checkpoint: Path, given: Path | None = None) -> Path | None:
@@ -298,6 +298,11 @@ def read_config(path: Path) -> ModelConfig:
     return interpret(read_documents(path), str(path))
 
 
+def describes_network(documents: Sequence[Document]) -> bool:
+    """Whether a config says what network it is of; one of a training alone does not."""
+    return lookup(documents, "MODEL.BACKBONE.NAME", None) is not None
+
+
 def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
     """Make a `ModelConfig` of nested mappings, the first of which takes precedence.
 
@@ -309,14 +314,13 @@ def interpret(documents: Sequence[Document], source: str) -> ModelConfig:
     problems = list(unknown_keys(documents, NETWORK))
     config = NETWORK.read(documents, problems)
     if problems or config is None:
-        bare = lookup(documents, "MODEL.BACKBONE.NAME", None) is None
         hint = (
             " This one describes no network (no MODEL.BACKBONE.NAME): where the network's own "
             "config lies beside its checkpoint, leave --config out. By detectron2's defaults:"
         )
         raise CheckpointError(
             f"{source}: this model config is not supported. zarrmask runs {ARCHITECTURE}."
-            + (hint if bare else "")
+            + ("" if describes_network(documents) else hint)
             + "".join(f"\n  {problem}" for problem in problems)
         )
     return config

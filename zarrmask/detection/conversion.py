@@ -56,7 +56,7 @@ def convert_checkpoint(source: Path, target: Path, *, overwrite: bool = False) -
     if target.is_dir() or (target.exists() and not overwrite):
         advice = "" if target.is_dir() else ", or give --overwrite"
         raise OutputError(f"{target} exists; name another file{advice}")
-    require_writable(target)
+    require_writable(target.parent)
     found = read_checkpoint(source)
     if found.metadata.get("matching_heuristics"):
         raise CheckpointError(

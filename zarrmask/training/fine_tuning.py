@@ -13,7 +13,7 @@ from torch import Tensor
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
 from zarrmask.coco.greys import settle_window
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file, guessed
+from zarrmask.detection.config import ModelConfig, config_file, describes_network, guessed
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
@@ -89,7 +89,7 @@ def annotated_lesson(
     documents = read_documents(config or FINETUNE)
     if init is None:
         require_no_weights(documents, config or FINETUNE)
-    describes = lookup(documents, "MODEL.BACKBONE.NAME", None) is not None
+    describes = describes_network(documents)
     if init is None and not describes:
         init = DEFAULT_CHECKPOINT
     begun = None if init is None else read_checkpoint(init)

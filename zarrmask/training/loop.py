@@ -155,10 +155,10 @@ def train(
 
 def _opening(lesson: Lesson, done: int, world: World) -> str:
     """Say what is going to be done."""
-    begins = "random weights (no --init)" if lesson.weights is None else lesson.origin
-    begins = f"goes on after iteration {done}" if done else f"begins from {begins}"
+    weights = "random weights (no --init)" if lesson.weights is None else lesson.origin
+    start = f"goes on after iteration {done}" if done else f"begins from {weights}"
     together = f", {world.size} processes" if world.size > 1 else ""
-    return f"learns from {lesson.summary}; {begins}; on {world.device}{together}"
+    return f"learns from {lesson.summary}; {start}; on {world.device}{together}"
 
 
 def check_share(batch: int, world: World) -> None:

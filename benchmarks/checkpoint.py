@@ -29,6 +29,12 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 SEED_ALTERED, ALTERED = 20261127, 50
 """Of altered real slices; how many of each."""
+SIZES = {
+    "of 330 to 1,100 pixels, as real ones are shown": ((330, 1100), (20261129, 20261130)),
+    "of 320 pixels": ((320, 320), (20261122, 20261123)),
+}
+"""Of simulated slices: what they are called, their shorter sides from and to, and seeds that
+training never uses, of those with papyrus and of those without."""
 KINDS = {
     "as scrolls in their cases usually look": {"odd": 0.0},
     "odd, from a scroll's middle": {"odd": 1.0, "ends": 0.0},
@@ -83,25 +89,35 @@ def iou(found: Mask, truth: Mask) -> float:
 
 
 def on_simulated(find: Find, count: int) -> Iterator[tuple[str, str]]:
-    """Slices of a seed that training never uses."""
-    scores, seconds = [], 0.0
-    for number in range(count):
-        image, pieces = simulate(np.random.default_rng([20261122, number]), 320, empty=0.0)
-        start = time.perf_counter()
-        found = find(image)
-        seconds += time.perf_counter() - start
-        scores.append(iou(found, np.any(pieces, axis=0)))
-    yield f"IoU on {count} simulated slices: mean", f"{np.mean(scores):.3f}"
-    yield (
-        "the same: median, 10th percentile",
-        " / ".join(f"{value:.3f}" for value in np.percentile(scores, [50, 10])),
-    )
-    false = sum(
-        find(simulate(np.random.default_rng([20261123, number]), 320, empty=1.0)[0]).any()
-        for number in range(count)
-    )
-    yield "simulated slices without papyrus on which something is found", f"{false} of {count}"
-    yield "seconds a slice, one thread", f"{seconds / count:.2f}"
+    """Slices with papyrus and without, of several sizes and of one."""
+    for name, (sides, (seed, seed_empty)) in SIZES.items():
+        scores, seconds = [], 0.0
+        for number in range(count):
+            image, pieces = drawn(seed, number, sides, empty=0.0)
+            start = time.perf_counter()
+            found = find(image)
+            seconds += time.perf_counter() - start
+            scores.append(iou(found, np.any(pieces, axis=0)))
+        lower, middle = np.percentile(scores, [10, 50])
+        yield (
+            f"IoU on {count} simulated slices {name}: mean, median, 10th percentile",
+            f"{np.mean(scores):.3f} / {middle:.3f} / {lower:.3f}",
+        )
+        false = sum(
+            find(drawn(seed_empty, number, sides, empty=1.0)[0]).any() for number in range(count)
+        )
+        yield "such ones without papyrus on which something is found", f"{false} of {count}"
+        yield "seconds a slice, one thread", f"{seconds / count:.2f}"
+
+
+def drawn(
+    seed: int, number: int, sides: tuple[int, int], *, empty: float
+) -> tuple[NDArray[np.uint8], list[Mask]]:
+    """Simulate one slice of a seed, whose shorter side is drawn as well where it may differ."""
+    rng = np.random.default_rng([seed, number])
+    first, last = sides
+    side = first if first == last else int(rng.integers(first, last + 1))
+    return simulate(rng, side, empty=empty)
 
 
 def on_kinds(find: Find, count: int) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from torchvision.ops import (
 from zarrmask.detection.config import STRIDES, ModelConfig
 from zarrmask.detection.mirroring import Look, Size
 from zarrmask.detection.proposals import finite
+from zarrmask.detection.region_pooling import pool_regions
 
 
 class Heads(RoIHeads):
@@ -204,7 +205,7 @@ class Pool(MultiScaleRoIAlign):
         pooled = first.new_zeros((len(rois), first.shape[1], *self.output_size))
         for i, level in enumerate(self.featmap_names):
             here = torch.where(number == i)[0]
-            pooled[here] = roi_align(
+            pooled[here] = pool_regions(
                 x[level].float(),  # as autocast does, but on MPS
                 rois[here],
                 self.output_size,

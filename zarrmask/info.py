@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -15,6 +16,7 @@ from zarrmask.records.damage import ENTRIES
 from zarrmask.records.journal import CORRECTING, Journal, RecordFile, to_go_on
 from zarrmask.stack import open_source
 from zarrmask.storage.place import Place, place_of, reached, written_command
+from zarrmask.training import METRICS
 
 LISTED = 20  # bad slices named
 IMAGES = {EXPORTED: "slices that were exported from a run", PROXIES: "proxies of a stack"}
@@ -49,6 +51,8 @@ def describe(path: str | Place) -> dict[str, str]:
         if place.name == "keyframes.zarr" and Journal.of_run(place.parent).read() is not None:
             command = written_command(["zarrmask", "info", str(place.parent)])
             return {"keyframes": f"what a run found on them; to see what it made: {command}"}
+        if isinstance(place, Path) and (place / METRICS).is_file():
+            return _training(place)
         try:
             return _pyramid(place)
         except ZarrmaskError:
@@ -82,6 +86,28 @@ def _corrections(record: dict[str, Any]) -> list[str]:
 
 def _bad(entries: list[dict]) -> str:
     return some_of([f"{entry['z']} {entry['treated']}" for entry in entries], LISTED) or "none"
+
+
+def _training(path: Path) -> dict[str, str]:
+    """How far a training came, detectron2's too, and what it left."""
+    from zarrmask.training.curves import (
+        ITERATION,
+        PICTURE,
+        read_metrics,
+    )  # matplotlib takes a while
+
+    done = [line[ITERATION] + 1 for line in read_metrics(path / METRICS)]
+    weights = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)
+    lines = {
+        "training": f"{max(done, default=0):,} iterations, by {METRICS}",
+        "weights": some_of(weights, LISTED) or "none yet",
+    }
+    if weights:
+        command = ["zarrmask", "checkpoint", "inspect", str(path / weights[0])]
+        lines["inspect"] = written_command(command)
+    if (path / PICTURE).is_file():
+        lines["curves"] = str(path / PICTURE)
+    return lines
 
 
 def _pyramid(path: Place) -> dict[str, str]:

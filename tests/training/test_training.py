@@ -33,6 +33,7 @@ from zarrmask.errors import (
     SettingsError,
     TrainingError,
 )
+from zarrmask.info import describe
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.training import validation
 from zarrmask.training.curves import Curves, read_metrics
@@ -72,6 +73,11 @@ def test_simulated_training_leaves_a_checkpoint_that_detects_and_goes_on(config,
     assert checkpoint.read_bytes() != first
     assert not list(out.glob(".*.partial"))
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    told = describe(out)
+    assert told["training"] == "3 iterations, by metrics.json"
+    assert told["weights"] == "model.safetensors, model_0000001.pth, model_0000002.pth"
+    assert told["inspect"] == f"zarrmask checkpoint inspect {checkpoint}"
+    assert told["curves"] == str(out / "curves.png")
 
 
 def test_simulated_training_begins_from_a_checkpoint(config, tmp_path):

@@ -13,9 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zarrmask.storage.atomic import replace_file
+from zarrmask.training import METRICS
 
 SECONDS = 60
 """After which a picture is old: drawing takes a good part of a second."""
+PICTURE = "curves.png"
 ITERATION, TOTAL, RATE, UNION_IOU = "iteration", "total_loss", "lr", "union_iou"
 
 
@@ -35,8 +37,8 @@ class Curves:
     """
 
     def __init__(self, out: Path, start: int = 0) -> None:
-        self._lines = out / "metrics.json"
-        self._picture = out / "curves.png"
+        self._lines = out / METRICS
+        self._picture = out / PICTURE
         self._known = [line for line in read_metrics(self._lines) if line[ITERATION] < start]
         text = "".join(json.dumps(line) + "\n" for line in self._known)
         replace_file(self._lines, text.encode())

@@ -90,11 +90,8 @@ def _bad(entries: list[dict]) -> str:
 
 def _training(path: Path) -> dict[str, str]:
     """How far a training came, detectron2's too, and what it left."""
-    from zarrmask.training.curves import (
-        ITERATION,
-        PICTURE,
-        read_metrics,
-    )  # matplotlib takes a while
+    # Only here: matplotlib, which draws them, takes a while.
+    from zarrmask.training.curves import ITERATION, PICTURE, read_metrics
 
     done = [line[ITERATION] + 1 for line in read_metrics(path / METRICS)]
     weights = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)

@@ -238,9 +238,11 @@ def test_agree_on_losses_and_gradients(keys, tmp_path, monkeypatch):
             for one in model.parameters():
                 one.copy_(torch.zeros_like(one) if one.grad is None else one.grad)
     own = model_weights(ours.model)
+    # Norms over batches of two tell apart what rounding leaves in the layers below: of random
+    # weights, a few percent.
+    share = 0.2 if keys.get("RESNETS.NORM") == "BN" else 0.01
     for name, gradient in theirs.named_parameters():
-        # Norms over batches of two tell apart what rounding leaves in the layers below.
-        assert (own[name] - gradient).norm() <= 0.05 * gradient.norm() + 1e-9, name
+        assert (own[name] - gradient).norm() <= share * gradient.norm() + 1e-9, name
 
 
 @needs_detectron2

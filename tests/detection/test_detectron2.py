@@ -200,6 +200,7 @@ def test_agree_on_losses_and_gradients(keys, tmp_path, monkeypatch):
     from detectron2.structures import BitMasks, Boxes, Instances
     from detectron2.utils.events import EventStorage
 
+    torch.manual_seed(0)  # with some random weights, norms over two images leave more than others
     # Both draw samples with it.
     monkeypatch.setattr(torch, "randperm", lambda n, device=None: torch.arange(n, device=device))
     sections = as_document({"FPN.OUT_CHANNELS": 32, "ROI_HEADS.NUM_CLASSES": 3, **keys})
@@ -238,9 +239,8 @@ def test_agree_on_losses_and_gradients(keys, tmp_path, monkeypatch):
             for one in model.parameters():
                 one.copy_(torch.zeros_like(one) if one.grad is None else one.grad)
     own = model_weights(ours.model)
-    # Norms over batches of two tell apart what rounding leaves in the layers below: of random
-    # weights, a few percent.
-    share = 0.2 if keys.get("RESNETS.NORM") == "BN" else 0.01
+    # Norms over batches of two tell apart what rounding leaves in the layers below.
+    share = 0.05 if keys.get("RESNETS.NORM") == "BN" else 0.01
     for name, gradient in theirs.named_parameters():
         assert (own[name] - gradient).norm() <= share * gradient.norm() + 1e-9, name
 

@@ -21,6 +21,7 @@ from zarrmask.cli import cli
 from zarrmask.coco import read_coco
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import read_config
+from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.detections import Detections
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.load import load_detector
@@ -39,7 +40,8 @@ from zarrmask.training import validation
 from zarrmask.training.curves import Curves, read_metrics
 from zarrmask.training.fine_tuning import annotated_lesson
 from zarrmask.training.loop import Training, check_share, train
-from zarrmask.training.simulated import simulated_lesson
+from zarrmask.training.recipe import interpret_training
+from zarrmask.training.simulated import SimulatedBatches, numbered_slice, simulated_lesson
 from zarrmask.training.world import World
 
 
@@ -785,3 +787,52 @@ def test_what_is_judged_is_drawn_at_once(plain, annotated, tmp_path, monkeypatch
     recipe = replace(lesson.recipe, period=1000, validation_period=20)
     train(replace(lesson, recipe=recipe), tmp_path / "out", workers=0, threads=1)
     assert [line["iteration"] for line in drawn if "union_iou" in line] == [19, 39]
+
+
+def test_numbered_slices_are_shown_more_often(config):
+    """Those that a network failed on; all of a batch have the size of one of them."""
+    _, recipe = interpret_training(read_documents(config), "it")
+    assert recipe.missed == recipe.mistaken == ()
+    drawn = {number: numbered_slice(recipe, number) for number in range(40)}
+    empty = next(n for n, (_, pieces) in drawn.items() if not len(pieces))
+    full = next(n for n, (_, pieces) in drawn.items() if len(pieces))
+    shown = replace(recipe, batch=8, missed=(full,), mistaken=(empty,))
+    batches = [SimulatedBatches(shown, 0)[n] for n in range(12)]
+    assert all(len(images) == len(targets) == 8 for images, targets in batches)
+    images = [image[0].numpy() for images, _ in batches for image in images]
+    of_full = sum(is_form_of(image, drawn[full][0]) for image in images)
+    of_empty = sum(is_form_of(image, drawn[empty][0]) for image in images)
+    assert 12 <= of_full <= 36  # of 96: a quarter
+    assert 6 <= of_empty <= 28  # 0.175
+    sizes = {drawn[number][0].shape for number in (full, empty)}
+    assert sum(image.shape not in sizes for image in images) < 48
+    again = SimulatedBatches(shown, 0)[3][0]
+    assert all(torch.equal(*pair) for pair in zip(batches[3][0], again, strict=True))
+
+
+def is_form_of(shown, image):
+    """Tell whether something is an image, mirrored or not and in other tones."""
+    if shown.shape != image.shape:
+        return False
+    forms = [image[::y, ::x] for y in (1, -1) for x in (1, -1)]
+    return max(np.corrcoef(shown.ravel(), form.ravel())[0, 1] for form in forms) > 0.9
+
+
+@pytest.mark.parametrize("name", ["MISSED", "MISTAKEN"])
+def test_numbered_slices_are_no_images(config, annotated, name):
+    config.write_text(config.read_text().replace("ZARRMASK:", f"ZARRMASK:\n  {name}: [3, 14]"))
+    assert getattr(simulated_lesson(config).recipe, name.lower()) == (3, 14)
+    with pytest.raises(SettingsError, match=r"MISSED or MISTAKEN, the numbers of simulated"):
+        annotated_lesson(*annotated, config=config)
+
+
+def test_numbered_slices_of_a_batch_are_of_one_size(config):
+    """Or nearly: a batch is padded to its largest, and norms see what it is padded with."""
+    _, recipe = interpret_training(read_documents(config), "it")
+    missed, mistaken = tuple(range(600)), tuple(range(600, 800))
+    shown = replace(recipe, batch=8, missed=missed, mistaken=mistaken)
+    padding = []
+    for iteration in range(10):
+        shapes = [image.shape[1:] for image in SimulatedBatches(shown, 0)[iteration][0]]
+        padding.append(1 - np.mean(np.prod(shapes, axis=1)) / np.prod(np.max(shapes, axis=0)))
+    assert np.mean(padding) < 0.05

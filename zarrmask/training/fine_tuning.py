@@ -82,8 +82,8 @@ def annotated_lesson(
     CheckpointError
         If config or checkpoint are not understood, or do not fit each other.
     SettingsError
-        If the classes are others than the annotations', or the config names weights and there is no
-        `init`.
+        If the classes are others than the annotations', the config names weights and there is no
+        `init`, or it names simulated slices.
     """
     wished = read_settings(None, detect_window=detect_window).detect_window
     documents = read_documents(config or FINETUNE)
@@ -104,6 +104,11 @@ def annotated_lesson(
         warnings += filter(None, [guessed(init)])
         source = f"{said}, with what {config_file(init) or init} says of the network"
     network, recipe = interpret_training(documents, source)
+    if recipe.missed or recipe.mistaken:
+        raise SettingsError(
+            f"{said} has ZARRMASK.MISSED or MISTAKEN, the numbers of simulated slices: leave them "
+            "out, or learn from those (train --phantom)"
+        )
     recipe, seed = with_wishes(recipe, iterations, seed)
     if init is None:
         warnings += frozen_at_random(recipe, config or FINETUNE)

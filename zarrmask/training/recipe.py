@@ -131,6 +131,10 @@ class Recipe:
     """Decay of a running mean of the weights, which is kept instead of the last ones; 0: none."""
     helped: bool = key("ZARRMASK.HELP", False, flag)
     """Whether the finest feature maps learn by themselves what is papyrus: see `pupil.Pupil`."""
+    missed: tuple[int, ...] = key("ZARRMASK.MISSED", (), _wholes(0))
+    """Simulated slices, by number, on which a network missed papyrus, to be shown more often."""
+    mistaken: tuple[int, ...] = key("ZARRMASK.MISTAKEN", (), _wholes(0))
+    """The same, without papyrus, on which it found something; see `simulated.numbered_slice`."""
 
     def course(self) -> Course:
         """Give the share of the base rate at each iteration."""

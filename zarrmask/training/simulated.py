@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -98,7 +98,7 @@ def _require_what_is_drawn(network: ModelConfig, recipe: Recipe, config: Path) -
 
 @dataclass(frozen=True)
 class SimulatedBatches(Dataset[Batch]):
-    """Batches of simulated slices without end; all slices of a batch have one size.
+    """Batches of simulated slices without end; those of a batch have one size, or nearly.
 
     Parameters
     ----------
@@ -116,16 +116,64 @@ class SimulatedBatches(Dataset[Batch]):
     def __getitem__(self, iteration: int) -> Batch:
         """Give the batch of an iteration."""
         rng = np.random.default_rng([self.seed, self.rank, 1, iteration])
-        size = self._size(rng)
-        examples = [_draw(rng, size) for _ in range(self.recipe.batch // self.processes)]
+        count = self.recipe.batch // self.processes
+        hard = self._hard(rng, count)
+        size = self._sizes[hard[0]] if hard else _size(rng, self.recipe)
+        examples = [_shown(rng, *numbered_slice(self.recipe, number)) for number in hard]
+        examples += [_shown(rng, *_scaled(rng, size)) for _ in range(count - len(hard))]
         images, targets = zip(*examples, strict=True)
         return list(images), list(targets)
 
-    def _size(self, rng: np.random.Generator) -> tuple[int, int]:
-        short = int(rng.integers(self.recipe.short[0], self.recipe.short[-1] + 1))
-        ratio = float(rng.choice([1.0, rng.uniform(1, 1.4), rng.uniform(1.4, 1.8)]))
-        long = min(int(short * ratio), self.recipe.limit)
-        return (long, short) if rng.random() < 0.2 else (short, long)
+    def _hard(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Choose numbered slices, the others like the first: padding is no part of a slice."""
+        chosen: list[int] = []
+        for numbers, share in zip((self.recipe.missed, self.recipe.mistaken), HARD, strict=True):
+            for _ in range(rng.binomial(count, share) if numbers else 0):
+                near = self._nearest(numbers, chosen[0]) if chosen else numbers
+                chosen.append(int(rng.choice(near)))
+        return chosen[:count]
+
+    def _nearest(self, numbers: tuple[int, ...], other: int) -> list[int]:
+        """Give those numbers whose slices are most like another's in size."""
+        height, width = self._sizes[other]
+        return sorted(
+            numbers,
+            key=lambda n: abs(self._sizes[n][0] - height) + abs(self._sizes[n][1] - width),
+        )[:10]
+
+    @cached_property
+    def _sizes(self) -> dict[int, tuple[int, int]]:
+        numbers = (*self.recipe.missed, *self.recipe.mistaken)
+        return {number: _size(_numbered(number), self.recipe) for number in numbers}
+
+
+def _size(rng: np.random.Generator, recipe: Recipe) -> tuple[int, int]:
+    """Height and width, pixels."""
+    short = int(rng.integers(recipe.short[0], recipe.short[-1] + 1))
+    ratio = float(rng.choice([1.0, rng.uniform(1, 1.4), rng.uniform(1.4, 1.8)]))
+    long = min(int(short * ratio), recipe.limit)
+    return (long, short) if rng.random() < 0.2 else (short, long)
+
+
+HARD = 0.25, 0.175
+"""Shares of slices that are numbered ones: with papyrus that was missed, without any."""
+
+
+def _numbered(number: int) -> np.random.Generator:
+    """Give what draws the slice of a number; the seed is no training's."""
+    return np.random.default_rng([77770001, number])
+
+
+def numbered_slice(recipe: Recipe, number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw the simulated slice of a number, as `recipe` has them drawn.
+
+    Returns
+    -------
+    image : ndarray of uint8, (h, w)
+    masks : ndarray of bool, (pieces, h, w)
+    """
+    rng = _numbered(number)
+    return _scaled(rng, _size(rng, recipe))
 
 
 ODD, ENDS = 0.7, 0.5
@@ -138,9 +186,10 @@ SCALES, SHARES = ((1.0, 1.0), (0.65, 1.0), (1.0, 1.5)), (0.4, 0.45, 0.15)
 detector too enlarges and reduces the slices it is given."""
 
 
-def _draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Tensor, Target]:
-    """Draw a slice, mirror it and change its tones."""
-    image, masks = _scaled(rng, size)
+def _shown(
+    rng: np.random.Generator, image: NDArray[np.uint8], masks: NDArray[np.bool_]
+) -> tuple[Tensor, Target]:
+    """Mirror a slice and change its tones."""
     y, x = rng.choice([-1, 1], 2)
     tones = image[::y, ::x].astype(np.float32) - np.float32(110)
     tones = tones * np.float32(rng.uniform(0.75, 1.3)) + np.float32(rng.normal(110, 12))

@@ -17,6 +17,7 @@ from zarrmask.masking.field import (
     cells,
     cells_around,
     coarse_mask,
+    distance_to_zero,
     grown,
     parts_apart,
     pieces_apart,
@@ -66,6 +67,21 @@ def test_distance_is_to_the_nearest_cell_of_the_other_kind(inside):
         nearest = min(np.hypot(*(p - place)) for p in others)
         expected = (nearest - 0.5) * UNITS * (1 if inside[tuple(place)] else -1)
         assert abs(distance[tuple(place)] - expected) <= 0.5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_distances_are_right_to_the_last_bit(threads):
+    """With one thread, too, where OpenCV would have IPP take them."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        mask = np.ones((700, 900), np.uint8)
+        mask[3, 5] = 0
+        y, x = np.ogrid[:700, :900]
+        exact = np.sqrt((y - 3.0) ** 2 + (x - 5.0) ** 2).astype(np.float32)
+        assert np.array_equal(distance_to_zero(mask), exact)
+    finally:
+        cv2.setNumThreads(before)
 
 
 @given(INSIDE, st.integers(1, 5))

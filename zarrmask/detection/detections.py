@@ -116,13 +116,13 @@ def _paste(mask: NDArray[np.uint8], box: NDArray[np.float32], patch: NDArray[np.
     columns = _covered(x0, x1, mask.shape[1])
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return
-    across = np.pad(patch @ _weights(columns, x0, x1, patch.shape[1]).T, ((1, 1), (0, 0)))
+    left, weight = _neighbours(columns, x0, x1, patch.shape[1])
+    around = np.pad(patch, 1)
+    across = around[:, left] * (1 - weight) + around[:, left + 1] * weight
     inside = across >= 0.5
     solid = (inside[:-1] & inside[1:]) * np.uint8(255)
     differs = inside[:-1] != inside[1:]
-    place = _cells(rows, y0, y1, len(patch)) + 1
-    below = np.floor(place).astype(np.intp)
-    share = (place - below).astype(np.float32)[:, None]
+    below, share = _neighbours(rows, y0, y1, len(patch))
     part = mask[rows, columns]
     starts = np.searchsorted(below, np.arange(len(across)))
     for row in range(below[0], below[-1] + 1):
@@ -130,7 +130,7 @@ def _paste(mask: NDArray[np.uint8], box: NDArray[np.float32], patch: NDArray[np.
         part[band] |= solid[row]
         edge = np.flatnonzero(differs[row])
         lower, upper = across[row, edge], across[row + 1, edge]
-        part[band, edge] |= (lower + share[band] * (upper - lower) >= 0.5) * np.uint8(255)
+        part[band, edge] |= (lower + share[band, None] * (upper - lower) >= 0.5) * np.uint8(255)
 
 
 def _covered(low: float, high: float, size: int) -> slice:
@@ -138,15 +138,19 @@ def _covered(low: float, high: float, size: int) -> slice:
     return slice(max(0, int(np.ceil(low - 0.5))), min(size, int(np.floor(high - 0.5)) + 1))
 
 
-def _cells(pixels: slice, low: float, high: float, cells: int) -> NDArray[np.float64]:
-    """Where each pixel's centre lies among cells from `low` to `high`, counted at their centres."""
+def _neighbours(
+    pixels: slice, low: float, high: float, cells: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Between which of the cells from `low` to `high` each pixel's centre lies, and how far.
+
+    Returns
+    -------
+    first : (pixels,) ndarray
+        Of each pair of neighbours; 0 is the one before the first cell.
+    share : (pixels,) ndarray of float32
+        Of the second one.
+    """
     centres = np.arange(pixels.start, pixels.stop) + 0.5
-    place: NDArray[np.float64] = (centres - low) / (high - low) * cells - 0.5
-    return place
-
-
-def _weights(pixels: slice, low: float, high: float, cells: int) -> NDArray[np.float32]:
-    """Weight of each cell at each pixel's centre, (pixels, cells)."""
-    weights = 1 - np.abs(_cells(pixels, low, high, cells)[:, None] - np.arange(cells))
-    positive: NDArray[np.float32] = np.maximum(weights, 0).astype(np.float32)
-    return positive
+    place = (centres - low) / (high - low) * cells + 0.5
+    first = np.floor(place).astype(np.intp)
+    return first, (place - first).astype(np.float32)

@@ -65,6 +65,30 @@ def coarse_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.bool_]:
     return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)) > 127
 
 
+def distance_to_zero(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Distance of each pixel to the nearest that is 0, the same bits wherever it is taken.
+
+    Not so by Intel's IPP, which OpenCV turns to where it has one thread: its last digits depend on
+    where in memory a mask lies. The setting is the calling thread's own.
+
+    Parameters
+    ----------
+    mask : (y, x) uint8
+
+    Returns
+    -------
+    (y, x) float32
+        Pixels.
+    """
+    was_used = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)
+    try:
+        distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    finally:
+        cv2.ipp.setUseIPP(was_used)
+    return np.asarray(distance, np.float32)
+
+
 def signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.int16]:
     """Distance of each cell's centre to the object's edge, positive inside.
 
@@ -83,9 +107,7 @@ def signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.int16]:
     if inside.all() or not inside.any():
         return np.full(inside.shape, -NOWHERE if inside.all() else NOWHERE, np.int16)
     seen = inside.view(np.uint8)
-    within, beyond = (
-        cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for part in (seen, 1 - seen)
-    )
+    within, beyond = distance_to_zero(seen), distance_to_zero(1 - seen)
     to_centre = cv2.addWeighted(within, UNITS, beyond, -UNITS, 0, dtype=cv2.CV_16S)
     half = np.int16(UNITS // 2)
     distance = np.asarray(to_centre, np.int16) + np.where(inside, -half, half)

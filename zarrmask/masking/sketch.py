@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.masking.field import distance_to_zero
+
 SIDE = 256
 """Pixels of a sketch's longer side, at most."""
 SPECK = 4
@@ -120,7 +122,5 @@ def displacement(a: Sketch, b: Sketch) -> float:
 
 def _farthest(these: NDArray[np.bool_], from_: NDArray[np.bool_]) -> float:
     """How far the farthest of some pixels lies from others, but for a speck; pixels."""
-    away = np.asarray(
-        cv2.distanceTransform((~from_).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    )[these & ~from_]
+    away = distance_to_zero((~from_).view(np.uint8))[these & ~from_]
     return float(np.partition(away, -1 - SPECK)[-1 - SPECK]) if away.size > SPECK else 0.0

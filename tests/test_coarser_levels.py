@@ -72,7 +72,9 @@ def test_masks_are_those_of_the_finest_level(runs):
 
 def test_boxes_are_in_full_pixels(runs):
     fine, coarse = (keyframes(runs / f"of-{n}", "boxes")[:, 0] for n in ("slices", "stack.zarr"))
-    assert np.abs(fine - coarse).max() < SHAPE[2] / 100
+    *usual, greatest = np.sort(np.abs(fine - coarse).max(axis=1))
+    assert max(usual) < SHAPE[2] / 400
+    assert greatest < SHAPE[2] / 50  # of two regions as good as each other it may take either
     assert coarse[:, 2:].max() > SHAPE[1] / 2
 
 

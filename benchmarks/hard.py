@@ -1,6 +1,6 @@
 """Find the simulated slices that a checkpoint fails on, to train it on with these shown more often.
 
-    python benchmarks/hard.py CHECKPOINT [--config configs/phantom_r18.yaml] [--slices 12000]
+    python benchmarks/hard.py CHECKPOINT [--config CONFIG] [--first 0] [--slices 12000]
 
 Draws numbered slices as a training by that config draws them, and prints a config that is based on
 it and names those it fails on (`ZARRMASK.MISSED`: an IoU below 0.9; `ZARRMASK.MISTAKEN`: without
@@ -35,12 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", type=Path, nargs="?", default=DEFAULT_CHECKPOINT)
     parser.add_argument("--config", type=Path, default=PHANTOM, help="of the training")
-    parser.add_argument("--slices", type=int, default=12000, help="numbers from 0")
+    parser.add_argument("--first", type=int, default=0, help="number to begin with")
+    parser.add_argument("--slices", type=int, default=12000, help="how many to look at")
     options = parser.parse_args()
     _, recipe = interpret_training(read_documents(options.config), str(options.config))
+    end = options.first + options.slices
     parts = [
-        range(first, min(first + AT_ONCE, options.slices))
-        for first in range(0, options.slices, AT_ONCE)
+        range(first, min(first + AT_ONCE, end)) for first in range(options.first, end, AT_ONCE)
     ]
     found: dict[str, list[int]] = {"MISSED": [], "MISTAKEN": []}
     with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:

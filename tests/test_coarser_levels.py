@@ -24,10 +24,12 @@ def runs(cluster, tmp_path_factory):
     """A run on slices, and one on what they were converted to: their folders.
 
     From slice to slice little changes, as in a real scroll: a coarse slice shows each of its own.
+    And on none of this scroll's are two regions as good as each other, of which the detector might
+    take the other one at another level.
     """
     folder = tmp_path_factory.mktemp("coarse")
     (folder / "slices").mkdir()
-    phantom = Phantom((60, *SHAPE[1:]), seed=3)
+    phantom = Phantom((60, *SHAPE[1:]), seed=8)
     for z in range(0, SHAPE[0], 4):
         image = phantom.slice(20 + z // 4)[0]
         for same in range(z, z + 4):
@@ -72,9 +74,7 @@ def test_masks_are_those_of_the_finest_level(runs):
 
 def test_boxes_are_in_full_pixels(runs):
     fine, coarse = (keyframes(runs / f"of-{n}", "boxes")[:, 0] for n in ("slices", "stack.zarr"))
-    *usual, greatest = np.sort(np.abs(fine - coarse).max(axis=1))
-    assert max(usual) < SHAPE[2] / 400
-    assert greatest < SHAPE[2] / 50  # of two regions as good as each other it may take either
+    assert np.abs(fine - coarse).max() < SHAPE[2] / 100
     assert coarse[:, 2:].max() > SHAPE[1] / 2
 
 

@@ -9,7 +9,7 @@ papyrus, and something is found that scores above 0.05). Every core looks.
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dask.system import CPU_COUNT as CORES
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.load import load_detector
+from zarrmask.detection.protocol import Detector
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.simulated import PHANTOM, numbered_slice
@@ -39,34 +40,35 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=12000, help="how many to look at")
     options = parser.parse_args()
     _, recipe = interpret_training(read_documents(options.config), str(options.config))
-    end = options.first + options.slices
-    parts = [
-        range(first, min(first + AT_ONCE, end)) for first in range(options.first, end, AT_ONCE)
-    ]
+    numbers = range(options.first, options.first + options.slices)
     found: dict[str, list[int]] = {"MISSED": [], "MISTAKEN": []}
     with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
-        for some in pool.map(partial(failures, options.checkpoint, recipe), parts):
-            for name, number in some:
+        look = partial(failure, options.checkpoint, recipe)
+        for number, name in zip(numbers, pool.map(look, numbers, chunksize=AT_ONCE), strict=True):
+            if name:
                 found[name].append(number)
     config = {"_BASE_": str(options.config.resolve()), "ZARRMASK": found}
     print(yaml.safe_dump(config, default_flow_style=None, width=160, sort_keys=False), end="")
 
 
-def failures(checkpoint: Path, recipe: Recipe, numbers: range) -> list[tuple[str, int]]:
-    """Give those numbers whose slices a checkpoint fails on, and how."""
+def failure(checkpoint: Path, recipe: Recipe, number: int) -> str | None:
+    """How a checkpoint fails on a slice, if it does: the key that its number belongs to."""
+    detector = loaded(checkpoint)
+    image, pieces = numbered_slice(recipe, number)
+    shape = (image.shape[0], image.shape[1])
+    (found,) = detector.detect([detector.network_input.prepare(image)], [shape])
+    if not len(pieces):
+        return "MISTAKEN" if len(found) else None
+    good = iou(union_mask(found.above(SCORE), shape) > 0, np.any(pieces, axis=0)) >= GOOD
+    return None if good else "MISSED"
+
+
+@cache
+def loaded(checkpoint: Path) -> Detector:
+    """Load it, once a process, which it has for itself on one core."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    detector = load_detector(checkpoint, score_threshold=UNSURE)
-    failed = []
-    for number in numbers:
-        image, pieces = numbered_slice(recipe, number)
-        shape = (image.shape[0], image.shape[1])
-        (found,) = detector.detect([detector.network_input.prepare(image)], [shape])
-        if not len(pieces):
-            failed += [("MISTAKEN", number)] if len(found) else []
-        elif iou(union_mask(found.above(SCORE), shape) > 0, np.any(pieces, axis=0)) < GOOD:
-            failed.append(("MISSED", number))
-    return failed
+    return load_detector(checkpoint, score_threshold=UNSURE)
 
 
 if __name__ == "__main__":

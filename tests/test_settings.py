@@ -76,6 +76,29 @@ def test_each_wrong_setting_is_refused(wrong):
         read_settings(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"score": "2"}, "score: write a number that is at most 1 (got '2')"),
+        ({"threads": 0}, "threads: write a number that is at least 1 (got 0)"),
+        ({"voxel_size": "0um"}, "voxel_size: write a number above 0 (got 0.0)"),
+        ({"batch": "many"}, "batch: write a whole number (got 'many')"),
+        ({"mend": "perhaps"}, "mend: write true or false (got 'perhaps')"),
+        ({"ngff": "0.3"}, "ngff: write '0.4' or '0.5' (got '0.3')"),
+        ({"z": "a:b"}, "z: write a range as A:B"),
+        ({"z": "1:2:3"}, "z: write a range as A:B"),
+        ({"classes": "x"}, "classes: write one class or more, counted from 0"),
+        ({"window": "{dark}"}, "window: write auto, or two numbers LO HI (got '{dark}')"),
+        ({"detect_window": ["1", "a"]}, "detect_window: write seed, auto, or two numbers LO HI"),
+    ],
+)
+def test_each_fault_is_said_once_and_how_to_mend_it(wrong, said):
+    with pytest.raises(SettingsError) as error:
+        read_settings(**wrong)
+    assert said in str(error.value)
+    assert str(error.value).count("\n") == 1
+
+
 @given(st.integers(1, 99), st.integers(1, 99))
 def test_options_beat_the_config(tmp_path_factory, in_file, given_):
     config = tmp_path_factory.mktemp("config") / "run.yaml"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,17 +36,21 @@ Window = Literal["auto"] | tuple[Finite, Finite]
 MOST_DILATED = 100
 """Percent of a slice's longer side."""
 Range = tuple[int | None, int | None]
-Classes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 def _range(value: object) -> object:
     """Read "A:B", either side open."""
     if not isinstance(value, str):
         return value
-    start, colon, stop = value.partition(":")
-    if not colon:
-        raise ValueError("write a range as A:B, B excluded, such as 1000:2000, :500 or 700:")
-    return tuple(int(end) if end.strip() else None for end in (start, stop))
+    ends = value.split(":")
+    try:
+        if len(ends) != 2:
+            raise ValueError
+        return tuple(int(end) if end.strip() else None for end in ends)
+    except ValueError:
+        raise ValueError(
+            "write a range as A:B, B excluded, such as 1000:2000, :500 or 700:"
+        ) from None
 
 
 def _interval(value: object) -> object:
@@ -62,26 +66,33 @@ def _interval(value: object) -> object:
     return slices
 
 
-def _window(value: object, info: ValidationInfo) -> object:
+def _window(value: Any, info: ValidationInfo) -> object:
     """Read "LO HI"."""
     words = ("seed", "auto") if info.field_name == "detect_window" else ("auto",)
-    if isinstance(value, str) and value not in words:
-        parts = value.replace(",", " ").split()
-        if len(parts) != 2:
-            raise ValueError(f"write a window as {', '.join(words)} or two numbers LO HI")
-        return tuple(parts)
-    return value
+    if value is None or value in words:
+        return value
+    try:
+        ends = value.replace(",", " ").split() if isinstance(value, str) else value
+        low, high = (float(end) for end in ends)
+        if not isfinite(low) or not isfinite(high):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"write {', '.join(words)}, or two numbers LO HI") from None
+    return low, high
 
 
-def _numbers(value: object) -> object:
-    """Read "0 2"; a number may stand alone."""
-    if isinstance(value, str):
-        return tuple(value.replace(",", " ").split())
-    return (value,) if isinstance(value, int) else value
-
-
-def _each_once(numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    return None if numbers is None else tuple(sorted(set(numbers)))
+def _numbers(value: Any) -> object:
+    """Read "0 2", each number once; a number may stand alone."""
+    if value is None:
+        return value
+    given = value.replace(",", " ").split() if isinstance(value, str) else value
+    try:
+        numbers = {int(number) for number in (given if isinstance(given, Iterable) else [given])}
+        if not numbers or min(numbers) < 0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError("write one class or more, counted from 0, such as 0 2") from None
+    return tuple(sorted(numbers))
 
 
 def _in(unit: str) -> BeforeValidator:
@@ -248,7 +259,7 @@ class Settings(BaseModel):
     tolerance: Annotated[float, _in("%")] = Field(15.0, ge=0, le=100)
     mend: bool = True
     score: float = Field(0.1, ge=0, le=1)
-    classes: Annotated[Classes | None, BeforeValidator(_numbers), AfterValidator(_each_once)] = None
+    classes: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
     propagate: Literal["field", "hold"] = "field"
     dilate: Annotated[float | str, BeforeValidator(_dilation)] = 3.0
     detect_window: Annotated[DetectWindow, BeforeValidator(_window)] = "seed"
@@ -331,10 +342,25 @@ def read_settings(config: Path | None = None, **options: Any) -> Settings:
 
 
 def _reason(problem: ErrorDetails) -> str:
-    if problem["type"] != "extra_forbidden":
-        return problem["msg"].removeprefix("Value error, ")
-    alike = get_close_matches(_name(problem["loc"]), Settings.model_fields, 1)
-    return "there is no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
+    if problem["type"] == "extra_forbidden":
+        alike = get_close_matches(_name(problem["loc"]), Settings.model_fields, 1)
+        return "there is no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
+    if words := _WORDS.get(problem["type"]):
+        return words.format(**problem.get("ctx", {}))
+    return problem["msg"].removeprefix("Value error, ")
+
+
+_WORDS = {
+    "greater_than": "write a number above {gt:g}",
+    "greater_than_equal": "write a number that is at least {ge}",
+    "less_than_equal": "write a number that is at most {le:g}",
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "float_parsing": "write a number",
+    "bool_parsing": "write true or false",
+    "literal_error": "write {expected}",
+}
+"""How to mend what pydantic refuses, by its name for the fault; what it says is for programmers."""
 
 
 def _name(location: tuple[int | str, ...]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from zarrmask import __version__
-from zarrmask.errors import ZarrmaskError, counted, no_space
+from zarrmask.errors import ZarrmaskError, counted, no_memory, no_space
 
 
 class _Local(click.Path):
@@ -835,8 +835,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             _fail(traceback.format_exc())
+        if mended := no_space(error) or no_memory(error):
+            _fail(f"error: {mended}\n")
         if isinstance(error, ZarrmaskError | OSError):
-            _fail(f"error: {no_space(error) or error}\n")
+            _fail(f"error: {error}\n")
         name = type(error).__name__
         _fail(f"error: {name}: {error}\nthis is a bug in zarrmask; --debug shows the traceback\n")
     finally:  # all is closed: a signal may end what is left of the process

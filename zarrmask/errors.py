@@ -69,6 +69,28 @@ def no_space(error: BaseException) -> str | None:
     )
 
 
+def no_memory(error: BaseException) -> str | None:
+    """Say what to do where memory ran out; None where an error says something else.
+
+    Examples
+    --------
+    >>> no_memory(ValueError("a number")) is None
+    True
+    """
+    told = str(error) or "an allocation failed"
+    if not isinstance(error, MemoryError) and not _NO_MEMORY.search(f"{type(error)} {told}"):
+        return None
+    return (
+        f"memory ran out ({told.splitlines()[0][:200]}). Take less of it at a time: smaller images "
+        "or batches (train: INPUT.MIN_SIZE_TRAIN, SOLVER.IMS_PER_BATCH), fewer workers; then run "
+        "the same command again: it goes on from what is kept, if anything is"
+    )
+
+
+_NO_MEMORY = re.compile(r"\bOutOfMemoryError\b|can't allocate memory|Failed to allocate \d+ bytes")
+"""Of CUDA and of processors, as torch tells it; of OpenCV."""
+
+
 def first_of(lines: Sequence[str], most: int = LISTED) -> list[str]:
     """The first of many lines of a message, and one that says how many more there are.
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from zarrmask.cli import cli
 
@@ -193,6 +194,26 @@ def test_debug_shows_where(zarrmask, tmp_path):
     assert code == 1
     assert "Traceback" in printed
     assert "nowhere" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        cv2.error("OpenCV(4.10) alloc.cpp:73: error: Failed to allocate 88 bytes in function 'x'"),
+    ],
+)
+def test_want_of_memory_is_no_bug(zarrmask, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("zarrmask.demo.make_phantom", fail)
+    code, told = zarrmask("phantom", tmp_path / "stack", "--shape", 8, 64, 64)
+    assert code == 1
+    assert told.startswith("error: memory ran out (")
+    assert "bug" not in told
 
 
 def test_a_phantom_is_written_and_described(zarrmask, tmp_path):

@@ -101,6 +101,12 @@ def test_a_window_that_shows_nothing_is_refused(simulated):
         evaluate(*simulated, detect_window=(20_000, 40_000))
 
 
+def test_a_window_that_shows_next_to_nothing_is_refused(simulated):
+    """It is one of 16 bits: these images would be all but black."""
+    with pytest.raises(SettingsError, match=r"0 30000 leaves next to nothing to see: .* leave it"):
+        evaluate(*simulated, detect_window=(0, 30_000))
+
+
 def test_a_higher_score_finds_less_and_leaves_the_precision(simulated):
     low, high = (evaluate(*simulated, score=score) for score in (0.1, 1.0))
     assert high["detected"]["found"] == 0
@@ -167,9 +173,10 @@ def test_grey_values_are_seen_through_a_window(simulated, zarrmask):
         cv2.imwrite(str(path), 20_000 + grey)
     command = ("evaluate", "--coco", annotations, "--images", images, "--json", "--detect-window")
     seen = {}
-    for window in (["seed"], [20_000, 20_255], ["auto"]):
+    for window in (["seed"], [20_000, 20_255], ["auto"], [10_000, 30_000]):
         code, printed, told = zarrmask(*command, *window)
         assert code == 0, told
+        assert ("warning: the images use less" in told) == (window in (["seed"], [10_000, 30_000]))
         seen[window[0]] = json.loads(printed)
     assert seen["seed"]["mean_iou"] < 0.5
     assert seen[20_000]["mean_iou"] == pytest.approx(before, abs=1e-3)
@@ -179,7 +186,7 @@ def test_grey_values_are_seen_through_a_window(simulated, zarrmask):
     assert seen["auto"]["mean_iou"] > 0.8
     cv2.imwrite(str(images / "0.png"), eight)
     code, _, told = zarrmask(*command, "auto")
-    assert (code, "no window suits both" in told) == (1, True)
+    assert (code, "0.png has 8 bits and 1.png has 16 bits: no window" in told) == (1, True)
 
 
 def test_average_precision_is_of_the_same_detections_whatever_the_score(simulated):

@@ -274,6 +274,20 @@ def test_files_without_weights(tmp_path, content):
             read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (torch.ones(3).to(torch.float8_e4m3fn), "strided of float8_e4m3fn"),
+        (torch.eye(3).to_sparse(), "sparse_coo of float32"),
+        (torch.ones(3, device="meta"), "without values"),
+    ],
+)
+def test_tensors_that_cannot_be_computed_with_are_named(tmp_path, odd, said):
+    torch.save({"model": {"a.weight": torch.ones(2), "b.weight": odd}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"b.weight is {said}, .* expected dense"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
 def test_a_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder, no checkpoint; and holds none"):
         read_checkpoint(tmp_path)

@@ -8,7 +8,7 @@ import yaml
 from zarrmask.detection.config import interpret, read_config
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import STANDARD_FPN, infer_config
-from zarrmask.detection.weights import model_weights
+from zarrmask.detection.weights import model_weights, norm_counters
 from zarrmask.errors import CheckpointError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -558,6 +558,16 @@ def test_the_shapes_tell_the_config(tiny, change):
     config = replace(tiny, min_size=800, max_size=1333, fpn_channels=32, **change)
     weights = model_weights(build_model(config))
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    assert infer_config(shapes, "weights") == config
+
+
+def test_what_counts_batches_tells_norms_that_learn(tiny):
+    """Those of a ResNet that is to be trained on; frozen ones have no such counters."""
+    sizes = {"min_size": 800, "max_size": 1333, "fpn_channels": 32, "bottleneck_channels": 4}
+    config = replace(tiny, resnet_norm="BN", **sizes)
+    model = build_model(config)
+    tensors = {**model_weights(model), **norm_counters(model)}
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     assert infer_config(shapes, "weights") == config
 
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zarrmask.coco import read_coco
+from zarrmask.coco import CocoImage, Instance, read_coco
+from zarrmask.coco.region import Region
 from zarrmask.training.annotated import AnnotatedBatches, held_out, shuffled
 from zarrmask.training.augment import crop_shape, draw_change
 from zarrmask.training.batches import boxes_of, example
@@ -165,13 +167,23 @@ def test_all_come_once_before_any_comes_twice(count, seed):
 
 
 @given(
-    count=st.integers(1, 200),
+    annotated=st.lists(st.booleans(), min_size=1, max_size=100),
     fraction=st.floats(0, 1, exclude_max=True),
     seed=st.integers(0, 9),
 )
-def test_held_out(count, fraction, seed):
-    kept, out = held_out(range(count), fraction, seed)
-    assert sorted(kept + out) == list(range(count))
-    assert kept
-    some = min(max(round(count * fraction), 1), count - 1)
-    assert len(out) == (0 if fraction == 0 else some)
+def test_held_out(annotated, fraction, seed):
+    """Some images with instances are learned from, and some judge: the others' share is its own."""
+    instance = Instance(0, Region.of_mask(np.ones((2, 3), bool)))
+    images = [
+        CocoImage(n, Path(f"{n}.png"), 2, 3, instances=(instance,) * is_annotated)
+        for n, is_annotated in enumerate(annotated)
+    ]
+    kept, out = held_out(images, fraction, seed)
+    assert sorted(image.id for image in kept + out) == list(range(len(images)))
+    with_instances = sum(annotated)
+    judges = sum(bool(image.instances) for image in out)
+    assert len(out) - judges == round((len(images) - with_instances) * fraction)
+    if with_instances and fraction:
+        assert judges == min(max(round(with_instances * fraction), 1), with_instances - 1)
+    else:
+        assert judges == 0

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,16 @@ def test_gradients_are_clipped(kind, expected):
         assert parameter.grad.tolist() == pytest.approx(grad)
 
 
+def test_gradients_are_clipped_by_their_greatest(config):
+    recipe = interpret_training(
+        [{"SOLVER": {"CLIP_GRADIENTS": {"NORM_TYPE": inf}}}, *read_documents(config)], ""
+    )[1]
+    network = nn.ParameterList([nn.Parameter(torch.zeros(2))])
+    network[0].grad = torch.tensor([3.0, 4.0])
+    clip_gradients(network, replace(recipe, clip_type="norm", clip_value=1.0))
+    assert network[0].grad.tolist() == pytest.approx([0.75, 1])
+
+
 def test_what_is_written_says_the_same(config, tmp_path):
     out = tmp_path / "model.yaml"
     network, recipe = read_training(config)
@@ -323,7 +334,11 @@ def test_what_is_written_says_the_same(config, tmp_path):
     save_config(network, replace(recipe, optimizer="SGD"), out)
     _, again = read_training(out)
     assert (again.rate, again.steps) == (recipe.rate, recipe.steps)
-    assert again.clip_type == "full_model"
+    assert not again.clipped  # as detectron2 cannot
+    by_value = replace(recipe, optimizer="SGD", clip_type="value")
+    save_config(network, by_value, out)
+    _, again = read_training(out)
+    assert (again.clipped, again.clip_type) == (True, "value")
     assert interpret(read_documents(out), "").classes == 1
     save_config(replace(network, even_contrast=False), recipe, out)
     assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it

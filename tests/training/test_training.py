@@ -42,7 +42,7 @@ from zarrmask.training.fine_tuning import annotated_lesson
 from zarrmask.training.loop import Training, check_share, train
 from zarrmask.training.recipe import interpret_training
 from zarrmask.training.simulated import SimulatedBatches, numbered_slice, simulated_lesson
-from zarrmask.training.world import World
+from zarrmask.training.world import World, joined
 
 
 def figures(out):
@@ -94,6 +94,22 @@ def test_simulated_training_begins_from_a_checkpoint(config, tmp_path):
     layer = "backbone.bottom_up.stem.conv1."
     assert torch.allclose(before[layer + "weight"], after[layer + "weight"], atol=1e-3)
     assert not torch.equal(before[layer + "norm.running_mean"], after[layer + "norm.running_mean"])
+
+
+def test_simulated_training_takes_the_network_beside_the_weights(config, tmp_path):
+    first = train(simulated_lesson(config, iterations=1), tmp_path / "first", workers=0, threads=1)
+    schedule = tmp_path / "schedule.yaml"
+    schedule.write_text("SOLVER: {IMS_PER_BATCH: 2}\nINPUT: {MIN_SIZE_TRAIN: [64, 72]}\n")
+    lesson = simulated_lesson(schedule, init=first)
+    assert lesson.config == simulated_lesson(config).config
+    assert lesson.recipe.batch == 2
+    assert not lesson.warnings
+    with pytest.raises(CheckpointError, match=r"MODEL\.BACKBONE\.NAME"):
+        simulated_lesson(schedule)
+    (warning,) = simulated_lesson(init=first).warnings
+    assert "has another MODEL.RESNETS.STEM_OUT_CHANNELS" in warning
+    assert f"--config {first.with_suffix('.yaml')}" in warning
+    assert not simulated_lesson(init=DEFAULT_CHECKPOINT).warnings
 
 
 def test_loss_falls_and_masks_get_better(plain, annotated, tmp_path):
@@ -175,6 +191,50 @@ def test_who_is_asked_to_stop_saves_first(config, annotated, tmp_path):
         for name in ("whole", "parts")
     )
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_folder_is_a_trainings_from_its_first_iteration_on(plain, annotated, tmp_path):
+    """It may be killed before the first checkpoint, and have judged by then."""
+    lesson = annotated_lesson(*annotated, config=plain, iterations=6)
+    lesson = replace(lesson, recipe=replace(lesson.recipe, period=50, validation_period=1))
+    killed = replace(lesson, batches=lambda *who: Broken(lesson.batches(*who), 3))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="broken"):
+        train(killed, out, workers=0, threads=1)
+    assert (out / "model_best.pth").exists()
+    assert not (out / "model.safetensors").exists()
+    with pytest.raises(OutputError, match="seed was 0, is 5"):
+        train(annotated_lesson(*annotated, config=plain, seed=5), out, workers=0, threads=1)
+    train(lesson, out, workers=0, threads=1)
+    assert [line["iteration"] for line in figures(out) if "union_iou" in line] == list(range(6))
+
+
+class Broken(Stopping):
+    """Batches one of which cannot be made."""
+
+    def __getitem__(self, iteration):
+        if iteration == self.at:
+            raise ValueError("broken")
+        return self.batches[iteration]
+
+
+def test_who_read_where_a_training_stood_before_another_went_on_leaves_it(
+    plain, annotated, tmp_path, monkeypatch
+):
+    lesson, out = annotated_lesson(*annotated, config=plain, iterations=2), tmp_path / "out"
+    longer = replace(lesson, recipe=replace(lesson.recipe, iterations=4))
+    train(lesson, out, workers=0, threads=1)
+    begin = Training.__init__
+
+    def late(training, *given):
+        begin(training, *given)
+        monkeypatch.setattr(Training, "__init__", begin)
+        train(longer, out, workers=0, threads=1)
+
+    monkeypatch.setattr(Training, "__init__", late)
+    with pytest.raises(OutputError, match="another process went on"):
+        train(longer, out, workers=0, threads=1)
+    assert torch.load(out / "training.pt", weights_only=True)["noted"][0] == 4
 
 
 def test_a_folder_of_others_is_left_as_it_is(plain, annotated, tmp_path):
@@ -393,6 +453,18 @@ def test_grey_values_are_seen_through_a_window(plain, annotated, tmp_path):
     assert not auto.warnings
     seen, _ = own.batches(0, 1)[0]
     assert all(torch.equal(one, other) for one, other in zip(seen, meant, strict=True))
+    judges = tmp_path / "judges"
+    shutil.copytree(annotated[1], judges)
+    for path in judges.iterdir():
+        cv2.imwrite(str(path), np.full((80, 90), 9, np.uint8))
+    with pytest.raises(SettingsError, match=r"has 8 bits and .* has 16 bits: no window suits both"):
+        annotated_lesson(
+            *annotated,
+            config=plain,
+            validate_coco=annotated[0],
+            validate_images=judges,
+            detect_window="auto",
+        )
     spread, _ = auto.batches(0, 1)[0]
     assert spread[0].max() > meant[0].max() + 40
     out = tmp_path / "out"
@@ -435,6 +507,16 @@ def test_what_is_held_out_is_judged_as_a_run_would(plain, annotated, tmp_path, m
     )
     train(lesson, tmp_path / "out", workers=0, threads=1)
     assert seen == [0.1]
+
+
+def test_a_category_of_nothing_is_named(plain, annotated):
+    """As some annotation tools list one above all others."""
+    coco, images = annotated
+    content = json.loads(coco.read_text())
+    content["categories"].insert(0, {"id": 0, "name": "all"})
+    coco.write_text(json.dumps(content))
+    with pytest.raises(SettingsError, match=r"2 categories .* of which nothing is a all: take out"):
+        annotated_lesson(coco, images, config=plain)
 
 
 def test_other_classes_want_new_heads(plain, annotate, tmp_path):
@@ -672,6 +754,15 @@ def said_by_two(script, *arguments):
 def test_who_is_left_alone_says_so():
     said, _ = said_by_two(LEFT_ALONE)
     assert said.startswith("another of the processes that train together has failed")
+
+
+def test_who_never_meets_the_others_is_told_so(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    alone = pytest.raises(SettingsError, match=r"one of 2 .* RANK expected.* unset WORLD_SIZE")
+    with alone, joined("cpu"):
+        pass
 
 
 APART = """

@@ -46,6 +46,8 @@ class CocoImage:
         The file.
     height, width : int
         Pixels.
+    bits : int
+        Of a grey value: 8 or 16.
     instances : tuple of Instance
         What a detector is to find; none where the image is empty.
     crowds : tuple of Instance
@@ -57,6 +59,7 @@ class CocoImage:
     path: Path
     height: int
     width: int
+    bits: int = 8
     instances: tuple[Instance, ...] = ()
     crowds: tuple[Instance, ...] = ()
 

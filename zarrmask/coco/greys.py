@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zarrmask.coco.dataset import CocoImage, read_grey
 from zarrmask.contrast import DARK
-from zarrmask.detection.inputs import Window
+from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import SettingsError
 from zarrmask.grey import auto_window, sample, shows, uses_little
 
 SAMPLED_IMAGES = 8
 """Their grey values stand for those of all images."""
+DIM = (
+    "use less than an eighth of what {} spans, which shows the detector little of them; "
+    "--detect-window auto spreads what they use"
+)
 
 
 def settle_window(
@@ -31,23 +36,37 @@ def settle_window(
     Raises
     ------
     SettingsError
-        If images of 8 and of 16 bits are to have one window, or one that shows nothing.
+        If images of 8 and of 16 bits are to have one window, or if it shows nothing of them; or
+        next to nothing of 8 bits.
     """
-    few = images[:: -(-len(images) // SAMPLED_IMAGES)]
-    values = [sample(read_grey(image.path)) for image in few]
+    one_of_each = {image.bits: image for image in reversed(images)}
+    if wished != "seed" and len(one_of_each) > 1:
+        named = " and ".join(
+            f"{image.path.name} has {bits} bits" for bits, image in sorted(one_of_each.items())
+        )
+        raise SettingsError(f"{named}: no window suits both; take them apart")
+    deep = [image for image in images if image.bits > 8]
+    if wished == "seed" and not deep:
+        return wished, []
+    values = _sampled(deep or images)
     if wished == "seed":
-        deep = [part for part in values if part.dtype == np.uint16]
-        dark = bool(deep) and uses_little(np.concatenate(deep))
-        return wished, [f"the images {DARK}"] if dark else []
-    if len({str(part.dtype) for part in values}) > 1:
+        return wished, [f"the images {DARK}"] if uses_little(values) else []
+    used = auto_window(values)
+    if wished == "auto":
+        return used, []
+    blank = not shows(wished, *used)
+    dim = uses_little(to_8bit(values, wished))
+    called = f"--detect-window {wished[0]:g} {wished[1]:g}"
+    if blank or (dim and not deep and not uses_little(values)):
         raise SettingsError(
-            "some images have 8 bits and some have 16: no window suits both; take them apart"
+            f"{called} leaves {'' if blank else 'next to '}nothing to see: the images use grey "
+            f"values of {used[0]:g} to {used[1]:g}. Those that zarrmask annotate wrote have gone "
+            "through the run's window: leave it out"
         )
-    used = auto_window(np.concatenate(values))
-    if isinstance(wished, tuple) and not shows(wished, *used):
-        raise SettingsError(
-            f"--detect-window {wished[0]:g} {wished[1]:g} leaves nothing to see: the images use "
-            f"grey values of {used[0]:g} to {used[1]:g}. Those that zarrmask annotate wrote have "
-            "gone through the run's window: leave it out"
-        )
-    return (wished if isinstance(wished, tuple) else used), []
+    return wished, [f"the images {DIM.format(called)}"] if dim else []
+
+
+def _sampled(images: Sequence[CocoImage]) -> NDArray:
+    """Grey values of a few images."""
+    few = images[:: -(-len(images) // SAMPLED_IMAGES)]
+    return np.concatenate([sample(read_grey(image.path)) for image in few])

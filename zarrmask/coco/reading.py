@@ -37,7 +37,7 @@ class _Annotation(BaseModel):
     id: int | None = None
     image_id: int
     category_id: int
-    iscrowd: bool = False
+    iscrowd: bool | None = False
     segmentation: Any = None
 
 
@@ -162,14 +162,15 @@ def _images(listed: Sequence[_Image], folder: Path) -> tuple[list[CocoImage], li
         else:
             images.append(CocoImage(entry.id, path, entry.height, entry.width))
     with ThreadPoolExecutor() as pool:
-        wrong = list(pool.map(_wrong_file, images))
+        looked_at = list(pool.map(_look_at, images))
+    wrong = [None if isinstance(found, CocoImage) else found for found in looked_at]
     names = [str(image.path.relative_to(root)) for image in images]
     if _MISSING in wrong:  # where all are missing, one that lies elsewhere tells of the others
         first = wrong.index(_MISSING)
         wrong[first] = _MISSING + _where(names[first], root)
     told = zip(names, wrong, strict=True)
     problems += [f"{escaped(name)}: {problem}" for name, problem in told if problem]
-    return images, problems
+    return [found for found in looked_at if isinstance(found, CocoImage)], problems
 
 
 _MISSING = "is missing"
@@ -183,15 +184,17 @@ def _where(name: str, root: Path) -> str:
     return said if elsewhere is None else f"{said}; but there is {escaped(str(elsewhere))}"
 
 
-def _wrong_file(image: CocoImage) -> str | None:
+def _look_at(image: CocoImage) -> CocoImage | str:
+    """Decode an image to learn its bits; else say what is wrong with its file."""
     try:
-        height, width = read_grey(image.path).shape
+        grey = read_grey(image.path)
     except FileNotFoundError:
         return _MISSING
     except Exception as error:  # a decoder lost in garbage may raise anything
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    height, width = grey.shape
     if (height, width) == (image.height, image.width):
-        return None
+        return replace(image, bits=8 * grey.itemsize)
     return f"is {height} x {width} pixels; the annotations say {image.height} x {image.width}"
 
 

@@ -115,6 +115,7 @@ def _load_safetensors(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            _require_plain(tensors, path)
             return Checkpoint(tensors, metadata, "safetensors")
     except safetensors.SafetensorError as error:
         raise _damaged(path, error) from None
@@ -245,8 +246,29 @@ def _from_content(content: Any, path: Path, kind: str) -> Checkpoint:
         raise _no_weights(path, f"it holds {', '.join(map(repr, list(model)[:5])) or 'nothing'}")
     if all(name.startswith("module.") for name in tensors):  # as saved from several GPUs
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    _require_plain(tensors, path)
     others = {name: one for name, one in content.items() if isinstance(one, str | int | float)}
     return Checkpoint(tensors, others, kind)
+
+
+def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are no arrays of numbers to compute with."""
+    odd = [
+        f"{name} is {'without values' if tensor.is_meta else f'{tensor.layout} of {tensor.dtype}'}"
+        for name, tensor in tensors.items()
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in _PLAIN
+    ]
+    if odd:
+        raise CheckpointError(
+            f"{path} cannot be used: {odd[0].replace('torch.', '')}, and {len(odd) - 1} more such; "
+            "expected dense arrays of float16, bfloat16, float32 or float64"
+        )
+
+
+_PLAIN = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
 
 
 def is_numeric(value: Any) -> bool:

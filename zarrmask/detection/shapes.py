@@ -12,6 +12,7 @@ from zarrmask.detection.config import (
     read_config,
 )
 from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.weights import is_counter
 from zarrmask.errors import CheckpointError
 
 # detectron2's Base-RCNN-FPN.yaml, as far as it matters here.
@@ -112,6 +113,7 @@ def infer_documents(shapes: Mapping[str, Sequence[int]], source: str) -> list[Do
                     "STEM_OUT_CHANNELS": shapes[bottom_up + "stem.conv1.weight"][0],
                     "RES2_OUT_CHANNELS": shapes[f"{bottom_up}res2.0.{last}.weight"][0],
                     "WIDTH_PER_GROUP": first[0],
+                    "NORM": _resnet_norm(shapes),
                 },
                 "FPN": {"OUT_CHANNELS": fpn_channels, "NORM": _fpn_norm(shapes)},
                 "ROI_HEADS": {
@@ -140,6 +142,14 @@ def infer_documents(shapes: Mapping[str, Sequence[int]], source: str) -> list[Do
 
 def _count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
     return sum(name.startswith(prefix) and name.endswith(".weight") for name in shapes)
+
+
+def _resnet_norm(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Tell norms that learn: frozen ones count no batches."""
+    if "backbone.bottom_up.res2.0.conv1.norm.running_mean" not in shapes:
+        return "GN"
+    counted = any(name.startswith("backbone.bottom_up.res") and is_counter(name) for name in shapes)
+    return "BN" if counted else "FrozenBN"
 
 
 def _fpn_norm(shapes: Mapping[str, Sequence[int]]) -> str:

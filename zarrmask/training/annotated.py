@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,8 +15,6 @@ from zarrmask.errors import SettingsError
 from zarrmask.training.augment import draw_change
 from zarrmask.training.batches import Batch, Target, example
 from zarrmask.training.recipe import Recipe
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -72,32 +69,35 @@ def shuffled(place: int, count: int, seed: int) -> int:
     return int(np.random.default_rng([seed, 3, turn]).permutation(count)[within])
 
 
-def held_out(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Part things at random into those to learn from and those to judge by.
+def held_out(
+    images: Sequence[CocoImage], fraction: float, seed: int
+) -> tuple[list[CocoImage], list[CocoImage]]:
+    """Part images at random into those to learn from and those to judge by.
 
     Parameters
     ----------
-    items : sequence
+    images : sequence of CocoImage
     fraction : float
-        Of them to hold out: one at least if it is not 0, and never all.
+        To hold out, of those with instances (one at least if it is not 0, and never all: who finds
+        nothing is right on all others) and of those without.
     seed : int
 
     Raises
     ------
     SettingsError
         If there is no such share.
-
-    Examples
-    --------
-    >>> kept, out = held_out(range(7), 0.1, seed=0)
-    >>> len(kept), len(out), sorted(kept + out)
-    (6, 1, [0, 1, 2, 3, 4, 5, 6])
     """
     if not 0 <= fraction < 1:
         raise SettingsError(f"{fraction:g} of the images cannot be held out; give 0 to below 1")
-    count = min(max(round(len(items) * fraction), 1), len(items) - 1) if fraction else 0
-    chosen = set(np.random.default_rng([seed, 4]).permutation(len(items))[:count].tolist())
+    rng = np.random.default_rng([seed, 4])
+    chosen = set[int]()
+    for annotated in (True, False) if fraction else ():
+        some = [n for n, image in enumerate(images) if bool(image.instances) == annotated]
+        count = round(len(some) * fraction)
+        if annotated:
+            count = min(max(count, 1), len(some) - 1)
+        chosen.update(rng.permutation(some)[:count].tolist())
     return (
-        [item for number, item in enumerate(items) if number not in chosen],
-        [item for number, item in enumerate(items) if number in chosen],
+        [image for number, image in enumerate(images) if number not in chosen],
+        [image for number, image in enumerate(images) if number in chosen],
     )

@@ -105,7 +105,7 @@ class _Telling(Dataset[Batch | Exception]):
     def __getitem__(self, iteration: int) -> Batch | Exception:
         try:
             return self.source[iteration]
-        except (ZarrmaskError, OSError, ValueError) as error:
+        except (ZarrmaskError, OSError, ValueError, MemoryError) as error:
             return error
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
 from zarrmask.coco.greys import settle_window
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file, describes_network, guessed
+from zarrmask.detection.config import ModelConfig, describes_network
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
-from zarrmask.detection.shapes import documents_of
 from zarrmask.errors import AnnotationError, CheckpointError, SettingsError, counted
 from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
@@ -26,6 +25,7 @@ from zarrmask.training.annotated import AnnotatedBatches, held_out
 from zarrmask.training.lesson import (
     Lesson,
     frozen_at_random,
+    network_of,
     require_no_weights,
     weights_called,
     with_wishes,
@@ -66,7 +66,8 @@ def annotated_lesson(
     new_heads : bool
         Begin afresh with the layers that know classes: needed where `init` knows other classes.
     validate : float
-        Share of the images to hold out and judge by, drawn at random by the seed.
+        Share of the images to hold out and judge by, drawn at random by the seed: of those with
+        something on them, and of those without.
     validate_coco, validate_images : Path, optional
         Images to judge by instead; in `images` if no other folder is named.
     detect_window : "seed", "auto" or (lo, hi), optional
@@ -100,9 +101,8 @@ def annotated_lesson(
     if not describes:
         assert init is not None
         assert begun is not None
-        documents += documents_of(init, begun.shapes)
-        warnings += filter(None, [guessed(init)])
-        source = f"{said}, with what {config_file(init) or init} says of the network"
+        documents, network_source, warnings = network_of(documents, init, begun)
+        source = f"{said}, with {network_source}"
     network, recipe = interpret_training(documents, source)
     if recipe.missed or recipe.mistaken:
         raise SettingsError(
@@ -117,13 +117,14 @@ def annotated_lesson(
     network = _for_classes(network, dataset, said if states_classes else None)
     if weights is not None and not new_heads:
         _check_classes(weights, dataset, str(init))
-    window, dark = settle_window(dataset.images, wished)
     by = ""
     if validate_coco is None:
         learned, judges = held_out(dataset.images, validate, seed)
+        window, dark = settle_window(dataset.images, wished)
     else:
         learned = list(dataset.images)
         judges = list(read_coco(validate_coco, validate_images or images).images)
+        window, dark = settle_window([*learned, *judges], wished)
         by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}, {_called(judges)}"
         if {image.path for image in judges} & {image.path for image in learned}:
             warnings.append(f"images of {validate_coco} are learned from too: it judges too well")
@@ -181,7 +182,12 @@ def _seen_through(window: Window) -> str:
 
 def _categories(dataset: CocoDataset) -> str:
     names = ", ".join(dataset.names[:10])
-    return f"{dataset.path} has {len(dataset.names)} categories ({names})"
+    said = f"{dataset.path} has {len(dataset.names)} categories ({names})"
+    marked = {one.category for image in dataset.images for one in (*image.instances, *image.crowds)}
+    unused = [name for number, name in enumerate(dataset.names) if number not in marked]
+    if not unused:
+        return said
+    return f"{said}, of which nothing is a {', '.join(unused[:10])}: take out what is no category"
 
 
 def _crowds(images: Sequence[CocoImage]) -> list[str]:

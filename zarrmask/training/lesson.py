@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zarrmask.detection.config import ModelConfig, stated_keys
+from zarrmask.detection.checkpoint import Checkpoint
+from zarrmask.detection.config import ModelConfig, config_file, guessed, stated_keys
 from zarrmask.detection.config_file import Document
 from zarrmask.detection.config_keys import lookup
+from zarrmask.detection.shapes import documents_of
 from zarrmask.errors import SettingsError
 from zarrmask.storage.digest import sha256
 from zarrmask.training.batches import Batch
@@ -92,6 +94,25 @@ def require_no_weights(documents: Sequence[Document], config: Path) -> None:
             "model zoo (with --new-heads, since it knows other classes); a backbone alone, as "
             "ImageNet's R-50.pkl, is nothing to begin from here"
         )
+
+
+def network_of(
+    documents: Sequence[Document], init: Path, weights: Checkpoint
+) -> tuple[list[Document], str, list[str]]:
+    """Add to a config that describes no network that of the checkpoint to begin from.
+
+    Returns
+    -------
+    documents : list of nested mappings
+        The config's take precedence.
+    called : str
+        Where the others are from.
+    warnings : list of str
+        What may not be as it was meant.
+    """
+    beside = documents_of(init, weights.shapes)
+    called = f"what {config_file(init) or init} says of the network"
+    return [*documents, *beside], called, list(filter(None, [guessed(init)]))
 
 
 def frozen_at_random(recipe: Recipe, config: Path) -> list[str]:

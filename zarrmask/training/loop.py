@@ -38,6 +38,7 @@ from zarrmask.training.state import (
     save_detectron2,
     save_last,
     save_state,
+    stamp,
 )
 from zarrmask.training.stop import Stop
 from zarrmask.training.world import World, joined
@@ -129,6 +130,7 @@ def train(
     workers = min(lesson.recipe.workers, cores) if workers is None else workers
     with joined(device) as world:
         check_share(lesson.recipe.batch, world)
+        before = stamp(out / STATE)
         state = read_state(out / STATE, lesson.identity)
         if state is not None and not resume:
             raise OutputError(f"{out} holds a training already: resume it or name another folder.")
@@ -149,6 +151,11 @@ def train(
             for warning in lesson.warnings:
                 progress(f"warning: {warning}")
         with hold(out / LOCK, out) if world.is_first else nullcontext(), Stop() as stop:
+            if world.is_first and stamp(out / STATE) != before:
+                raise OutputError(
+                    f"another process went on with the training in {out} while this one read where "
+                    "it stood; give the command again"
+                )
             training.go(out, workers, progress or (lambda _step: None), stop)
     return out / LAST
 
@@ -215,6 +222,8 @@ class Training:
                 if not (out / LAST).exists():
                     self._save_last(out)
             return
+        if self.world.is_first and not (out / STATE).exists():
+            self._save_state(out)  # from here on the folder is this training's
         curves = Curves(out, self.done) if self.world.is_first else None
         source = self.lesson.batches(self.world.rank, self.world.size)
         for batch in stream(source, self.done, total, workers):
@@ -316,8 +325,8 @@ class Training:
         bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
         if not bad:
             return
-        kept = out / STATE
-        left = "nothing was written yet" if not kept.exists() else f"{out / LAST} is kept as it was"
+        kept = out / LAST
+        left = f"{kept} is kept as it was" if kept.exists() else "no weights were written yet"
         raise TrainingError(
             f"the training went astray at iteration {self.done} (learning rate "
             f"{self.recipe.rate * self.course(self.done):g}): {bad[0]} is not finite any "
@@ -339,6 +348,11 @@ class Training:
     def _save(self, out: Path) -> None:
         """Write the last weights, and then what it takes to go on."""
         self._save_last(out)
+        self._save_state(out)
+        for name in outdated(names_in(out), self.done, self.recipe.keep):
+            (out / name).unlink(missing_ok=True)
+
+    def _save_state(self, out: Path) -> None:
         momentum = {
             name: self.optimizer.state[parameter]
             for name, parameter in self.pupil.named_parameters()
@@ -353,8 +367,6 @@ class Training:
             "noted": (self.done, self.best, self.sums, self.count),
         }
         save_state(state, out / STATE)
-        for name in outdated(names_in(out), self.done, self.recipe.keep):
-            (out / name).unlink(missing_ok=True)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `_save` has written; rates and decays are the recipe's of today."""

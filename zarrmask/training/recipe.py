@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from zarrmask.detection.config import ARCHITECTURE, NETWORK, ModelConfig
@@ -26,7 +27,7 @@ from zarrmask.training.schedule import Course, along_a_cosine, in_steps, warmed_
 
 def _number(least: float, *, above: bool = False) -> Check:
     def check(value: Any) -> float:
-        if not is_number(value) or not least <= value < float("inf") or (above and value == least):
+        if not is_number(value) or value < least or (above and value == least):
             raise ValueError(f"a number {'above' if above else 'of at least'} {least:g}")
         return float(value)
 
@@ -35,6 +36,10 @@ def _number(least: float, *, above: bool = False) -> Check:
 
 def _number_or_none(value: Any) -> float | None:
     return None if value is None else _number(0)(value)
+
+
+def _norm_type(value: Any) -> float:
+    return inf if value == inf else _number(0, above=True)(value)
 
 
 def _wholes(least: int) -> Check:
@@ -90,7 +95,7 @@ class Recipe:
     )
     """Each number, each parameter's norm, or (not in detectron2) the norm of all together."""
     clip_value: float = key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, _number(0, above=True))
-    clip_norm: float = key("SOLVER.CLIP_GRADIENTS.NORM_TYPE", 2.0, _number(0, above=True))
+    clip_norm: float = key("SOLVER.CLIP_GRADIENTS.NORM_TYPE", 2.0, _norm_type)
     mixed: bool = key("SOLVER.AMP.ENABLED", False, flag)
     period: int = key("SOLVER.CHECKPOINT_PERIOD", 5000, whole(1))
     validation_period: int = key("TEST.EVAL_PERIOD", 0, whole(0))
@@ -238,7 +243,11 @@ def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     """Give what a config has to state, by path, of what detectron2 knows.
 
     Rates and decays are an optimizer's: those of one that detectron2 lacks would mislead it, and
-    whoever trains on.
+    whoever trains on. So would gradients that are clipped as it cannot.
     """
-    left_out = ("ZARRMASK.",) if recipe.optimizer == "SGD" else ("ZARRMASK.", "SOLVER.")
+    left_out: tuple[str, ...] = ("ZARRMASK.",)
+    if recipe.optimizer != "SGD":
+        left_out += ("SOLVER.",)
+    elif recipe.clip_type == "full_model":
+        left_out += ("SOLVER.CLIP_GRADIENTS.",)
     return {key: value for key, value in stated(recipe).items() if not key.startswith(left_out)}

@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig
+from zarrmask.detection.config import (
+    ModelConfig,
+    config_file,
+    describes_network,
+    read_config,
+    stated_keys,
+)
 from zarrmask.detection.config_file import read_documents
 from zarrmask.errors import SettingsError
 from zarrmask.phantom import simulate
@@ -22,6 +28,7 @@ from zarrmask.training.batches import Batch, Target, example
 from zarrmask.training.lesson import (
     Lesson,
     frozen_at_random,
+    network_of,
     require_no_weights,
     weights_called,
     with_wishes,
@@ -43,7 +50,8 @@ def simulated_lesson(
     Parameters
     ----------
     config : Path, optional
-        Of the network and of how to train it; by default that of the bundled checkpoint.
+        Of how to train, and of the network; one that describes none takes that of `init`. By
+        default that of the bundled checkpoint.
     init : Path, optional
         The checkpoint to begin from; by default no weights at all.
     iterations, seed : int, optional
@@ -57,11 +65,20 @@ def simulated_lesson(
         If the config names weights, and there is no `init`; if it wants what simulated slices are
         not.
     """
-    config = config or PHANTOM
+    is_bundled, config = config is None, config or PHANTOM
     documents = read_documents(config)
-    if init is None:
+    begun = None if init is None else read_checkpoint(init)
+    source, warnings = str(config), list[str]()
+    if init is None or begun is None:
         require_no_weights(documents, config)
-    network, recipe = interpret_training(documents, str(config))
+    elif not describes_network(documents):
+        documents, network_source, warnings = network_of(documents, init, begun)
+        source = f"{config}, with {network_source}"
+    network, recipe = interpret_training(documents, source)
+    if init is None:
+        warnings += frozen_at_random(recipe, config)
+    elif is_bundled:
+        warnings += _unlike(network, init)
     _require_what_is_drawn(network, recipe, config)
     recipe, seed = with_wishes(recipe, iterations, seed)
     return Lesson(
@@ -70,12 +87,27 @@ def simulated_lesson(
         seed,
         "simulated slices",
         partial(SimulatedBatches, recipe, seed),
-        None if init is None else read_checkpoint(init).tensors,
+        None if begun is None else begun.tensors,
         str(init),
         weights_called(init),
-        warnings=frozen_at_random(recipe, config) if init is None else (),
+        warnings=warnings,
         summary="simulated slices",
     )
+
+
+def _unlike(network: ModelConfig, init: Path) -> list[str]:
+    """What to warn of where the config beside the weights is not that of the bundled network."""
+    file = config_file(init)
+    if file is None:
+        return []
+    own, theirs = stated_keys(network), stated_keys(read_config(file))
+    keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
+    if not keys:
+        return []
+    return [
+        f"the network is that of {PHANTOM.name}; {file} has another {', '.join(keys[:10])}. If it "
+        f"is to be as there, say so: --config {file}"
+    ]
 
 
 def _require_what_is_drawn(network: ModelConfig, recipe: Recipe, config: Path) -> None:

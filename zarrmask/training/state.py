@@ -109,6 +109,15 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
         torch.save(dict(state), file)
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Tell a file from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read what it takes to go on; None where there is nothing.
 

@@ -79,7 +79,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     Raises
     ------
     SettingsError
-        If there is no such device.
+        If there is no such device; if the other processes are not met.
     TrainingError
         If another process is lost.
     """
@@ -91,7 +91,14 @@ def joined(device: str = "auto") -> Iterator[World]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as problem:
+        raise SettingsError(
+            f"this is to be one of {size} processes that train together (WORLD_SIZE), and they do "
+            f"not come together ({str(problem).splitlines()[0]}). Start them by torchrun; to train "
+            "with this one alone, unset WORLD_SIZE"
+        ) from None
     try:
         yield World(dist.get_rank(), size, chosen)
         dist.barrier()  # who leaves first would cut off the others' last exchange

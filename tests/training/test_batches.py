@@ -182,8 +182,8 @@ def test_held_out(annotated, fraction, seed):
     assert sorted(image.id for image in kept + out) == list(range(len(images)))
     with_instances = sum(annotated)
     judges = sum(bool(image.instances) for image in out)
+    if with_instances < 2 or not fraction:
+        assert not out
+        return
+    assert judges == min(max(round(with_instances * fraction), 1), with_instances - 1)
     assert len(out) - judges == round((len(images) - with_instances) * fraction)
-    if with_instances and fraction:
-        assert judges == min(max(round(with_instances * fraction), 1), with_instances - 1)
-    else:
-        assert judges == 0

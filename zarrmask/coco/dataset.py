@@ -46,22 +46,22 @@ class CocoImage:
         The file.
     height, width : int
         Pixels.
-    bits : int
-        Of a grey value: 8 or 16.
     instances : tuple of Instance
         What a detector is to find; none where the image is empty.
     crowds : tuple of Instance
         Where nobody said which pixels are whose: not trained on; what is found there is neither
         right nor wrong.
+    bits : int
+        Of a grey value: 8 or 16.
     """
 
     id: int
     path: Path
     height: int
     width: int
-    bits: int = 8
     instances: tuple[Instance, ...] = ()
     crowds: tuple[Instance, ...] = ()
+    bits: int = 8
 
     def grey(self, window: Window = "seed") -> NDArray[np.uint8]:
         """Read the image as a detector sees it, (y, x): see `to_8bit`."""

@@ -78,8 +78,9 @@ def held_out(
     ----------
     images : sequence of CocoImage
     fraction : float
-        To hold out, of those with instances (one at least if it is not 0, and never all: who finds
-        nothing is right on all others) and of those without.
+        To hold out, of those with instances and of those without. Of the first, one at least if it
+        is not 0, and never all; where there is but one, none at all is held out: who finds nothing
+        is right on the others.
     seed : int
 
     Raises
@@ -90,13 +91,14 @@ def held_out(
     if not 0 <= fraction < 1:
         raise SettingsError(f"{fraction:g} of the images cannot be held out; give 0 to below 1")
     rng = np.random.default_rng([seed, 4])
+    annotated, others = (
+        rng.permutation([n for n, image in enumerate(images) if bool(image.instances) == has])
+        for has in (True, False)
+    )
     chosen = set[int]()
-    for annotated in (True, False) if fraction else ():
-        some = [n for n, image in enumerate(images) if bool(image.instances) == annotated]
-        count = round(len(some) * fraction)
-        if annotated:
-            count = min(max(count, 1), len(some) - 1)
-        chosen.update(rng.permutation(some)[:count].tolist())
+    if fraction and len(annotated) > 1:
+        count = min(max(round(len(annotated) * fraction), 1), len(annotated) - 1)
+        chosen = {*annotated[:count].tolist(), *others[: round(len(others) * fraction)].tolist()}
     return (
         [image for number, image in enumerate(images) if number not in chosen],
         [image for number, image in enumerate(images) if number in chosen],

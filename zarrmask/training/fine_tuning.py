@@ -17,7 +17,7 @@ from zarrmask.detection.config import ModelConfig, describes_network
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
-from zarrmask.errors import AnnotationError, CheckpointError, SettingsError, counted
+from zarrmask.errors import CheckpointError, SettingsError, counted
 from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.storage.digest import sha256
@@ -129,7 +129,7 @@ def annotated_lesson(
         if {image.path for image in judges} & {image.path for image in learned}:
             warnings.append(f"images of {validate_coco} are learned from too: it judges too well")
     crowds = _crowds(learned)
-    learned = _with_instances(learned, recipe, coco)
+    learned = _with_instances(learned, recipe)
     return Lesson(
         network,
         recipe,
@@ -203,17 +203,11 @@ def _crowds(images: Sequence[CocoImage]) -> list[str]:
     ]
 
 
-def _with_instances(images: Sequence[CocoImage], recipe: Recipe, coco: Path) -> list[CocoImage]:
+def _with_instances(images: Sequence[CocoImage], recipe: Recipe) -> list[CocoImage]:
     """Leave out images with crowds alone; and empty ones, if ``FILTER_EMPTY_ANNOTATIONS`` says so.
 
     Nobody says that there is nothing in a crowd.
     """
-    kept = [
+    return [
         image for image in images if image.instances or not (image.crowds or recipe.drops_empty)
     ]
-    if not any(image.instances for image in kept):
-        raise AnnotationError(
-            f"{coco}: no image with an annotation is left to learn from, once {len(images)} images "
-            "are parted from those held out; annotate more, or hold out none (--validate 0)"
-        )
-    return kept

@@ -167,6 +167,11 @@ def float_pixels(files):
     image(files, file_name="f.tif")
 
 
+def signed_pixels(files):
+    files.pixels["f.tif"] = np.zeros((40, 50), np.int8)
+    image(files, file_name="f.tif")
+
+
 def two_points(files):
     files.mark(segmentation=[[1, 1, 5, 5]])
 
@@ -302,6 +307,7 @@ BAD_FILES = {
     no_size: "images[0] (a.png) has no height",
     vast_size: "images[0].height: Input should be less than 65536",
     float_pixels: "f.tif: cannot be read: signed, or 32 bits a pixel; expected 8 or 16",
+    signed_pixels: "f.tif: cannot be read: signed, or 32 bits a pixel; expected 8 or 16",
     two_points: "annotation 2 on a.png: a polygon of 2 points; expected 3 at least",
     odd_numbers: "a polygon of 3.5 points",
     a_line: "a polygon without area",

@@ -128,15 +128,18 @@ def read_grey(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     with Image.open(path) as image:
         if (count := getattr(image, "n_frames", 1)) > 1:
             raise ValueError(f"{count} images in a file; expected one")
-        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(_PHOTOMETRIC) == 0:
             raise ValueError("zero is white (MINISWHITE); expected zero to be black: invert it")
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             return np.asarray(upright).astype(np.uint16)
-        if upright.mode in ("I", "F"):
+        if upright.mode in ("I", "F") or tags.get(_SAMPLE_FORMAT) == _SIGNED:
             raise ValueError("signed, or 32 bits a pixel; expected 8 or 16 without a sign")
         return np.asarray(upright if upright.mode == "L" else upright.convert("L"))
 
 
 _PHOTOMETRIC = 262
 """Number of the TIFF tag that says whether zero is black."""
+_SAMPLE_FORMAT, _SIGNED = 339, (2,)
+"""Of the tag that says whether numbers have a sign, and its word for that they do."""

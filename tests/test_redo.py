@@ -426,6 +426,24 @@ def test_a_run_with_interpolated_masks(stack, cluster, tmp_path):
         redo(out, z="100:110", dilate=3)
 
 
+def test_a_run_in_eight_bits_without_its_stack(deep, masks, cluster, tmp_path):
+    """Its window is of grey values that the volume, which serves, does not have any more."""
+    slices, out = tmp_path / "slices", tmp_path / "out"
+    slices.mkdir()
+    for number in NUMBERS[:32]:
+        shutil.copy(deep / f"{number:05d}.tif", slices)
+    eight = {"dtype": "uint8", "window": (20_000, 45_000), "scheduler": cluster}
+    apply(slices, painted(tmp_path / "masks", masks), out, **OPTIONS, **eight)
+    before = contents(out, "mask", "masked")
+    shutil.rmtree(slices)
+    redo(out, z="104:110", dilate=9, scheduler=cluster)
+    volume, mask = level(out, "volume"), level(out, "mask")
+    np.testing.assert_array_equal(level(out, "masked"), np.where(mask, volume, 0))
+    assert contents(out, "mask", "masked") != before
+    redo(out, undo=True, scheduler=cluster)
+    assert contents(out, "mask", "masked") == before
+
+
 @pytest.mark.slow  # thousands of files
 def test_at_a_url(masked, cluster, mortal_s3, tmp_path):
     s3, _ = mortal_s3

@@ -208,32 +208,27 @@ def open_run(place: Place) -> FinishedRun:
             raise OutputError(f"{printable(place)} has lost its {name}: it cannot be corrected")
     known = record["settings"].keys() & Settings.model_fields.keys()
     settings = Settings.model_validate({name: record["settings"][name] for name in known})
-    source, become = _source(place, record, settings)
+    whole = settings.y == settings.x == (None, None)
+    source, original = slices_of(place, record, lambda _: whole, "whole slices")
     plan = make_plan(source, _with_written_range(settings, record))
     plan = replace(
         in_steps(plan), side=record["dilation_pixels"], voxel_size=record["voxel_size_um"]
     )
     written = (place / "volume.zarr").exists()
-    pyramids = run_pyramids(journal, plan, source, settings, referenced=not written)
+    greys = settings if original else settings.model_copy(update=_AS_WRITTEN)
+    pyramids = run_pyramids(journal, plan, source, greys, referenced=not written)
     if "volume" in pyramids:
         pyramids["volume"] = replace(pyramids["volume"], finished=True)
+    window = None if greys.window is None else (record["window"][0], record["window"][1])
+    become = rescaling(source.dtype, greys, Contrast("seed", False, window))
     return FinishedRun(place, record, settings, source, plan, pyramids, become)
+
+
+_AS_WRITTEN = {"window": None, "detect_window": "seed", "dtype": None}
+"""Settings by which the grey values of the run's own volume stay as they are."""
 
 
 def _with_written_range(settings: Settings, record: Mapping[str, Any]) -> Settings:
     """Settings with the range of slices that was written."""
     first, stop = record["z"]
     return settings.model_copy(update={"z": (first, stop)})
-
-
-def _source(
-    place: Place, record: Mapping[str, Any], settings: Settings
-) -> tuple[Source, Rescaling | None]:
-    """What the run's slices are read from, and what becomes of its grey values in the outputs."""
-    whole = settings.y == settings.x == (None, None)
-    source, original = slices_of(place, record, lambda _: whole, "whole slices")
-    if not original:
-        return source, None
-    window = record["window"]
-    contrast = Contrast("seed", False, None if window is None else (window[0], window[1]))
-    return source, rescaling(source.dtype, settings, contrast)

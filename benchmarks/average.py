@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.weights import Misfit, is_weight
+from zarrmask.detection.names import is_weight
+from zarrmask.detection.weights import Misfit
 
 
 def main() -> None:

@@ -26,6 +26,13 @@ def test_nothing_heavy_is_imported_with_it() -> None:
     assert told.stdout == b"False False\n"
 
 
+def test_who_hands_in_a_run_needs_no_torch() -> None:
+    """It is hundreds of megabytes, which forecasts of memory do not count for the client."""
+    script = "import sys, zarrmask.running.pipeline; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert told.stdout == b"False\n"
+
+
 def test_a_quiet_reporter_keeps_warnings(capsys) -> None:
     reporter = zarrmask.Reporter.quiet()
     reporter.say("said")

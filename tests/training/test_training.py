@@ -25,8 +25,9 @@ from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.detections import Detections
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.load import load_detector
+from zarrmask.detection.names import is_weight
 from zarrmask.detection.network import build_model
-from zarrmask.detection.weights import is_weight, model_weights, norm_counters
+from zarrmask.detection.weights import model_weights, norm_counters
 from zarrmask.errors import (
     CheckpointError,
     OutputError,

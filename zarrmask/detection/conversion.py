@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zarrmask.detection.checkpoint import Checkpoint, is_numeric, read_checkpoint
-from zarrmask.detection.weights import is_counter, is_weight
+from zarrmask.detection.names import is_counter, is_weight
 from zarrmask.errors import CheckpointError, OutputError
 from zarrmask.storage.atomic import replace_file
 from zarrmask.storage.place import require_writable

@@ -18,7 +18,8 @@ from zarrmask.detection.devices import repeatable
 from zarrmask.detection.even_contrast import even
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.mirroring import MIRRORED, MeanLook, Size
-from zarrmask.detection.weights import Misfit, is_weight
+from zarrmask.detection.names import is_weight
+from zarrmask.detection.weights import Misfit
 from zarrmask.errors import CheckpointError, SettingsError
 
 INSTALL = (

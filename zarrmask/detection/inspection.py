@@ -10,15 +10,10 @@ import torch
 
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig, config_file, interpret
+from zarrmask.detection.names import is_counter, is_weight
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import documents_of
-from zarrmask.detection.weights import (
-    Misfit,
-    is_counter,
-    is_weight,
-    not_finite,
-    weight_shapes,
-)
+from zarrmask.detection.weights import Misfit, not_finite, weight_shapes
 from zarrmask.storage.digest import sha256
 
 

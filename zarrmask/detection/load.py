@@ -21,11 +21,12 @@ from zarrmask.detection.devices import find_device, has_bfloat16, repeatable
 from zarrmask.detection.heads import RegionLook
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.mirroring import MeanLook, View, views_of
+from zarrmask.detection.names import is_weight
 from zarrmask.detection.network import PADDED_TO, build_model
 from zarrmask.detection.precision import Precision, fold_norms, to_bfloat16
 from zarrmask.detection.protocol import Detector
 from zarrmask.detection.shapes import config_of, documents_of
-from zarrmask.detection.weights import is_weight, load_weights, require_finite
+from zarrmask.detection.weights import load_weights, require_finite
 from zarrmask.errors import SettingsError
 
 Backend: TypeAlias = Literal["torchvision", "detectron2"]

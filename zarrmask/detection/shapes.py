@@ -12,7 +12,7 @@ from zarrmask.detection.config import (
     read_config,
 )
 from zarrmask.detection.config_file import Document, read_documents
-from zarrmask.detection.weights import is_counter
+from zarrmask.detection.names import is_counter
 from zarrmask.errors import CheckpointError
 
 # detectron2's Base-RCNN-FPN.yaml, as far as it matters here.

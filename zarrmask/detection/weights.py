@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from zarrmask.detection.names import is_counter, is_weight
 from zarrmask.errors import CheckpointError, first_of
 
 # torchvision's names in `network`, to be rewritten in this order.
@@ -30,8 +31,6 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\.mask_predictor\.mask_fcn_logits\.", ".mask_head.predictor."),
 )
 
-_COUNTER = "num_batches_tracked"
-_NO_WEIGHT = re.compile(rf"(^|\.)(pixel_mean|pixel_std|{_COUNTER})$|cell_anchors")
 _LISTED = 10
 
 Shape: TypeAlias = tuple[int, ...]
@@ -89,19 +88,6 @@ class Misfit:
             *_listed("unexpected", self.unexpected),
             *_listed("of another shape", reshaped),
         ]
-
-
-def is_weight(name: str) -> bool:
-    """Whether a tensor of a checkpoint is a network's own, and not what its config says as well."""
-    return not _NO_WEIGHT.search(name)
-
-
-def is_counter(name: str) -> bool:
-    """Whether a tensor counts the batches of a batch norm.
-
-    It is no weight, but detectron2 misses those of norms that it has frozen.
-    """
-    return name.endswith(_COUNTER)
 
 
 def model_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -131,6 +131,12 @@ def test_a_patience_that_is_no_time_is_refused(patience):
         find_crew(patience=patience)
 
 
+@pytest.mark.parametrize("workers", [0, -2])
+def test_no_workers_at_all_are_refused(workers):
+    with pytest.raises(SettingsError, match=f"{workers} workers; give 1 at least"):
+        find_crew(workers=workers)
+
+
 @pytest.mark.parametrize(
     ("patience", "seconds"), [(None, 600), (90, 90), ("90", 90), ("12h", 43200)]
 )

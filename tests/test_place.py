@@ -1,5 +1,6 @@
 """Which paths and URLs are places, and what of them is told to people."""
 
+import errno
 import pickle
 import shlex
 from pathlib import Path
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from zarrmask.errors import OutputError, ZarrmaskError
+from zarrmask.errors import OutputError, ZarrmaskError, no_space
+from zarrmask.images.numbered import local_folder
 from zarrmask.records.ledger import Ledger
 from zarrmask.storage.atomic import replace_file, replacing, require_replaceable
 from zarrmask.storage.place import (
@@ -47,6 +49,17 @@ def test_a_folder_is_absolute_and_an_output_without_links(tmp_path, monkeypatch)
     (tmp_path / "link").symlink_to("disk")
     assert place_of("link/out") == tmp_path / "link" / "out"
     assert output_place("link/out") == tmp_path / "disk" / "out"
+    assert output_place("link") == tmp_path / "disk"
+    (tmp_path / "unmounted").symlink_to("gone")
+    with pytest.raises(OutputError, match=f"is a link to {tmp_path / 'gone'}, which is not there"):
+        output_place("unmounted")
+
+
+def test_a_full_disk_is_told_of_once():
+    """Also by a process that was told so by another."""
+    told = no_space(OSError(errno.ENOSPC, "No space left on device"))
+    assert "there is no space left" in told
+    assert no_space(ZarrmaskError(told)) == told
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_of_at_once(tmp_path, monkeypatch):
@@ -55,6 +68,8 @@ def test_a_folder_that_may_not_be_written_to_is_told_of_at_once(tmp_path, monkey
         output_place(tmp_path / "a" / "b")
     with pytest.raises(OutputError, match="no permission"):
         require_replaceable(tmp_path / "a")
+    with pytest.raises(OutputError, match="no permission"):
+        local_folder(tmp_path / "a")
     (tmp_path / "mine").mkdir()
     assert output_place(tmp_path / "mine" / "out") == tmp_path / "mine" / "out"
 

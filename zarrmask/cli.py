@@ -413,7 +413,7 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
     _make_ready(options)
     from zarrmask.running.pipeline import convert
 
-    click.echo(f"wrote {convert(stack, out, **options)}")
+    click.echo(f"the pyramid is {convert(stack, out, **options)}")
 
 
 @cli.command(

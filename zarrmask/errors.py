@@ -60,13 +60,18 @@ def system_number(error: BaseException) -> int | None:
 
 def no_space(error: BaseException) -> str | None:
     """Say what to do where a disk, or a quota, is full; None where an error says something else."""
+    if str(error).startswith(_NO_SPACE):  # a worker's, told already
+        return str(error)
     full = any(os.strerror(number) in str(error) for number in FULL)
     if not full and system_number(error) not in FULL:
         return None
     return (
-        f"there is no space left on the output's disk, or none that you may use ({error}); "
+        f"{_NO_SPACE} ({error}); "
         "make room, then run the same command again: it goes on from what is kept, if anything is"
     )
+
+
+_NO_SPACE = "there is no space left on the output's disk, or none that you may use"
 
 
 def no_memory(error: BaseException) -> str | None:

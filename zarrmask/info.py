@@ -159,11 +159,12 @@ def _images(path: Place) -> dict[str, str]:
 def _stack(path: Place) -> dict[str, str]:
     source = open_source(path, allow_missing=True)
     size = source.voxel_size
+    stated = source.oblong or "not stated" if size is None else f"{size:g} micrometres"
     return {
         "stack": source.kind,
         "shape": f"{_times(source.shape)} {source.dtype}",
         "slices": f"{source.numbers[0]} to {source.numbers[-1]}, {len(source.missing)} missing",
-        "voxel size": "not stated" if size is None else f"{size:g} micrometres",
+        "voxel size": stated,
     }
 
 

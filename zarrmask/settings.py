@@ -38,16 +38,14 @@ MOST_DILATED = 100
 Range = tuple[int | None, int | None]
 
 
-def _range(value: object) -> object:
+def _range(value: Any) -> object:
     """Read "A:B", either side open."""
-    if not isinstance(value, str):
-        return value
-    ends = value.split(":")
     try:
-        if len(ends) != 2:
-            raise ValueError
-        return tuple(int(end) if end.strip() else None for end in ends)
-    except ValueError:
+        if isinstance(value, str):
+            value = [int(end) if end.strip() else None for end in value.split(":")]
+        first, stop = value
+        return first, stop
+    except (TypeError, ValueError):
         raise ValueError(
             "write a range as A:B, B excluded, such as 1000:2000, :500 or 700:"
         ) from None
@@ -357,6 +355,7 @@ _WORDS = {
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",
     "float_parsing": "write a number",
+    "finite_number": "write a number",
     "bool_parsing": "write true or false",
     "literal_error": "write {expected}",
 }

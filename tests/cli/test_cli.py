@@ -255,7 +255,7 @@ def test_convert_and_info(zarrmask, cluster, tmp_path):
         "convert", "stack", "out.zarr", "--voxel-size", 7.91, "--scheduler", cluster
     )
     assert code == 0
-    assert f"wrote {tmp_path / 'out.zarr'}" in printed
+    assert f"the pyramid is {tmp_path / 'out.zarr'}" in printed
     code, printed = zarrmask("info", "out.zarr")
     assert "2 x 60 x 70 uint16" in printed
     assert "7.91 micrometer" in printed

@@ -109,7 +109,7 @@ def test_an_export_does_not_replace_the_stack_of_its_run(run, cluster, tmp_path)
     export(out, tmp_path / "a", what="volume", scheduler=cluster)
     package.apply(tmp_path / "a", out, tmp_path / "b", volume=False, scheduler=cluster)
     before = images(tmp_path / "a")
-    with pytest.raises(OutputError, match="would overwrite the stack that is read"):
+    with pytest.raises(OutputError, match="would overwrite what is read"):
         export(tmp_path / "b", tmp_path / "a", overwrite=True, scheduler=cluster)
     assert list(images(tmp_path / "a")) == list(before)
 

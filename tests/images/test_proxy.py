@@ -52,7 +52,7 @@ def test_proxies_do_not_replace_what_they_are_made_of(stack, cluster, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "a")
     before = sorted(path.name for path in (tmp_path / "a").iterdir())
     for read, written in (("a", "a"), ("link", "a"), ("a", "link")):
-        with pytest.raises(OutputError, match="would overwrite the stack that is read"):
+        with pytest.raises(OutputError, match="would overwrite what is read"):
             proxy(tmp_path / read, tmp_path / written, side=40, overwrite=True, scheduler=cluster)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == before
     zarr.save_array(tmp_path / "z.zarr", np.zeros((4, 8, 8), np.uint8))

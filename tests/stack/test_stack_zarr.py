@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from zarr.storage import LocalStore
 
 from zarrmask.errors import StackError
 from zarrmask.planning.memory import decoding_bytes
@@ -201,6 +202,12 @@ def test_damaged_metadata(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(StackError, match="metadata cannot be read"):
         open_source(tmp_path)
+
+
+def test_a_path_with_colons_is_no_chain_of_urls(tmp_path: Path) -> None:
+    place = tmp_path / "second::try" / "a.zarr"
+    zarr.create_array(LocalStore(place), shape=(3, 4, 5), chunks=(1, 4, 5), dtype="u1")[:] = 7
+    np.testing.assert_array_equal(open_source(place)[1], np.full((4, 5), 7))
 
 
 def test_damaged_chunk_and_fingerprint(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from zarrmask.info import describe
 from zarrmask.stack import open_source
 from zarrmask.stack.voxels import UNKNOWN, Voxels
 
@@ -53,6 +54,8 @@ def test_what_a_tiff_states(tmp_path: Path, options: dict[str, Any], voxels: Vox
     source = open_source(whole)
     assert (source.voxel_size, source.oblong, source.unitless) == voxels
     assert open_source(whole, labels=True).voxel_size is None
+    size = "not stated" if voxels.size is None else f"{voxels.size:g} micrometres"
+    assert describe(whole)["voxel size"] == (voxels.oblong or size)
 
 
 @pytest.mark.parametrize(

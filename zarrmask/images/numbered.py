@@ -21,7 +21,7 @@ from zarrmask.planning.room import free_space
 from zarrmask.records.journal import SCRATCH, WORK, Journal, RecordFile
 from zarrmask.stack.zarr_source import is_zarr
 from zarrmask.storage.atomic import replacing
-from zarrmask.storage.place import names_in
+from zarrmask.storage.place import names_in, require_writable
 from zarrmask.workers.cluster import Crew
 
 ROWS_A_STRIP = 128
@@ -185,8 +185,7 @@ class ImageFolder:
             place = Path(stack).resolve()
             if here == place or (here.is_relative_to(place) and is_zarr(str(place))):
                 raise OutputError(
-                    f"{self.path} would overwrite the stack that is read, {stack}; name another "
-                    "folder"
+                    f"{self.path} would overwrite what is read, {stack}; name another folder"
                 )
 
     def missing(
@@ -268,8 +267,10 @@ def local_folder(folder: str | Path) -> Path:
     Raises
     ------
     OutputError
-        If it is a URL.
+        If it is a URL, or nothing can be written to it.
     """
     if "://" in str(folder):
         raise OutputError(f"{folder} is a URL; images are written to folders on this machine")
-    return Path(folder).absolute()
+    path = Path(folder).absolute()
+    require_writable(path)
+    return path

@@ -113,10 +113,12 @@ def want_of_memory(forecast: Forecast) -> str:
     if fewer:
         count = f"CUDA_VISIBLE_DEVICES with {fewer} GPUs" if crew.gpus else f"--workers {fewer}"
         advice.insert(0, count)
-    elif writing:
+    elif writing and memory.task > memory.total / 10:
         advice.append("an uncompressed stack, of which less is held at once")
+    takes, has = sized(memory.total), sized(crew.memory or 0)
+    if takes == has:
+        takes, has = f"{memory.total / 1e6:,.1f} MB", f"{(crew.memory or 0) / 1e6:,.1f} MB"
     return (
-        f"{counted(crew.workers, 'workers')} and the client will take {sized(memory.total)} of "
-        f"memory, but have {sized(crew.memory or 0)}: {task} takes {sized(memory.task)}; use "
-        + ", or ".join(advice)
+        f"{counted(crew.workers, 'workers')} and the client will take {takes} of memory, but have "
+        f"{has}: {task} takes {sized(memory.task)}; use " + ", or ".join(advice)
     )

@@ -98,8 +98,7 @@ def keep_apart(source: Source, journal: Journal) -> None:
         within = "zarr" in source.kind.lower() and any(_within(target, path) for path in inputs)
         if replaced or within:
             raise OutputError(
-                f"{written} would overwrite the stack that is read, {source.path}; "
-                "name another output"
+                f"{written} would overwrite what is read, {source.path}; name another output"
             )
 
 

@@ -303,7 +303,8 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         If it is neither, is no volume, or not uint8, uint16, int16 or float32.
     """
     path = place.shown if isinstance(place, Remote) else escaped(place)
-    store: Any = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else place
+    # zarr takes a text with :: in it for a chain of URLs.
+    store = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else Path(place)
     try:
         with zarr.config.set(STOCK_PIPELINE):
             node = zarr.open(store, mode="r")

@@ -108,9 +108,14 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
         raise OutputError(f"the output {text} has lost a slash; give a URL as text, or as a UPath")
     place = place_of(path)
     if isinstance(place, Path):
-        place = place.resolve()
-        require_writable(place)
-        return place
+        leads_to = place.resolve()
+        if place.is_symlink() and not leads_to.exists():
+            raise OutputError(
+                f"the output {text} is a link to {leads_to}, which is not there (a disk that is "
+                "not mounted?); make that folder, or remove the link"
+            )
+        require_writable(leads_to)
+        return leads_to
     if "::" in text:
         problem = "is a chain of file systems; name the place itself"
     elif place.protocol == "memory":

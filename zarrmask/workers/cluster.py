@@ -148,6 +148,8 @@ def find_crew(
         Where no scheduler answers, or it has no worker; where `memory` is no size, or `patience` no
         time; where there is no GPU.
     """
+    if workers is not None and workers < 1:
+        raise SettingsError(f"{workers} workers; give 1 at least, or none for as many as do best")
     size = None if memory is None else _size(memory)
     seconds = PATIENCE if patience is None else _seconds(patience)
     if gpus:

@@ -51,8 +51,10 @@ def test_a_folder_is_absolute_and_an_output_without_links(tmp_path, monkeypatch)
     assert output_place("link/out") == tmp_path / "disk" / "out"
     assert output_place("link") == tmp_path / "disk"
     (tmp_path / "unmounted").symlink_to("gone")
-    with pytest.raises(OutputError, match=f"is a link to {tmp_path / 'gone'}, which is not there"):
-        output_place("unmounted")
+    for place in ("unmounted", "unmounted/a/b"):
+        for named in (output_place, local_folder):
+            with pytest.raises(OutputError, match=f"is a link to {tmp_path / 'gone'}, which is"):
+                named(place)
 
 
 def test_a_full_disk_is_told_of_once():

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,12 @@ def test_ranges(text, z):
 @pytest.mark.parametrize("text", ["100 5000", "100,5000"])
 def test_windows(text):
     assert read_settings(detect_window=text).detect_window == (100, 5000)
+
+
+def test_numbers_may_be_numpys():
+    window = np.array([100, 5000])
+    assert read_settings(window=window, detect_window=window).window == (100, 5000)
+    assert read_settings(z=(np.int64(3), None), classes=np.array([2, 0])).classes == (0, 2)
 
 
 @pytest.mark.parametrize("given_", ["2 0", "0,2", "0 2 2", (2, 0), ["0", "2"]])
@@ -90,6 +97,15 @@ def test_each_wrong_setting_is_refused(wrong):
         ({"z": slice(3, 9)}, "z: write a range as A:B"),
         ({"z": (1, 2, 3)}, "z: write a range as A:B"),
         ({"voxel_size": float("nan")}, "voxel_size: write a number"),
+        ({"threads": ["1"]}, "threads: write a whole number"),
+        ({"checkpoint": ["a"]}, "checkpoint: write the name of a file"),
+        ({"compressor": 5}, "compressor: write none, or one of"),
+        ({"classes": [0.5]}, "classes: write one class or more"),
+        ({"classes": {"0": "papyrus"}}, "classes: write one class or more"),
+        ({"classes": float("inf")}, "classes: write one class or more"),
+        ({"window": [10**400, 1]}, "window: write auto, or two numbers"),
+        ({"window": {"1": "x", "2": "y"}}, "window: write auto, or two numbers"),
+        ({"z": b"12"}, "z: write a range as A:B"),
         ({"classes": "x"}, "classes: write one class or more, counted from 0"),
         ({"window": "{dark}"}, "window: write auto, or two numbers LO HI (got '{dark}')"),
         ({"detect_window": ["1", "a"]}, "detect_window: write seed, auto, or two numbers LO HI"),

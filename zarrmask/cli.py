@@ -835,9 +835,11 @@ def main() -> None:
     except Exception as error:
         if debug:
             _fail(traceback.format_exc())
+        if isinstance(error, ZarrmaskError):
+            _fail(f"error: {no_space(error) or error}\n")
         if mended := no_space(error) or no_memory(error):
             _fail(f"error: {mended}\n")
-        if isinstance(error, ZarrmaskError | OSError):
+        if isinstance(error, OSError):
             _fail(f"error: {error}\n")
         name = type(error).__name__
         _fail(f"error: {name}: {error}\nthis is a bug in zarrmask; --debug shows the traceback\n")

@@ -83,7 +83,8 @@ def no_memory(error: BaseException) -> str | None:
     True
     """
     told = str(error) or "an allocation failed"
-    if not isinstance(error, MemoryError) and not _NO_MEMORY.search(f"{type(error)} {told}"):
+    of_python = isinstance(error, MemoryError) or system_number(error) == errno.ENOMEM
+    if not of_python and not _NO_MEMORY.search(f"{type(error)} {told}"):
         return None
     return (
         f"memory ran out ({told.splitlines()[0][:200]}). Take less of it at a time: smaller images "

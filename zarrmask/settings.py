@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from math import inf, isfinite
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,14 +42,26 @@ Range = tuple[int | None, int | None]
 def _range(value: Any) -> object:
     """Read "A:B", either side open."""
     try:
-        if isinstance(value, str):
-            value = [int(end) if end.strip() else None for end in value.split(":")]
-        first, stop = value
-        return first, stop
+        ends = value.split(":") if isinstance(value, str) else _parts(value)
+        first, stop = (None if end is None or end == "" else _whole(end) for end in ends)
     except (TypeError, ValueError):
         raise ValueError(
             "write a range as A:B, B excluded, such as 1000:2000, :500 or 700:"
         ) from None
+    return first, stop
+
+
+def _parts(value: Any) -> list[Any]:
+    """Take a text apart, or what holds several things; what is one stands alone."""
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    if isinstance(value, Mapping | bytes):
+        raise TypeError
+    return list(value) if isinstance(value, Iterable) else [value]
+
+
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, str) else index(value)
 
 
 def _interval(value: object) -> object:
@@ -67,14 +80,13 @@ def _interval(value: object) -> object:
 def _window(value: Any, info: ValidationInfo) -> object:
     """Read "LO HI"."""
     words = ("seed", "auto") if info.field_name == "detect_window" else ("auto",)
-    if value is None or value in words:
+    if value is None or (isinstance(value, str) and value in words):
         return value
     try:
-        ends = value.replace(",", " ").split() if isinstance(value, str) else value
-        low, high = (float(end) for end in ends)
+        low, high = (float(end) for end in _parts(value))
         if not isfinite(low) or not isfinite(high):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"write {', '.join(words)}, or two numbers LO HI") from None
     return low, high
 
@@ -83,9 +95,8 @@ def _numbers(value: Any) -> object:
     """Read "0 2", each number once; a number may stand alone."""
     if value is None:
         return value
-    given = value.replace(",", " ").split() if isinstance(value, str) else value
     try:
-        numbers = {int(number) for number in (given if isinstance(given, Iterable) else [given])}
+        numbers = {_whole(number) for number in _parts(value)}
         if not numbers or min(numbers) < 0:
             raise ValueError
     except (TypeError, ValueError):
@@ -132,9 +143,7 @@ def _compressor(value: object) -> object:
     """Read "NAME", "NAME:LEVEL" or a pair of these."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
         value = "none" if tuple(value) == ("none", 0) else f"{value[0]}:{value[1]}"
-    if not isinstance(value, str):
-        return value
-    name, colon, level = value.partition(":")
+    name, colon, level = value.partition(":") if isinstance(value, str) else ("", "", "")
     if name == "none" and not colon:
         return name, 0
     if name not in COMPRESSORS or (colon and level not in map(str, range(1, 10))):
@@ -353,10 +362,14 @@ _WORDS = {
     "greater_than_equal": "write a number that is at least {ge}",
     "less_than_equal": "write a number that is at most {le:g}",
     "int_parsing": "write a whole number",
+    "int_type": "write a whole number",
     "int_from_float": "write a whole number",
     "float_parsing": "write a number",
+    "float_type": "write a number",
     "finite_number": "write a number",
     "bool_parsing": "write true or false",
+    "bool_type": "write true or false",
+    "path_type": "write the name of a file",
     "literal_error": "write {expected}",
 }
 """How to mend what pydantic refuses, by its name for the fault; what it says is for programmers."""

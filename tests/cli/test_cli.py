@@ -1,5 +1,6 @@
 """The command line as a person meets it: messages, exit codes, nothing written in vain."""
 
+import errno
 import json
 import pickle
 import re
@@ -200,6 +201,7 @@ def test_debug_shows_where(zarrmask, tmp_path):
     "error",
     [
         MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         cv2.error("OpenCV(4.10) alloc.cpp:73: error: Failed to allocate 88 bytes in function 'x'"),

@@ -101,10 +101,21 @@ def test_a_window_that_shows_nothing_is_refused(simulated):
         evaluate(*simulated, detect_window=(20_000, 40_000))
 
 
-def test_a_window_that_shows_next_to_nothing_is_refused(simulated):
-    """It is one of 16 bits: these images would be all but black."""
+def test_a_window_of_16_bits_is_refused_on_images_of_8(simulated):
+    """They would be all but black."""
     with pytest.raises(SettingsError, match=r"0 30000 leaves next to nothing to see: .* leave it"):
         evaluate(*simulated, detect_window=(0, 30_000))
+
+
+def test_a_window_that_is_somewhat_wide_is_warned_of(simulated, zarrmask):
+    command = ("evaluate", "--coco", simulated[0], "--images", simulated[1], "--detect-window")
+    code, _, told = zarrmask(*command, -600, 400)
+    assert (code, "an eighth of what" in told) == (0, False)
+    for path in simulated[1].iterdir():
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), 100 + grey // 8)
+    code, _, told = zarrmask(*command, 0, 400)
+    assert (code, "an eighth of what --detect-window 0 400 spans" in told) == (0, True)
 
 
 def test_a_higher_score_finds_less_and_leaves_the_precision(simulated):

@@ -110,6 +110,9 @@ def test_simulated_training_takes_the_network_beside_the_weights(config, tmp_pat
     assert "has another MODEL.RESNETS.STEM_OUT_CHANNELS" in warning
     assert f"--config {first.with_suffix('.yaml')}" in warning
     assert not simulated_lesson(init=DEFAULT_CHECKPOINT).warnings
+    first.with_suffix(".yaml").write_text("SOLVER: {MAX_ITER: 5}\n")
+    (warning,) = simulated_lesson(init=first).warnings
+    assert "describes none to compare it with" in warning
 
 
 def test_loss_falls_and_masks_get_better(plain, annotated, tmp_path):
@@ -203,7 +206,7 @@ def test_a_folder_is_a_trainings_from_its_first_iteration_on(plain, annotated, t
         train(killed, out, workers=0, threads=1)
     assert (out / "model_best.pth").exists()
     assert not (out / "model.safetensors").exists()
-    with pytest.raises(OutputError, match="seed was 0, is 5"):
+    with pytest.raises(OutputError, match=r"Name another folder\.\n[^-]*seed was 0, is 5"):
         train(annotated_lesson(*annotated, config=plain, seed=5), out, workers=0, threads=1)
     train(lesson, out, workers=0, threads=1)
     assert [line["iteration"] for line in figures(out) if "union_iou" in line] == list(range(6))
@@ -235,6 +238,12 @@ def test_who_read_where_a_training_stood_before_another_went_on_leaves_it(
     with pytest.raises(OutputError, match="another process went on"):
         train(longer, out, workers=0, threads=1)
     assert torch.load(out / "training.pt", weights_only=True)["noted"][0] == 4
+
+
+def test_a_file_is_no_folder_to_train_in(plain, annotated, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match="out is a file; name a folder"):
+        train(annotated_lesson(*annotated, config=plain), tmp_path / "out", workers=0, threads=1)
 
 
 def test_a_folder_of_others_is_left_as_it_is(plain, annotated, tmp_path):
@@ -337,7 +346,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was(plain, annotated, tmp
     ):
         train(wild, out, workers=0, threads=1)
     assert {path.name: path.read_bytes() for path in out.glob("model*")} == kept
-    with pytest.raises(TrainingError, match="no weights were written yet"):
+    with pytest.raises(TrainingError, match="no checkpoint was written yet"):
         train(wild, tmp_path / "new", workers=0, threads=1)
     plain.write_text(good)
     train(annotated_lesson(*annotated, config=plain, iterations=5), out, workers=0, threads=1)

@@ -16,6 +16,8 @@ from zarrmask.grey import auto_window, sample, shows, uses_little
 
 SAMPLED_IMAGES = 8
 """Their grey values stand for those of all images."""
+WIDEST_OF_8 = 1024
+"""A wider window is one of 16 bits."""
 DIM = (
     "use less than an eighth of what {} spans, which shows the detector little of them; "
     "--detect-window auto spreads what they use"
@@ -23,9 +25,18 @@ DIM = (
 
 
 def settle_window(
-    images: Sequence[CocoImage], wished: Window | Literal["auto"]
+    images: Sequence[CocoImage],
+    wished: Window | Literal["auto"],
+    others: Sequence[CocoImage] = (),
 ) -> tuple[Window, list[str]]:
     """Settle what the detector's 8 bits span, by a look at a few images.
+
+    Parameters
+    ----------
+    images : sequence of CocoImage
+    wished : "seed", "auto" or (lo, hi)
+    others : sequence of CocoImage
+        That are to be seen through the same window.
 
     Returns
     -------
@@ -36,10 +47,10 @@ def settle_window(
     Raises
     ------
     SettingsError
-        If images of 8 and of 16 bits are to have one window, or if it shows nothing of them; or
-        next to nothing of 8 bits.
+        If images of 8 and of 16 bits are to have one window, or if it shows nothing of them; if
+        those of 8 bits are to have one that is meant for 16.
     """
-    one_of_each = {image.bits: image for image in reversed(images)}
+    one_of_each = {image.bits: image for image in reversed([*images, *others])}
     if wished != "seed" and len(one_of_each) > 1:
         named = " and ".join(
             f"{image.path.name} has {bits} bits" for bits, image in sorted(one_of_each.items())
@@ -54,16 +65,18 @@ def settle_window(
     used = auto_window(values)
     if wished == "auto":
         return used, []
-    blank = not shows(wished, *used)
-    dim = uses_little(to_8bit(values, wished))
-    called = f"--detect-window {wished[0]:g} {wished[1]:g}"
-    if blank or (dim and not deep and not uses_little(values)):
+    seen = to_8bit(values, wished)
+    said = f"--detect-window {wished[0]:g} {wished[1]:g}"
+    much = "next to nothing" if not deep and wished[1] - wished[0] > WIDEST_OF_8 else ""
+    if not shows(wished, *used) or (seen.min() == seen.max() and values.min() < values.max()):
+        much = "nothing"
+    if much:
         raise SettingsError(
-            f"{called} leaves {'' if blank else 'next to '}nothing to see: the images use grey "
-            f"values of {used[0]:g} to {used[1]:g}. Those that zarrmask annotate wrote have gone "
-            "through the run's window: leave it out"
+            f"{said} leaves {much} to see: the images use grey values of {used[0]:g} to "
+            f"{used[1]:g}. Those that zarrmask annotate wrote have gone through the run's window: "
+            "leave it out"
         )
-    return wished, [f"the images {DIM.format(called)}"] if dim else []
+    return wished, [f"the images {DIM.format(said)}"] if uses_little(seen) else []
 
 
 def _sampled(images: Sequence[CocoImage]) -> NDArray:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zarrmask.detection.config import require_file
+from zarrmask.detection.names import is_weight
 from zarrmask.errors import CheckpointError
 
 
@@ -252,16 +253,17 @@ def _from_content(content: Any, path: Path, kind: str) -> Checkpoint:
 
 
 def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are no arrays of numbers to compute with."""
+    """Refuse weights that are no arrays of numbers to compute with."""
     odd = [
-        f"{name} is {'without values' if tensor.is_meta else f'{tensor.layout} of {tensor.dtype}'}"
+        f"{name} ({'no values' if tensor.is_meta else f'{tensor.layout}, {tensor.dtype}'})"
         for name, tensor in tensors.items()
-        if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in _PLAIN
+        if is_weight(name)
+        and (tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in _PLAIN)
     ]
     if odd:
         raise CheckpointError(
-            f"{path} cannot be used: {odd[0].replace('torch.', '')}, and {len(odd) - 1} more such; "
-            "expected dense arrays of float16, bfloat16, float32 or float64"
+            f"{path} cannot be used: {len(odd)} of its {len(tensors)} tensors are no dense arrays "
+            f"of common numbers, as {odd[0].replace('torch.', '')}; save them as float32"
         )
 
 

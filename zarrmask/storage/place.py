@@ -108,14 +108,8 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
         raise OutputError(f"the output {text} has lost a slash; give a URL as text, or as a UPath")
     place = place_of(path)
     if isinstance(place, Path):
-        leads_to = place.resolve()
-        if place.is_symlink() and not leads_to.exists():
-            raise OutputError(
-                f"the output {text} is a link to {leads_to}, which is not there (a disk that is "
-                "not mounted?); make that folder, or remove the link"
-            )
-        require_writable(leads_to)
-        return leads_to
+        require_writable(place)
+        return place.resolve()
     if "::" in text:
         problem = "is a chain of file systems; name the place itself"
     elif place.protocol == "memory":
@@ -130,12 +124,18 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse what this process may not write to, or make.
+    """Refuse what this process may not write to, or make; and links that lead nowhere.
 
     Raises
     ------
     OutputError
     """
+    for folder in (path, *path.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise OutputError(
+                f"{path} cannot be written: {folder} is a link to {folder.resolve()}, which is not "
+                "there (a disk that is not mounted?); make that folder, or remove the link"
+            )
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(

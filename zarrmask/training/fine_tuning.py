@@ -120,14 +120,14 @@ def annotated_lesson(
     by = ""
     if validate_coco is None:
         learned, judges = held_out(dataset.images, validate, seed)
-        window, dark = settle_window(dataset.images, wished)
     else:
         learned = list(dataset.images)
         judges = list(read_coco(validate_coco, validate_images or images).images)
-        window, dark = settle_window([*learned, *judges], wished)
-        by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}, {_called(judges)}"
+        by = f" of {validate_coco.name} {sha256(validate_coco)[:16]}"
         if {image.path for image in judges} & {image.path for image in learned}:
             warnings.append(f"images of {validate_coco} are learned from too: it judges too well")
+    by += f", {_called(judges)}" if judges else ""
+    window, dark = settle_window(dataset.images, wished, judges)
     crowds = _crowds(learned)
     learned = _with_instances(learned, recipe)
     return Lesson(

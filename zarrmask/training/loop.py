@@ -326,7 +326,7 @@ class Training:
         if not bad:
             return
         kept = out / LAST
-        left = f"{kept} is kept as it was" if kept.exists() else "no weights were written yet"
+        left = f"{kept} is kept as it was" if kept.exists() else "no checkpoint was written yet"
         raise TrainingError(
             f"the training went astray at iteration {self.done} (learning rate "
             f"{self.recipe.rate * self.course(self.done):g}): {bad[0]} is not finite any "

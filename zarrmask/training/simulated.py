@@ -21,7 +21,7 @@ from zarrmask.detection.config import (
     stated_keys,
 )
 from zarrmask.detection.config_file import read_documents
-from zarrmask.errors import SettingsError
+from zarrmask.errors import CheckpointError, SettingsError
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS
 from zarrmask.training.batches import Batch, Target, example
@@ -79,7 +79,7 @@ def simulated_lesson(
         warnings += frozen_at_random(recipe, config)
     elif is_bundled:
         warnings += _unlike(network, init)
-    _require_what_is_drawn(network, recipe, config)
+    _require_what_is_drawn(network, recipe, source)
     recipe, seed = with_wishes(recipe, iterations, seed)
     return Lesson(
         network,
@@ -100,7 +100,10 @@ def _unlike(network: ModelConfig, init: Path) -> list[str]:
     file = config_file(init)
     if file is None:
         return []
-    own, theirs = stated_keys(network), stated_keys(read_config(file))
+    try:
+        own, theirs = stated_keys(network), stated_keys(read_config(file))
+    except CheckpointError:
+        return [f"the network is that of {PHANTOM.name}; {file} describes none to compare it with"]
     keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
     if not keys:
         return []
@@ -110,7 +113,7 @@ def _unlike(network: ModelConfig, init: Path) -> list[str]:
     ]
 
 
-def _require_what_is_drawn(network: ModelConfig, recipe: Recipe, config: Path) -> None:
+def _require_what_is_drawn(network: ModelConfig, recipe: Recipe, source: str) -> None:
     """Refuse what changes nothing where slices are simulated."""
     wished = {
         f"MODEL.ROI_HEADS.NUM_CLASSES {network.classes} (1: papyrus)": network.classes != 1,
@@ -123,7 +126,7 @@ def _require_what_is_drawn(network: ModelConfig, recipe: Recipe, config: Path) -
     }
     if refused := [name for name, is_wished in wished.items() if is_wished]:
         raise SettingsError(
-            f"{config} wants what simulated slices do not heed; leave it out, or as in brackets:"
+            f"{source} wants what simulated slices do not heed; leave it out, or as in brackets:"
             + "".join(f"\n  {name}" for name in refused)
         )
 

@@ -113,7 +113,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
     """Tell a file from one that takes its place; None where there is none."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_ino, found.st_mtime_ns
 
@@ -145,10 +145,11 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
             "file to begin anew."
         ) from None
     if differing:
+        last = path.with_name(LAST)
+        from_it = f", or let this one begin from that one's weights (--init {last})"
         raise OutputError(
-            f"{path.parent} holds a training of something else. Name another folder, or let this "
-            f"one begin from that one's weights (--init {path.parent / LAST}).\n  "
-            + "\n  ".join(differing)
+            f"{path.parent} holds a training of something else. Name another folder"
+            f"{from_it if last.exists() else ''}.\n  " + "\n  ".join(differing)
         )
     return state
 

@@ -245,14 +245,14 @@ def test_an_output_never_replaces_its_own_input(run, tmp_path):
     (tmp_path / "link").symlink_to(out / "volume.zarr")
     before = contents(out)
     for stack in (out / "volume.zarr", tmp_path / "link", out / "volume.zarr/0"):
-        with pytest.raises(OutputError, match="would overwrite the stack"):
+        with pytest.raises(OutputError, match="would overwrite what is read"):
             zarrmask.run(stack, out, overwrite=True)
-        with pytest.raises(OutputError, match="would overwrite the stack"):
+        with pytest.raises(OutputError, match="would overwrite what is read"):
             zarrmask.convert(stack, out / "volume.zarr", overwrite=True)
-        with pytest.raises(OutputError, match="would overwrite the stack"):
+        with pytest.raises(OutputError, match="would overwrite what is read"):
             zarrmask.convert(stack, out / "volume.zarr/0/inside.zarr")
     label = out / "masked.zarr/labels/mask"
-    with pytest.raises(OutputError, match="would overwrite the stack"):
+    with pytest.raises(OutputError, match="would overwrite what is read"):
         zarrmask.convert(label, out / "mask.zarr", overwrite=True)
     assert contents(out) == before
 

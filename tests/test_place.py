@@ -50,10 +50,12 @@ def test_a_folder_is_absolute_and_an_output_without_links(tmp_path, monkeypatch)
     assert place_of("link/out") == tmp_path / "link" / "out"
     assert output_place("link/out") == tmp_path / "disk" / "out"
     assert output_place("link") == tmp_path / "disk"
-    (tmp_path / "unmounted").symlink_to("gone")
-    for place in ("unmounted", "unmounted/a/b"):
+    (tmp_path / "to_be_made").symlink_to("disk/out")
+    assert output_place("to_be_made") == tmp_path / "disk" / "out"
+    (tmp_path / "unmounted").symlink_to("gone/disk")
+    for place in ("unmounted", "unmounted/a/b", "to_be_made/a"):
         for named in (output_place, local_folder):
-            with pytest.raises(OutputError, match=f"is a link to {tmp_path / 'gone'}, which is"):
+            with pytest.raises(OutputError, match=r"is a link to \S+, which is not there"):
                 named(place)
 
 

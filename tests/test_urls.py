@@ -287,7 +287,7 @@ def test_an_output_never_replaces_its_own_input(s3, noise, cluster):
     zarrmask.convert(noise, place, scheduler=cluster)
     before = in_bucket(s3, "itself")
     for out in ("itself/v.zarr", "itself/v.zarr/inside.zarr", "itself"):
-        with pytest.raises(OutputError, match="would overwrite the stack"):
+        with pytest.raises(OutputError, match="would overwrite what is read"):
             zarrmask.convert(place, s3.place(out), overwrite=True)
     assert in_bucket(s3, "itself") == before
 

@@ -126,14 +126,18 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
 def require_writable(path: Path) -> None:
     """Refuse what this process may not write to, or make; and links that lead nowhere.
 
+    A link may be to what is to be made, in a folder that is there.
+
     Raises
     ------
     OutputError
     """
     for folder in (path, *path.parents):
-        if folder.is_symlink() and not folder.exists():
+        leads_to = folder.resolve()
+        to_be_made = folder == path and leads_to.parent.exists()
+        if folder.is_symlink() and not folder.exists() and not to_be_made:
             raise OutputError(
-                f"{path} cannot be written: {folder} is a link to {folder.resolve()}, which is not "
+                f"{path} cannot be written: {folder} is a link to {leads_to}, which is not "
                 "there (a disk that is not mounted?); make that folder, or remove the link"
             )
     there = next(folder for folder in (path, *path.parents) if folder.exists())

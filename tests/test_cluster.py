@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster, span
+from distributed.comm import CommClosedError
 from upath import UPath
 
 import zarrmask
@@ -19,7 +20,7 @@ from zarrmask import ZarrmaskError
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import come_to_rest, connect, find_crew, require_sight
-from zarrmask.workers.vitals import at_work
+from zarrmask.workers.vitals import at_work, has_lost
 
 
 def test_every_server_listens_on_loopback_only(cluster):
@@ -129,6 +130,22 @@ def test_a_scheduler_that_lacks_zarrmask_is_named(tmp_path):
 def test_a_patience_that_is_no_time_is_refused(patience):
     with pytest.raises(SettingsError, match=f"--patience {patience} is not a time to wait"):
         find_crew(patience=patience)
+
+
+class Losing:
+    """A client that learns of a loss a moment after those who ask."""
+
+    looks = 0
+
+    @property
+    def status(self):
+        self.looks += 1
+        return "running" if self.looks < 4 else "connecting"
+
+
+def test_a_lost_scheduler_is_told_from_a_lost_worker():
+    assert has_lost(Losing(), CommClosedError("reset by peer"))
+    assert not has_lost(Losing(), OSError("no such file"))
 
 
 @pytest.mark.parametrize("workers", [0, -2])

@@ -585,7 +585,7 @@ def test_a_run_goes_on_when_a_full_disk_has_room_again(large_stack, cluster, tmp
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 0.7])
 def test_ctrl_c_while_workers_begin_is_no_traceback(stack, tmp_path, seconds):
     """It goes to all processes of a terminal."""
-    process = start(stack, tmp_path / "out.zarr", command="convert")
+    process = start(stack, tmp_path / "out")
     assert "TIFF slices" in process.stderr.readline()
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)

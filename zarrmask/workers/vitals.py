@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from distributed import Client, span
 from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
 
 from zarrmask.errors import ZarrmaskError
 from zarrmask.planning.memory import PeakMemory, sized
@@ -22,6 +23,8 @@ from zarrmask.workers.cluster import PATIENCE, Crew, come_to_rest, connect, wait
 
 INTERVAL = 1.0
 """Seconds between two looks: a question of some bytes a worker to the scheduler."""
+NOTICE = 5.0
+"""Seconds in which a client learns that its scheduler is gone."""
 
 
 @dataclass
@@ -210,13 +213,23 @@ def watched(
                 "all that the Dask cluster had to do was cancelled: it, or its scheduler, was "
                 "restarted; run the same command again: it goes on"
             ) from None
-        if isinstance(error, CancelledError) or client.status != "running":
+        if isinstance(error, CancelledError) or has_lost(client, error):
             raise ZarrmaskError(
                 "the Dask scheduler is gone; start it again, then run the same command: it goes on"
             ) from None
         raise
     finally:
         reporter.vitals = str
+
+
+def has_lost(client: Client, error: Exception) -> bool:
+    """Whether a client has lost its scheduler; who asks may learn of it before it does."""
+    end = time.monotonic() + NOTICE
+    while isinstance(error, CommClosedError) and client.status == "running":
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return bool(client.status != "running")
 
 
 def _workers(dask_scheduler: Any) -> dict[str, int]:

@@ -25,7 +25,13 @@ def test_defaults():
 
 @pytest.mark.parametrize(
     ("text", "z"),
-    [("3:9", (3, 9)), (":9", (None, 9)), ("3:", (3, None)), (":", (None, None))],
+    [
+        ("3:9", (3, 9)),
+        (":9", (None, 9)),
+        ("3:", (3, None)),
+        (":", (None, None)),
+        (" 3 : ", (3, None)),
+    ],
 )
 def test_ranges(text, z):
     assert read_settings(z=text).z == z

@@ -42,8 +42,9 @@ Range = tuple[int | None, int | None]
 def _range(value: Any) -> object:
     """Read "A:B", either side open."""
     try:
-        ends = value.split(":") if isinstance(value, str) else _parts(value)
-        first, stop = (None if end is None or end == "" else _whole(end) for end in ends)
+        if isinstance(value, str):
+            value = [end.strip() or None for end in value.split(":")]
+        first, stop = (None if end is None else _whole(end) for end in _parts(value))
     except (TypeError, ValueError):
         raise ValueError(
             "write a range as A:B, B excluded, such as 1000:2000, :500 or 700:"

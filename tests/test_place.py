@@ -75,6 +75,9 @@ def test_a_folder_that_may_not_be_written_to_is_told_of_at_once(tmp_path, monkey
     with pytest.raises(OutputError, match="no permission"):
         local_folder(tmp_path / "a")
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "not_mine")
+    with pytest.raises(OutputError, match=f"no permission to write into {tmp_path}; name another"):
+        output_place(tmp_path / "mine" / "link")
     assert output_place(tmp_path / "mine" / "out") == tmp_path / "mine" / "out"
 
 

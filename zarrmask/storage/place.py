@@ -132,15 +132,15 @@ def require_writable(path: Path) -> None:
     ------
     OutputError
     """
-    for folder in (path, *path.parents):
-        leads_to = folder.resolve()
-        to_be_made = folder == path and leads_to.parent.exists()
-        if folder.is_symlink() and not folder.exists() and not to_be_made:
+    broken = [one for one in (path, *path.parents) if one.is_symlink() and not one.exists()]
+    for link in broken:
+        if link != path or not link.resolve().parent.exists():
             raise OutputError(
-                f"{path} cannot be written: {folder} is a link to {leads_to}, which is not "
+                f"{path} cannot be written: {link} is a link to {link.resolve()}, which is not "
                 "there (a disk that is not mounted?); make that folder, or remove the link"
             )
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    target = path.resolve()
+    there = next(folder for folder in (target, *target.parents) if folder.exists())
     if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(
             f"{path} cannot be written: you have no permission to write into {there}; name another "

@@ -835,12 +835,9 @@ def main() -> None:
     except Exception as error:
         if debug:
             _fail(traceback.format_exc())
-        if isinstance(error, ZarrmaskError):
-            _fail(f"error: {no_space(error) or error}\n")
-        if mended := no_space(error) or no_memory(error):
-            _fail(f"error: {mended}\n")
-        if isinstance(error, OSError):
-            _fail(f"error: {error}\n")
+        advice = no_space(error) or no_memory(error)
+        if advice or isinstance(error, ZarrmaskError | OSError):
+            _fail(f"error: {advice or error}\n")
         name = type(error).__name__
         _fail(f"error: {name}: {error}\nthis is a bug in zarrmask; --debug shows the traceback\n")
     finally:  # all is closed: a signal may end what is left of the process

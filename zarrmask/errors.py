@@ -75,13 +75,15 @@ _NO_SPACE = "there is no space left on the output's disk, or none that you may u
 
 
 def no_memory(error: BaseException) -> str | None:
-    """Say what to do where memory ran out; None where an error says something else.
+    """Say what to do where memory ran out; None where an error is zarrmask's own, or another.
 
     Examples
     --------
     >>> no_memory(ValueError("a number")) is None
     True
     """
+    if isinstance(error, ZarrmaskError):
+        return None
     told = str(error) or "an allocation failed"
     of_python = isinstance(error, MemoryError) or system_number(error) == errno.ENOMEM
     if not of_python and not _NO_MEMORY.search(f"{type(error)} {told}"):

@@ -31,9 +31,8 @@ AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]  # the workers' fo
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel = 2
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-DetectWindow = Literal["seed", "auto"] | tuple[Finite, Finite]
-Window = Literal["auto"] | tuple[Finite, Finite]
+DetectWindow = Literal["seed", "auto"] | tuple[float, float]
+Window = Literal["auto"] | tuple[float, float]
 MOST_DILATED = 100
 """Percent of a slice's longer side."""
 Range = tuple[int | None, int | None]

@@ -50,24 +50,19 @@ def settle_window(
         If images of 8 and of 16 bits are to have one window, or if it shows nothing of them; if
         those of 8 bits are to have one that is meant for 16.
     """
-    one_of_each = {image.bits: image for image in reversed([*images, *others])}
-    if wished != "seed" and len(one_of_each) > 1:
-        named = " and ".join(
-            f"{image.path.name} has {bits} bits" for bits, image in sorted(one_of_each.items())
-        )
-        raise SettingsError(f"{named}: no window suits both; take them apart")
-    deep = [image for image in images if image.bits > 8]
-    if wished == "seed" and not deep:
-        return wished, []
-    values = _sampled(deep or images)
     if wished == "seed":
-        return wished, [f"the images {DARK}"] if uses_little(values) else []
+        deep = [image for image in images if image.bits > 8]
+        dark = bool(deep) and uses_little(_sampled(deep))
+        return wished, [f"the images {DARK}"] if dark else []
+    _require_one_depth([*images, *others])
+    values = _sampled(images)
     used = auto_window(values)
     if wished == "auto":
         return used, []
     seen = to_8bit(values, wished)
     said = f"--detect-window {wished[0]:g} {wished[1]:g}"
-    much = "next to nothing" if not deep and wished[1] - wished[0] > WIDEST_OF_8 else ""
+    too_wide = values.dtype == np.uint8 and wished[1] - wished[0] > WIDEST_OF_8
+    much = "next to nothing" if too_wide else ""
     if not shows(wished, *used) or (seen.min() == seen.max() and values.min() < values.max()):
         much = "nothing"
     if much:
@@ -77,6 +72,15 @@ def settle_window(
             "leave it out"
         )
     return wished, [f"the images {DIM.format(said)}"] if uses_little(seen) else []
+
+
+def _require_one_depth(images: Sequence[CocoImage]) -> None:
+    first_of_each = {image.bits: image for image in reversed(images)}
+    if len(first_of_each) > 1:
+        named = " and ".join(
+            f"{image.path.name} has {bits} bits" for bits, image in sorted(first_of_each.items())
+        )
+        raise SettingsError(f"{named}: no window suits both; take them apart")
 
 
 def _sampled(images: Sequence[CocoImage]) -> NDArray:

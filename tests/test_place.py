@@ -81,6 +81,16 @@ def test_a_folder_that_may_not_be_written_to_is_told_of_at_once(tmp_path, monkey
     assert output_place(tmp_path / "mine" / "out") == tmp_path / "mine" / "out"
 
 
+def test_no_folder_can_be_made_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        for named in (output_place, local_folder):
+            with pytest.raises(OutputError, match=f"{tmp_path / 'file'} is a file; name another"):
+                named(place)
+    with pytest.raises(OutputError, match="is a file"):
+        require_replaceable(tmp_path / "file" / "a")
+
+
 def test_a_name_may_hold_what_chains_urls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert output_place("scan::1") == tmp_path / "scan::1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from math import inf, isfinite
@@ -23,13 +22,12 @@ from pydantic import (
 )
 
 from zarrmask.errors import SettingsError
+from zarrmask.wording import got, wanted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]  # the workers' folder is another
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel = 2
 
 DetectWindow = Literal["seed", "auto"] | tuple[float, float]
 Window = Literal["auto"] | tuple[float, float]
@@ -341,7 +339,7 @@ def read_settings(config: Path | None = None, **options: Any) -> Settings:
     except ValidationError as error:
         problems = "\n".join(
             f"  {_name(problem['loc'])}: {_reason(problem)}"
-            + (f" (got {_BRIEF.repr(problem['input'])})" if problem["loc"] else "")
+            + (f" {got(problem)}" if problem["loc"] else "")
             for problem in error.errors()
         )
         source = f" in {config} or the options" if config else ""
@@ -352,27 +350,7 @@ def _reason(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         alike = get_close_matches(_name(problem["loc"]), Settings.model_fields, 1)
         return "there is no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
-    if words := _WORDS.get(problem["type"]):
-        return words.format(**problem.get("ctx", {}))
-    return problem["msg"].removeprefix("Value error, ")
-
-
-_WORDS = {
-    "greater_than": "write a number above {gt:g}",
-    "greater_than_equal": "write a number that is at least {ge}",
-    "less_than_equal": "write a number that is at most {le:g}",
-    "int_parsing": "write a whole number",
-    "int_type": "write a whole number",
-    "int_from_float": "write a whole number",
-    "float_parsing": "write a number",
-    "float_type": "write a number",
-    "finite_number": "write a number",
-    "bool_parsing": "write true or false",
-    "bool_type": "write true or false",
-    "path_type": "write the name of a file",
-    "literal_error": "write {expected}",
-}
-"""How to mend what pydantic refuses, by its name for the fault; what it says is for programmers."""
+    return wanted(problem)
 
 
 def _name(location: tuple[int | str, ...]) -> str:

@@ -305,7 +305,7 @@ BAD_FILES = {
     upwards: "'b/../a.png' lies outside the folder",
     other_size: "a.png: is 40 x 50 pixels; the annotations say 41 x 50",
     no_size: "images[0] (a.png) has no height",
-    vast_size: "images[0].height: Input should be less than 65536",
+    vast_size: "images[0].height: write a number below 65536 (got ",
     float_pixels: "f.tif: cannot be read: signed, or 32 bits a pixel; expected 8 or 16",
     signed_pixels: "f.tif: cannot be read: signed, or 32 bits a pixel; expected 8 or 16",
     two_points: "annotation 2 on a.png: a polygon of 2 points; expected 3 at least",
@@ -337,7 +337,7 @@ BAD_FILES = {
     no_annotations: "no annotation at all",
     only_crowds: "all of the 1 annotations are crowds",
     nothing_listed: "not a COCO file of instances: expected lists of images, annotations",
-    entries_of_words: "images[0]: Input should be a valid dictionary",
+    entries_of_words: "images[0]: write an object, {...} (got 'a.png')",
 }
 
 

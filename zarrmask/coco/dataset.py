@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from zarrmask.coco.region import Region
 from zarrmask.detection.inputs import Window, to_8bit
+from zarrmask.errors import counted
 
 MOST_PIXELS = 2**32
 if Image.MAX_IMAGE_PIXELS is not None:  # Pillow takes 14,000 x 13,000 pixels for an attack
@@ -109,9 +110,9 @@ class CocoDataset:
         crowds = sum(len(image.crowds) for image in self.images)
         empty = sum(not image.instances for image in self.images)
         return (
-            f"{len(self.images):,} images, {empty:,} of them empty, with {instances:,} "
-            f"instances of {', '.join(self.names)}"
-            + (f"; {crowds:,} crowds, ignored" if crowds else "")
+            f"{counted(len(self.images), 'images')}, {empty:,} of them empty, with "
+            f"{counted(instances, 'instances')} of {', '.join(self.names)}"
+            + (f"; {counted(crowds, 'crowds')}, ignored" if crowds else "")
         )
 
 

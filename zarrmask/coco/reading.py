@@ -19,6 +19,7 @@ from zarrmask.coco.dataset import CocoDataset, CocoImage, Instance, read_grey
 from zarrmask.coco.region import Region
 from zarrmask.errors import AnnotationError, counted, escaped, first_of
 from zarrmask.storage.place import absolute
+from zarrmask.wording import got, wanted
 
 
 class _Category(BaseModel):
@@ -142,7 +143,7 @@ def _entries(
                     problems.append(f"{whose} has no {'.'.join(map(str, lack['loc']))}")
                 else:
                     key = ".".join(map(str, (f"{name}[{position}]", *lack["loc"])))
-                    problems.append(f"{key}: {lack['msg']}")
+                    problems.append(f"{key}: {wanted(lack)} {got(lack)}")
     return entries
 
 

@@ -124,7 +124,7 @@ def output_place(path: str | os.PathLike[str] | UPath) -> Place:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse what this process may not write to, or make; and links that lead nowhere.
+    """Refuse a folder that this process may not write to, or make; and links that lead nowhere.
 
     A link may be to what is to be made, in a folder that is there.
 
@@ -141,7 +141,9 @@ def require_writable(path: Path) -> None:
             )
     target = path.resolve()
     there = next(folder for folder in (target, *target.parents) if folder.exists())
-    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+    if not there.is_dir():
+        raise OutputError(f"{path} cannot be a folder: {there} is a file; name another output")
+    if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(
             f"{path} cannot be written: you have no permission to write into {there}; name another "
             "output, or have it permitted"

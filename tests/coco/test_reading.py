@@ -83,7 +83,7 @@ def test_crowds_are_kept_apart(files):
     np.testing.assert_array_equal(image.true().mask(), square())
     assert image.ignored().mask().sum() == 13 * 20
     assert str(dataset) == (
-        "2 images, 1 of them empty, with 1 instances of scroll; 1 crowds, ignored"
+        "2 images, 1 of them empty, with 1 instance of scroll; 1 crowd, ignored"
     )
 
 

@@ -25,7 +25,7 @@ def level(request, tmp_path):
 
 def test_every_voxel_is_counted_on_its_side_of_the_mask(level):
     grey, mask = level
-    found, taken = look_through(*level, 5, 100, 2, only_masked=False)
+    found, taken = look_through(*level, 5, 100, 2, 99, only_masked=False)
     voxels, inside = np.asarray(grey), np.asarray(mask) > 0
     for n in range(30):
         expected, _ = np.histogram(voxels[n][inside[n]], found.edges)
@@ -34,13 +34,13 @@ def test_every_voxel_is_counted_on_its_side_of_the_mask(level):
     assert found.starts.tolist() == list(range(100, 160, 2))
     assert found.steps_of(np.array([0, 100, 101, 102, 159, 999])).tolist() == [0, 0, 0, 1, 29, 29]
     assert list(taken) == [1, 8, 15, 21, 28]
-    for z, (image, where) in taken.items():
+    for z, (image, where, _) in taken.items():
         np.testing.assert_array_equal(image, voxels[z])
         np.testing.assert_array_equal(where, inside[z])
 
 
 def test_of_the_masked_stack_nothing_is_known_to_be_removed(level):
-    found, _ = look_through(*level, 2, 0, 1, only_masked=True)
+    found, _ = look_through(*level, 2, 0, 1, 99, only_masked=True)
     assert not found.removed.any()
     assert found.kept.any()
     assert found.like("air").tolist() == [0.0] * 30
@@ -49,22 +49,22 @@ def test_of_the_masked_stack_nothing_is_known_to_be_removed(level):
 def test_what_is_read_is_bounded_whatever_the_level(level, monkeypatch):
     monkeypatch.setattr(greys, "MOST", 8000)
     monkeypatch.setattr(greys, "LAYER", 6000)
-    found, taken = look_through(*level, 99, 0, 1, only_masked=False)
+    found, taken = look_through(*level, 99, 0, 1, 99, only_masked=False)
     read = int(found.kept.sum() + found.removed.sum())
     assert 4000 <= read <= 8000 + 6000  # begun layers are read whole
     assert len(taken) == read // 2000
 
 
 def test_steps_are_put_together_where_there_are_many(level, monkeypatch):
-    whole, _ = look_through(*level, 2, 0, 1, only_masked=False)
+    whole, _ = look_through(*level, 2, 0, 1, 99, only_masked=False)
     monkeypatch.setattr(greys, "STEPS", 7)
-    found, _ = look_through(*level, 2, 0, 1, only_masked=False)
+    found, _ = look_through(*level, 2, 0, 1, 99, only_masked=False)
     assert found.starts.tolist() == [0, 5, 10, 15, 20, 25]
     np.testing.assert_array_equal(found.kept, whole.kept.reshape(6, 5, -1).sum(axis=1))
 
 
 def test_the_span_holds_nearly_all(level):
-    found, _ = look_through(*level, 2, 0, 1, only_masked=False)
+    found, _ = look_through(*level, 2, 0, 1, 99, only_masked=False)
     low, high = found.span(only_kept=False)
     top = found.edges[-1]
     assert low == pytest.approx(0.01 * top, abs=0.01 * top)
@@ -75,7 +75,7 @@ def test_a_volume_of_one_value_has_a_span(tmp_path):
     grey = stored(tmp_path / "grey", np.full((3, 9, 9), 77, np.uint16))
     mask = stored(tmp_path / "mask", np.zeros((3, 9, 9), np.uint8))
     for only_masked in (True, False):
-        found, _ = look_through(grey, mask, 2, 0, 1, only_masked=only_masked)
+        found, _ = look_through(grey, mask, 2, 0, 1, 99, only_masked=only_masked)
         low, high = found.span(only_kept=only_masked)
         assert low < high
         assert np.isnan(found.like("case")).all()

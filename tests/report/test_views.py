@@ -95,7 +95,7 @@ def test_the_coarsest_level_that_is_large_enough_is_shown(tmp_path, fake_run, mo
 
 def test_a_picture_without_coarse_levels_is_shrunk(tmp_path, fake_run, monkeypatch):
     fake_run(tmp_path, (5, 90, 120), levels=1)
-    monkeypatch.setattr(views, "MOST_PIXELS", 40)
+    monkeypatch.setattr(views, "FRAME_PIXELS", 40)
     plane = read_views(tmp_path, {}).slices[0]
     assert plane.image.shape == (30, 40)
     assert plane.pixel == 3

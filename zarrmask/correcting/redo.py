@@ -118,7 +118,10 @@ def redo(
     refuse_worker()
     place = output_place(run)
     reporter = reporter or Reporter()
-    weights = {"checkpoint": checkpoint, "config": config}
+    weights = {
+        name: None if path is None else str(Path(path).absolute())
+        for name, path in {"checkpoint": checkpoint, "config": config}.items()
+    }
     how = {"detect-every": detect_every, "mirrored": mirrored}
     detect = _given({"score": score, **weights, **how})
     asked = _given({"from": hold, "dilate": dilate, "erode": erode, "undo": undo or None})
@@ -143,7 +146,8 @@ def redo(
             "(--undo takes back the last)"
         )
     crew = find_crew(scheduler, workers, memory, patience, reporter)
-    crew = _fitted(crew, there, taken.redetection, held_at_once(there, span, taken.numbers))
+    held = held_at_once(there, span, taken.numbers)
+    crew = _fitted(crew, there, taken.redetection, held, reporter)
     given, redetection = taken.given, taken.redetection
     seen = to_be_seen(there.journal, there.source, *(given.local if given else []))
     with reached(place), there.journal.lock():
@@ -419,15 +423,23 @@ def held_at_once(there: FinishedRun, span: tuple[int, int], given: NDArray[np.in
     return 2 * before + densest(given)
 
 
-def _fitted(crew: Crew, there: FinishedRun, redetection: Redetection | None, held: int) -> Crew:
+def _fitted(
+    crew: Crew,
+    there: FinishedRun,
+    redetection: Redetection | None,
+    held: int,
+    reporter: Reporter,
+) -> Crew:
     """Who does it, if the memory will do."""
     settings, checkpoint = there.settings, None
     if redetection is not None:
         settings, checkpoint = redetection.settings, redetection.checkpoint
     settings = settings.model_copy(update={"overlap": False})  # what changes is found first
-    what = there.source, there.plan, there.outputs, crew, settings, checkpoint, held
-    forecast = forecast_of(*what)
-    check_room(forecast, there.place, None)
+    forecast = forecast_of(
+        there.source, there.plan, there.outputs, crew, settings, checkpoint, held
+    )
+    for warning in check_room(forecast, there.place, 0.0):  # of bricks, few are written
+        reporter.warn(warning)
     return forecast.crew
 
 

@@ -68,11 +68,11 @@ def held_by(start: int, stop: int, keyframes: NDArray[np.int64]) -> list[tuple[i
     >>> held_by(5, 25, np.array([0, 10, 20]))
     [(0, 5, 10), (1, 10, 20), (2, 20, 25)]
     """
-    ends = np.append(keyframes[1:], max(stop, keyframes[-1] + 1)) if len(keyframes) else keyframes
+    first = max(0, int(np.searchsorted(keyframes, start, "right")) - 1)
+    held = keyframes[first : int(np.searchsorted(keyframes, stop))].tolist()
     return [
-        (position, max(start, int(first)), min(stop, int(end)))
-        for position, (first, end) in enumerate(zip(keyframes, ends, strict=True))
-        if first < stop and end > start
+        (first + n, max(start, begin), end)
+        for n, (begin, end) in enumerate(zip(held, [*held[1:], stop], strict=False))
     ]
 
 

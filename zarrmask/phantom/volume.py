@@ -181,6 +181,7 @@ def write_phantom(
         image, mask = phantom.slice(z)
         name = f"{z:0{digits}d}"
         tifffile.imwrite(out / f"{name}.tif", image, photometric="minisblack", contiguous=True)
-        cv2.imwrite(str(truth / f"{name}.png"), mask.astype(np.uint8) * 255)
+        _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255)
+        (truth / f"{name}.png").write_bytes(png.tobytes())  # OpenCV's own writing is silent on full disks
         if progress is not None:
             progress(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil, prod
 from typing import Any
 
@@ -129,7 +130,7 @@ class Forecast:
         """Whether keyframes are detected on."""
         return self.network is not None
 
-    @property
+    @cached_property
     def detecting(self) -> list[KeyframeRuns]:
         """How keyframes are read for the detector, round by round, if all are seen."""
         if self.network is None:
@@ -138,7 +139,7 @@ class Forecast:
         rounds = (self.plan.keyframes[positions] for positions in self.plan.placing.rounds())
         return [keyframe_runs(self.source, one, seen, self.crew.workers) for one in rounds]
 
-    @property
+    @cached_property
     def sampling(self) -> list[KeyframeRuns]:
         """How slices are read for samples of grey values."""
         coarser = has_coarser(self.source)
@@ -163,7 +164,7 @@ class Forecast:
         """Slices that the detector sees in any case."""
         return len(self.plan.placing.first) if self.detects else 0
 
-    @property
+    @cached_property
     def tasks(self) -> dict[str, int]:
         """Number of tasks of each stage, at most."""
         rounds = {"sampling contrast": self.sampling, "detecting": self.detecting}
@@ -269,7 +270,7 @@ class Forecast:
                 total += chunks * prod(chunk) * np.dtype(pyramid.dtype).itemsize
         return total
 
-    @property
+    @cached_property
     def memory(self) -> Memory:
         """Peak memory."""
         _, height, width = self.source.shape

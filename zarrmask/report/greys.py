@@ -13,6 +13,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from zarrmask.report.cuts import Cut, limited
+
 BINS = 1024
 """Of a histogram of the whole range of grey values: 12-bit values in 16 bits still have 64."""
 STEPS = 2000
@@ -88,9 +90,10 @@ def look_through(
     count: int,
     first_z: int,
     side: int,
+    most: int,
     *,
     only_masked: bool,
-) -> tuple[Greys, dict[int, tuple[NDArray[Any], NDArray[np.bool_]]]]:
+) -> tuple[Greys, dict[int, Cut]]:
     """Count the grey values of a level inside and outside the mask, and take slices of it.
 
     Parameters
@@ -103,6 +106,8 @@ def look_through(
         Number of the stack's slice with which the level begins.
     side : int
         Slices of the stack in one of the level.
+    most : int
+        Pixels, at most, of the longer side of a slice that is taken: larger ones are shrunk.
     only_masked : bool
         Whether nothing is known of what lies outside the mask.
 
@@ -110,7 +115,7 @@ def look_through(
     -------
     greys : Greys
     slices : dict
-        Of each index taken the slice, (y, x), and where the mask is, (y, x) bool.
+        Of each index taken the slice.
     """
     depth, height, width = grey.shape
     together = -(-depth // STEPS)
@@ -125,7 +130,7 @@ def look_through(
     wanted = {indices[place] for place in spread(len(indices), count)}
     for z, voxels, inside in _slices(grey, mask, layers):
         if z in wanted:
-            taken[z] = voxels.copy(), inside.copy()
+            taken[z] = limited(voxels, inside, most)
         bins, within = voxels[::every, ::every] // wide, inside[::every, ::every]
         kept[z // together] += np.bincount(bins[within], minlength=len(removed))
         if not only_masked:

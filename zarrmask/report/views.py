@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
 from zarrmask.pyramid.store import open_array
+from zarrmask.report.cuts import Cut, limited
 from zarrmask.report.greys import MOST, Greys, common, look_through, spread
 from zarrmask.report.keyframes import KeyframeTable, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
@@ -35,8 +36,9 @@ CHUNKED = 2**27
 """Voxels that are decoded for a picture, at most, if the pyramid has a level that is so coarse."""
 SLICE_PIXELS, SUSPECT_PIXELS, SECTION_PIXELS = 500, 420, 1000
 """The longer side that a picture has at least, where the volume is that large."""
-MOST_PIXELS = 2000
-"""The longer side that a picture has at most, where a pyramid lacks coarse levels."""
+MOST_PIXELS, FRAME_PIXELS = 2000, 1000
+"""The longer side that a picture has at most, where a pyramid lacks coarse levels; one to leaf
+through, all of which are in memory together."""
 SURVEY_VOXELS = 2**29
 """Voxels of the mask level on which area is measured, at most (if the pyramid has such a level)."""
 
@@ -222,11 +224,12 @@ def read_views(out: Place, record: Mapping[str, Any]) -> Views:
         FRAMES,
         first_z,
         2**level,
+        FRAME_PIXELS,
         only_masked=only_masked,
     )
     span = greys.span(only_kept=only_masked)
     frames = tuple(
-        _plane(Z, min((index << level) + 2**level // 2, mask.shape[Z] - 1), *cut, 2**level, span)
+        _plane(Z, min((index << level) + 2**level // 2, mask.shape[Z] - 1), cut, 2**level, span)
         for index, cut in taken.items()
     )
     xz, yz = (_section(grey, mask, axis, survey.middle[axis], span) for axis in (Y, X))
@@ -371,23 +374,22 @@ def _section(grey: Levels, mask: Levels, axis: int, index: int, span: tuple[floa
     image, inside = common(
         *(_cut(pyramid.levels[level], axis, index >> level) for pyramid in (grey, mask))
     )
-    return _plane(axis, index, image, inside != 0, 2**level, span)
+    return _plane(axis, index, limited(image, inside != 0, MOST_PIXELS), 2**level, span)
 
 
 def _plane(
     axis: int,
     index: int,
-    image: NDArray[Any],
-    inside: NDArray[np.bool_],
+    cut: Cut,
     side: int,
     span: tuple[float, float],
     found: tuple[Outline, ...] = (),
 ) -> Plane:
     """Stretch a cut's grey values and trace the mask's edge, and what was found on a keyframe."""
-    image, inside, shrunk = _limited(image.astype(np.float32), inside)
-    pixel = shrunk * side
+    pixel = cut.shrunk * side
     found = tuple(line / pixel for line in found)
-    return Plane(axis, index, _stretched(image, *span), outlines(inside), pixel, found)
+    grey = _stretched(cut.image.astype(np.float32), *span)
+    return Plane(axis, index, grey, outlines(cut.inside), pixel, found)
 
 
 def _beside(
@@ -424,7 +426,8 @@ def _beside(
         n = int(np.searchsorted(coarse, layer))
         sketch = keyframes.sketches[place].pixels if keyframes.sketches else np.zeros((1, 1), bool)
         found = tuple(line * keyframes.pixel - edge for line in outlines(sketch))
-        planes.append(_plane(Z, index, images[n], insides[n] != 0, 2**level, span, found))
+        cut = limited(images[n], insides[n] != 0, MOST_PIXELS)
+        planes.append(_plane(Z, index, cut, 2**level, span, found))
     return tuple(planes)
 
 
@@ -445,21 +448,6 @@ def _cut(array: zarr.Array[Any], axis: int, index: int) -> NDArray[Any]:
     index = min(index, array.shape[axis] - 1)
     place = tuple(index if other == axis else slice(None) for other in range(3))
     return np.asarray(array[place])
-
-
-def _limited(
-    image: NDArray[np.float32], inside: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
-    """Shrink a picture that is too large for a page; tell by how much."""
-    factor = max(image.shape) / MOST_PIXELS
-    if factor <= 1:
-        return image, inside, 1.0
-    height, width = (max(1, round(side / factor)) for side in image.shape)
-    small, share = (
-        np.asarray(cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA), np.float32)
-        for one in (image, inside.astype(np.float32))
-    )
-    return small, share >= 0.5, factor
 
 
 def _stretched(image: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from distributed import Client
 
-from zarrmask.errors import StackError, ZarrmaskError
+from zarrmask.errors import StackError, ZarrmaskError, counted
 from zarrmask.progress import Reporter
 from zarrmask.records.damage import Damage
 from zarrmask.stack import MOST_IN_A_ROW, Source, UnreadableError, too_many
@@ -17,6 +18,8 @@ from zarrmask.workers.cluster import come_to_rest
 
 REPRIEVES = 3
 """How often a slice may be unreadable to a worker that can be read from here."""
+AT_ONCE = 4
+"""Slices that are looked at from here: whole ones, each of which may be tried for 15 seconds."""
 GOES_ON = "then run the same command again: it goes on"
 
 Result = TypeVar("Result")
@@ -153,10 +156,16 @@ class Bridger:
     def _unreadable_here(self, numbers: Collection[int]) -> dict[int, str]:
         """Say of some slices what is wrong with those that cannot be read as a whole from here."""
         first = int(self._source.numbers[0])
-        bad: dict[int, str] = {}
-        for z in sorted(numbers):
+
+        def look(number: int) -> dict[int, str]:
             try:
-                self._source[z - first]
+                self._source[number - first]
             except UnreadableError as error:
-                bad |= error.why
-        return bad
+                return error.why
+            return {}
+
+        if len(numbers) > AT_ONCE:
+            self.reporter.say(f"looking whether {counted(len(numbers), 'slices')} can be read here")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = list(pool.map(look, sorted(numbers)))
+        return {number: why for bad in found for number, why in bad.items()}

@@ -109,7 +109,7 @@ def _measure_fields(
     """
     chunk, total = KEYFRAMES_A_CHUNK, len(used.places)
     if not used.complete:
-        total = (total - 1) // chunk * chunk
+        total = max(0, total - 1) // chunk * chunk
     firsts = np.arange(0, total, chunk)
     missing = firsts[ledger.missing(firsts.tolist())]
     if len(missing):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -16,9 +17,13 @@ import tifffile
 from distributed import Client, LocalCluster
 
 import zarrmask
+from zarrmask.masking import KeyframeStore
+from zarrmask.masking.field_store import FieldStore
 from zarrmask.phantom import Phantom
 from zarrmask.progress import Reporter
 from zarrmask.pyramid.layout import step_grid
+from zarrmask.records.ledger import Ledger
+from zarrmask.running.measuring import UsedKeyframes, masks_between
 from zarrmask.workers.ahead import ahead, last
 
 DEPTH = 128
@@ -37,6 +42,16 @@ def contents(out):
         for path in sorted((out / f"{name}.zarr").rglob("*"))
         if path.is_file()
     }
+
+
+def test_of_keyframes_that_are_all_replaced_nothing_is_settled_yet(tmp_path):
+    none = np.empty(0, np.int64)
+    plan = SimpleNamespace(propagate="field", side=2)
+    store, fields = KeyframeStore(tmp_path / "keyframes.zarr"), FieldStore(tmp_path / "f", (9, 9))
+    store.reserve(4, 9, 9)
+    ledger = Ledger(tmp_path / "ledger").stage("measuring")
+    used = [UsedKeyframes(none, none, none, complete=False)]
+    assert not list(masks_between(None, store, used, plan, fields, ledger, Reporter.quiet()))
 
 
 @pytest.fixture(scope="module")

@@ -332,6 +332,22 @@ def test_while_it_writes_a_correction_does_without_what_it_took(deep, out, clust
     np.testing.assert_array_equal(level(out, "mask")[35], ellipse(130, share=0.4))
 
 
+def test_a_stopped_detection_by_weights_that_are_gone_is_finished(
+    out, cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for suffix in (".safetensors", ".yaml"):
+        shutil.copy(DEFAULT_CHECKPOINT.with_suffix(suffix), f"mine{suffix}")
+    arguments = {"z": "130:140", "checkpoint": "mine.safetensors", "scheduler": cluster}
+    with pytest.raises(KeyboardInterrupt):
+        redo(out, **arguments, reporter=Stopping("writing from level 2"))
+    (tmp_path / "mine.safetensors").unlink()
+    said = Reporter()
+    (correction,) = redo(out, **arguments, reporter=said)["corrections"]
+    assert correction["how"]["detect"]["checkpoint"]["path"] == str(tmp_path / "mine.safetensors")
+    assert any("what was there when it began" in warning for warning in said.warnings)
+
+
 def test_a_stopped_correction_by_a_run_that_is_gone_is_finished(deep, out, cluster, tmp_path):
     other = shutil.copytree(out, tmp_path / "other", symlinks=True)
     redo(other, z="100:170", hold=160, scheduler=cluster)

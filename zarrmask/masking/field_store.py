@@ -20,6 +20,7 @@ from zarrmask.masking.field import (
 )
 from zarrmask.storage.files import files_of
 from zarrmask.storage.flush import flush_soon
+from zarrmask.storage.pipelines import opening
 from zarrmask.storage.place import Place, zarr_store
 
 KEYFRAMES_A_CHUNK = 16
@@ -112,4 +113,5 @@ class FieldStore:
         )
 
     def _array(self, name: str, mode: Literal["r", "r+"]) -> zarr.Array:
-        return zarr.open_array(zarr_store(self.path / name), mode=mode)
+        with opening():
+            return zarr.open_array(zarr_store(self.path / name), mode=mode)

@@ -16,6 +16,7 @@ from zarrmask.masking.sighting import AS_SEEN, REPLACED, UNSEEN, Sighting
 from zarrmask.masking.sketch import Sketch
 from zarrmask.storage.files import files_of
 from zarrmask.storage.flush import flush_all, flush_soon
+from zarrmask.storage.pipelines import opening
 from zarrmask.storage.place import Place, zarr_store
 
 TOGETHER = 64
@@ -205,4 +206,5 @@ class KeyframeStore:
         return [numbers[place] for place in self.used().tolist() if not counts[place]]
 
     def _array(self, name: str, mode: Literal["r", "r+"]) -> zarr.Array:
-        return zarr.open_array(zarr_store(self.path / name), mode=mode)
+        with opening():
+            return zarr.open_array(zarr_store(self.path / name), mode=mode)

@@ -182,6 +182,7 @@ def write_phantom(
         name = f"{z:0{digits}d}"
         tifffile.imwrite(out / f"{name}.tif", image, photometric="minisblack", contiguous=True)
         _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255)
-        (truth / f"{name}.png").write_bytes(png.tobytes())  # OpenCV's own writing is silent on full disks
+        # OpenCV's own writing says nothing of a full disk.
+        (truth / f"{name}.png").write_bytes(png.tobytes())
         if progress is not None:
             progress(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import zarr
 
+from zarrmask.storage.pipelines import STOCK, opening
 from zarrmask.storage.place import Place, zarr_store
 
 Mode = Literal["r", "r+", "a"]
@@ -23,8 +23,6 @@ DIRECT_FILE = 2**20
 _FAST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "array.write_empty_chunks": False}
 # Threads of its own put a shard's chunks one after another as they come.
 _ORDERED = {**_FAST, "threading.max_workers": 1}
-_STOCK = {"array.write_empty_chunks": False}
-_setting = threading.Lock()  # zarr's settings are one for all threads, and put back as they were
 
 
 def open_group(place: Place, mode: Mode, *, zarr_format: Literal[2, 3] = 2) -> zarr.Group:
@@ -54,7 +52,7 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True, direct: bool = Tr
         nothing: who writes them so waits for the disk, with nothing saved.
     """
     if not fast or not isinstance(place, Path) or not _is_utf8(place):
-        return _open(place, mode, _STOCK)
+        return _open(place, mode, STOCK)
     array = _open(place, mode, _FAST)
     settings = dict(_ORDERED if array.shards else _FAST)
     large = prod(array.shards or array.chunks) * array.dtype.itemsize >= DIRECT_FILE
@@ -90,5 +88,5 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _open(place: Place, mode: Mode, settings: Mapping[str, Any]) -> zarr.Array:
-    with _setting, zarr.config.set(settings):
+    with opening(settings):
         return zarr.open_array(zarr_store(place), mode=mode)

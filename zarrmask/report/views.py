@@ -24,6 +24,7 @@ from zarrmask.report.keyframes import KeyframeTable, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import bad_slices, number, pick
 from zarrmask.stack.zarr_source import described
+from zarrmask.storage.pipelines import opening
 from zarrmask.storage.place import Place, place_of, zarr_store
 
 Z, Y, X = range(3)
@@ -286,7 +287,11 @@ def open_levels(path: Place, *, fast: bool = False) -> Levels:
         attributes: Any = dict(group.attrs)
         multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
         names = [dataset["path"] for dataset in multiscale["datasets"]]
-        levels = [open_array(path / name, "r") if fast else group[name] for name in names]
+        if fast:
+            levels: list[Any] = [open_array(path / name, "r") for name in names]
+        else:
+            with opening():
+                levels = [group[name] for name in names]
         voxel_size = described(multiscale).voxels.size
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(

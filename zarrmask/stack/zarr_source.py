@@ -24,13 +24,11 @@ from zarrmask.stack.source import RegionSource, Source
 from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 from zarrmask.stack.voxels import UNKNOWN, Voxels, stated_voxels
 from zarrmask.storage.files import by_place, stamps
+from zarrmask.storage.pipelines import opening
 from zarrmask.storage.place import redacted, zarr_store
 from zarrmask.transformations import combined
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
-# An array keeps the pipeline that it was opened with, also when pickled. The faster zarrs cannot
-# read big-endian or Fortran-ordered arrays, so it is not used for what others wrote.
-STOCK_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
 LISTED = 20  # members of a group named in a message
 
 
@@ -306,7 +304,8 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     # zarr takes a text with :: in it for a chain of URLs.
     store = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else Path(place)
     try:
-        with zarr.config.set(STOCK_PIPELINE):
+        # The faster zarrs cannot read big-endian or Fortran-ordered arrays, which others may write.
+        with opening():
             node = zarr.open(store, mode="r")
     except StackError as error:
         raise StackError(f"{path}: its zarr metadata cannot be read: {error}") from None
@@ -324,7 +323,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         raise StackError(f"{path}: {UNFINISHED}" if unfinished else no_image(path, node))
     try:
         said = described(image["multiscales"][0])
-        with zarr.config.set(STOCK_PIPELINE):
+        with opening():
             arrays = [node.get(level) for level in said.paths]
     except StackError as error:
         raise StackError(f"{path}: {error}") from None

@@ -372,6 +372,13 @@ def test_convert_writes_the_stack_alone(stack, cluster, tmp_path):
     assert zarrmask.open_pyramid(out)["0/image"].shape == (23, 150, 170)
 
 
+def test_a_conversion_takes_no_settings_of_a_run(stack, tmp_path):
+    with pytest.raises(SettingsError, match="a conversion has no settings every, score; leave"):
+        zarrmask.convert(stack, tmp_path / "a.zarr", score=0.3, every=5, chunk=32, dtype=None)
+    with pytest.raises(SettingsError, match="a conversion has no settings config, gpus; leave"):
+        zarrmask.foresee(stack, tmp_path / "a.zarr", conversion=True, gpus=True, config="a.yaml")
+
+
 @pytest.mark.parametrize("rows", [None, 16], ids=["one-strip", "strips"])
 def test_compressed_slices_wider_than_a_tile(cluster, tmp_path, rows):
     folder = tmp_path / "lzw"

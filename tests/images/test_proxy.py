@@ -1,5 +1,7 @@
 """Small JPEGs of a stack."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import tifffile
 import zarr
 
 from zarrmask.detection.inputs import to_8bit
-from zarrmask.errors import OutputError, SettingsError
+from zarrmask.errors import OutputError, SettingsError, StackError
 from zarrmask.images.proxy import proxy
+from zarrmask.progress import Reporter
 
 
 def read(path):
@@ -33,6 +36,21 @@ def test_proxies_are_the_slices_made_small(stack, cluster, tmp_path):
     assert changed == {"00110.jpg"}
     with pytest.raises(OutputError, match="every: 5 then, 4 now"):
         proxy(stack, tmp_path / "a", side=85, every=4, quality=100, scheduler=cluster)
+
+
+def test_a_stack_that_changes_while_proxies_are_made(stack, cluster, tmp_path):
+    copy = shutil.copytree(stack, tmp_path / "stack")
+
+    class Changing(Reporter):
+        def stage(self, *arguments, **options):
+            tifffile.imwrite(copy / "00105.tif", tifffile.imread(copy / "00106.tif"))
+            return super().stage(*arguments, **options)
+
+    with pytest.raises(StackError, match="was changed while it was read"):
+        proxy(copy, tmp_path / "a", side=85, every=5, scheduler=cluster, reporter=Changing())
+    with pytest.raises(OutputError, match="have changed since"):
+        proxy(copy, tmp_path / "a", side=85, every=5, scheduler=cluster)
+    proxy(copy, tmp_path / "a", side=85, every=5, scheduler=cluster, overwrite=True)
 
 
 def test_masks_that_were_painted_beside_proxies_stay(stack, cluster, tmp_path):

@@ -18,7 +18,7 @@ from zarrmask.progress import Reporter, listed
 from zarrmask.records.journal import Journal
 from zarrmask.records.record import outcome, run_record, written_by
 from zarrmask.running.finish import FOR_METADATA, FOR_REPORT, finish_run
-from zarrmask.running.job import CONVERTED, Job
+from zarrmask.running.job import CONVERTED, Job, refuse_others
 from zarrmask.running.opening import (
     input_identity,
     keep_apart,
@@ -86,8 +86,7 @@ def apply(
         What was found, what was expected, and what to do.
     """
     refuse_worker()
-    if unknown := sorted(set(options) - APPLIED - {"allow_missing", "on_bad_slice"}):
-        raise SettingsError(f"given masks have no settings {', '.join(unknown)}")
+    refuse_others(options, APPLIED, "given masks have")
     if dilate and erode:
         raise SettingsError("masks are dilated or eroded; give --dilate or --erode")
     place = output_place(out)

@@ -15,7 +15,7 @@ from PIL import Image
 from zarrmask import __version__
 from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
-from zarrmask.errors import SettingsError
+from zarrmask.errors import SettingsError, StackError
 from zarrmask.images.numbered import (
     PROXIES,
     ImageFolder,
@@ -119,8 +119,9 @@ def proxy(
         for span, length in zip(runs.spans(), runs.lengths, strict=True)
     )
     crew = fitted(crew, {"shrinking a slice": (reading, len(runs.lengths))})
+    fingerprint = source.fingerprint()
     identity = {
-        "input": {"fingerprint": source.fingerprint()},
+        "input": {"fingerprint": fingerprint},
         "shape": list(shape),
         "quality": quality,
         "every": every,
@@ -159,6 +160,12 @@ def proxy(
                 )
                 with reporter.stage("writing", len(missing), "slices") as advance:
                     results(client, [written], advance)
+            source.forget()
+            if source.fingerprint() != fingerprint:
+                raise StackError(
+                    f"{source.path} was changed while it was read, so {target.path} may hold some "
+                    "of what it was and some of what it is; give the same command with --overwrite"
+                )
         else:
             reporter.say(f"{target.path} is finished already; --overwrite would make it anew")
         paths = [target.path / form.name(number) for number in plan.numbers.tolist()]

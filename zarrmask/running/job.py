@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zarrmask.errors import SettingsError
 from zarrmask.planning.forecast import Copying, Forecast
 from zarrmask.planning.plan import Plan, make_plan
 from zarrmask.progress import Reporter
@@ -36,6 +37,9 @@ CONVERTED = {
     "voxel_size",
 }
 """Settings that decide what a conversion writes."""
+
+READING = {"allow_missing", "on_bad_slice"}
+"""Settings that decide how the stack is read."""
 
 LATER = {"threads": 1, "batch": 1, "mirrored": False}
 """Settings that came later; runs from before went by these, which leave an identity as it was."""
@@ -137,6 +141,18 @@ def run_job(stack: str | Place, out: Place, settings: Settings, reporter: Report
     pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
     keep_apart(source, journal)
     return Job(journal, source, settings, plan, pyramids, identity, volume, checkpoint)
+
+
+def refuse_others(options: Mapping[str, Any], known: Collection[str], who: str) -> None:
+    """Refuse settings that would change nothing.
+
+    Raises
+    ------
+    SettingsError
+    """
+    given = {name for name, value in options.items() if value is not None}
+    if others := sorted(given - {*known} - READING):
+        raise SettingsError(f"{who} no settings {', '.join(others)}; leave them out")
 
 
 def conversion_job(stack: str | Place, out: Place, settings: Settings, reporter: Reporter) -> Job:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zarrmask.errors import SettingsError
 from zarrmask.planning.forecast import Forecast
 from zarrmask.planning.memory import sized
 from zarrmask.planning.outlook import Outlook
@@ -24,7 +23,7 @@ from zarrmask.running.finish import (
     flush_metadata,
     write_pyramid_metadata,
 )
-from zarrmask.running.job import Job, conversion_job, run_job
+from zarrmask.running.job import CONVERTED, Job, conversion_job, refuse_others, run_job
 from zarrmask.running.looking import record_of
 from zarrmask.running.model import detectors_of
 from zarrmask.running.opening import refuse_worker, to_be_seen
@@ -157,6 +156,7 @@ def convert(
         The OME-Zarr.
     """
     refuse_worker()
+    refuse_others(options, CONVERTED, "a conversion has")
     place = output_place(out)
     reporter = reporter or Reporter()
     job = conversion_job(stack, place, read_settings(**options), reporter)
@@ -227,18 +227,20 @@ def foresee(
     ZarrmaskError
         What was found, what was expected, and what to do.
     """
-    if gpus and conversion:
-        raise SettingsError("a conversion detects nothing; leave --gpus out")
+    if conversion:
+        others = {"config": config, "gpus": gpus or None}
+        refuse_others({**options, **others}, CONVERTED, "a conversion has")
     place = output_place(out)
+    reporter = reporter or Reporter()
     settings = read_settings(Path(config) if config else None, **options)
     settings = on_gpus(settings) if gpus else settings
     prepared = conversion_job if conversion else run_job
-    job = prepared(stack, place, settings, reporter or Reporter())
+    job = prepared(stack, place, settings, reporter)
     detects = not conversion
     crew = find_crew(scheduler, workers, memory, patience, reporter, gpus, detects=detects)
     forecast, left, told = _begun(job, job.forecast(crew))
     if told:
-        (reporter or Reporter()).say(told)
+        reporter.say(told)
     if not measure:
         return Outlook(forecast, left, None)
     session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}

@@ -225,6 +225,27 @@ class Training:
         if self.world.is_first and not (out / STATE).exists():
             self._save_state(out)  # from here on the folder is this training's
         curves = Curves(out, self.done) if self.world.is_first else None
+        try:
+            self._iterate(out, workers, progress, stop, curves)
+        finally:
+            if curves is not None:
+                curves.close()
+        if self.done < total:
+            self.world.total({"stopped": 1.0})  # torchrun ends them all as soon as one ends
+            if self.world.is_first:
+                progress(f"stopped after iteration {self.done} of {total}, and saved")
+            stop.now()
+
+    def _iterate(
+        self,
+        out: Path,
+        workers: int,
+        progress: Callable[[Step | str], None],
+        stop: Stop,
+        curves: Curves | None,
+    ) -> None:
+        """Learn batch after batch, and write what is due; the first process has the curves."""
+        total = self.recipe.iterations
         source = self.lesson.batches(self.world.rank, self.world.size)
         for batch in stream(source, self.done, total, workers):
             stopped = self._learn(batch, out, stopping=stop.asked) and self.done < total
@@ -248,13 +269,6 @@ class Training:
                     curves.draw()
             if stopped:
                 break
-        if curves is not None:
-            curves.close()
-        if self.done < total:
-            self.world.total({"stopped": 1.0})  # torchrun ends them all as soon as one ends
-            if self.world.is_first:
-                progress(f"stopped after iteration {self.done} of {total}, and saved")
-            stop.now()
 
     def _is_due(self, period: int) -> bool:
         return self.done == self.recipe.iterations or self.done % period == 0

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from zarrmask import __version__
-from zarrmask.errors import ZarrmaskError, counted, no_memory, no_space
+from zarrmask.errors import ZarrmaskError, counted, listed, no_memory, no_space
 
 
 class _Local(click.Path):
@@ -626,7 +626,6 @@ def annotate_command(
 ) -> None:
     """Write keyframes of the run in OUT as images and COCO annotations, to be corrected."""
     from zarrmask.coco.export import annotate
-    from zarrmask.progress import listed
 
     if every_keyframe and worst is not None:
         raise click.UsageError("--every-keyframe and --worst exclude each other")

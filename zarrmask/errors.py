@@ -123,6 +123,17 @@ def some_of(names: Sequence[object], most: int = NAMED) -> str:
     return ", ".join(map(str, names[:most])) + more
 
 
+def listed(numbers: Sequence[int]) -> str:
+    """Slice numbers for a person, the first of them where there are many.
+
+    Examples
+    --------
+    >>> listed([3, 5, 8, 9])
+    '3, 5, 8, 9'
+    """
+    return some_of(numbers, LISTED)
+
+
 def counted(count: int, things: str) -> str:
     """A number of things for a person.
 

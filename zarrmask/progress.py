@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from zarrmask.errors import counted, some_of
+from zarrmask.errors import counted
 from zarrmask.pace import Pace, until_next
 from zarrmask.storage.place import redacted
 
@@ -57,17 +57,6 @@ class Stage:
     items: int
     seconds: float = 0.0
     began: float = 0.0
-
-
-def listed(numbers: Sequence[int], most: int = 20) -> str:
-    """Slice numbers for a person, the first of them where there are many.
-
-    Examples
-    --------
-    >>> listed([3, 5, 8, 9], most=3)
-    '3, 5, 8 and 1 more'
-    """
-    return some_of(numbers, most)
 
 
 class Each(NamedTuple):

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.correcting.corrections import Correction, store_of
-from zarrmask.errors import OutputError
+from zarrmask.errors import OutputError, listed
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sketch import Sketch
-from zarrmask.progress import listed
 from zarrmask.stack import open_source
 from zarrmask.storage.place import Place, printable
 

@@ -144,7 +144,6 @@ class MaskRCNNDetector:
             )
         self.config = config
         self.device = device
-        self.precision = precision
         self.batch = batch
         self.views = views_of(mirrored)
         self.model = build_model(config)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from zarrmask.errors import SettingsError, StackError, counted
+from zarrmask.errors import SettingsError, StackError, counted, listed
 from zarrmask.given.filling import copying_of, fill_keyframes
 from zarrmask.given.masks import open_given
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
 from zarrmask.planning.plan import make_plan
-from zarrmask.progress import Reporter, listed
+from zarrmask.progress import Reporter
 from zarrmask.records.journal import Journal
 from zarrmask.records.record import outcome, run_record, written_by
 from zarrmask.running.finish import FOR_METADATA, FOR_REPORT, finish_run

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.errors import StackError
+from zarrmask.errors import StackError, listed
 from zarrmask.masking import KeyframeStore
-from zarrmask.progress import listed
 from zarrmask.records.journal import Journal, finished_record
 from zarrmask.stack import Source, open_source
 from zarrmask.stack.header import ACCEPTED

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zarrmask.errors import OutputError, StackError, counted
-from zarrmask.progress import listed
+from zarrmask.errors import OutputError, StackError, counted, listed
 from zarrmask.records.journal import Journal
 from zarrmask.stack import Source, anchors, bridged, open_source
 from zarrmask.stack.zarr_source import ZarrSource

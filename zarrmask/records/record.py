@@ -13,8 +13,8 @@ from typing import Any
 
 from zarrmask import __version__
 from zarrmask.contrast import Contrast
+from zarrmask.errors import listed
 from zarrmask.planning.plan import Plan
-from zarrmask.progress import listed
 from zarrmask.running.opening import stack_record
 from zarrmask.settings import Settings
 from zarrmask.stack import Source

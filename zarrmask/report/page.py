@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from zarrmask.errors import counted
-from zarrmask.progress import listed
+from zarrmask.errors import counted, listed
 from zarrmask.report import headline, words
 from zarrmask.report.charts import curves, histogram
 from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture

@@ -115,14 +115,11 @@ class Survey:
         Mask voxels a slice in each step.
     middle : (z, y, x)
         The mask's centre of mass, or the volume's middle where the mask is empty; indices.
-    level : int
-        The pyramid's level on which this was measured.
     """
 
     edges: NDArray[np.int64]
     area: NDArray[np.float64]
     middle: tuple[int, int, int]
-    level: int
 
 
 @dataclass(frozen=True)
@@ -340,7 +337,7 @@ def survey_mask(mask: Levels, kept: float | None) -> Survey:
         min(int((_centre(total) + 0.5) * side), length - 1)
         for total, length in zip(totals, mask.shape, strict=True)
     )
-    return Survey(edges, area, (z, y, x), level)
+    return Survey(edges, area, (z, y, x))
 
 
 def _blocks(array: zarr.Array[Any]) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:

@@ -9,8 +9,8 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from zarrmask.errors import OutputError, StackError, ZarrmaskError, counted
-from zarrmask.progress import Reporter, listed
+from zarrmask.errors import OutputError, StackError, ZarrmaskError, counted, listed
+from zarrmask.progress import Reporter
 from zarrmask.records.journal import Journal
 from zarrmask.settings import Settings
 from zarrmask.stack import Source, open_source

@@ -75,17 +75,10 @@ class Bridged(RegionSource):
             self._source.read_into(out[start - z.start :], slice(start, z.stop), y, x)
 
     def _between(self, index: int, y: slice, x: slice) -> NDArray:
-        before, behind = (
-            None if at is None else self._source[at, y, x] for at in self._anchors[index]
-        )
-        if before is None or behind is None:
-            nearest = behind if before is None else before
-            if nearest is None:
-                raise ValueError("no slice of the stack can be read")
-            return nearest
         first, last = self._anchors[index]
-        assert first is not None  # both are there
-        assert last is not None
+        if first is None or last is None:
+            return self._source[last if first is None else first, y, x]
+        before, behind = self._source[first, y, x], self._source[last, y, x]
         return between(before, behind, index - first, last - first)
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:

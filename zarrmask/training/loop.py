@@ -81,7 +81,6 @@ def train(
     threads: int | None = None,
     workers: int | None = None,
     device: str = "auto",
-    resume: bool = True,
     progress: Callable[[Step | str], None] | None = None,
 ) -> Path:
     """Learn a lesson; under torchrun together with the other processes that it started.
@@ -103,8 +102,6 @@ def train(
         more than cores.
     device : str
         As torch names it; "auto" takes a CUDA GPU where there is one.
-    resume : bool
-        Whether to go on with a training in `out`; else it is refused.
     progress : callable, optional
         Called with a `Step` now and then, in the first process; with a text where there is nothing
         to do, or where it is stopped.
@@ -132,8 +129,6 @@ def train(
         check_share(lesson.recipe.batch, world)
         before = stamp(out / STATE)
         state = read_state(out / STATE, lesson.identity)
-        if state is not None and not resume:
-            raise OutputError(f"{out} holds a training already: resume it or name another folder.")
         if threads is not None or world.size == 1:  # torchrun sets its processes' threads
             torch.set_num_threads(threads or max(cores - workers, 1))
         if state is None:

@@ -25,21 +25,21 @@ from zarrmask.errors import CheckpointError
 from zarrmask.training.schedule import Course, along_a_cosine, in_steps, warmed_up
 
 
-def _number(least: float, *, above: bool = False) -> Check:
+def _number(*, above: bool = False) -> Check:
     def check(value: Any) -> float:
-        if not is_number(value) or value < least or (above and value == least):
-            raise ValueError(f"a number {'above' if above else 'of at least'} {least:g}")
+        if not is_number(value) or value < 0 or (above and value == 0):
+            raise ValueError(f"a number {'above' if above else 'of at least'} 0")
         return float(value)
 
     return check
 
 
 def _number_or_none(value: Any) -> float | None:
-    return None if value is None else _number(0)(value)
+    return None if value is None else _number()(value)
 
 
 def _norm_type(value: Any) -> float:
-    return inf if value == inf else _number(0, above=True)(value)
+    return inf if value == inf else _number(above=True)(value)
 
 
 def _wholes(least: int) -> Check:
@@ -56,7 +56,7 @@ def _wholes(least: int) -> Check:
 def _pair(value: Any) -> tuple[float, float]:
     if not isinstance(value, tuple) or len(value) != 2:
         raise ValueError("two numbers above 0")
-    height, width = (_number(0, above=True)(side) for side in value)
+    height, width = (_number(above=True)(side) for side in value)
     return height, width
 
 
@@ -71,30 +71,30 @@ class Recipe:
     batch: int = key("SOLVER.IMS_PER_BATCH", 16, whole(1))
     """Images of a batch, over all processes."""
     iterations: int = key("SOLVER.MAX_ITER", 40000, whole(1))
-    rate: float = key("SOLVER.BASE_LR", 0.001, _number(0, above=True))
-    last_rate: float = key("SOLVER.BASE_LR_END", 0.0, _number(0))
+    rate: float = key("SOLVER.BASE_LR", 0.001, _number(above=True))
+    last_rate: float = key("SOLVER.BASE_LR_END", 0.0, _number())
     schedule: str = key(
         "SOLVER.LR_SCHEDULER_NAME",
         "WarmupMultiStepLR",
         choice("WarmupMultiStepLR", "WarmupCosineLR"),
     )
     steps: tuple[int, ...] = key("SOLVER.STEPS", (30000,), _wholes(1))
-    gamma: float = key("SOLVER.GAMMA", 0.1, _number(0, above=True))
+    gamma: float = key("SOLVER.GAMMA", 0.1, _number(above=True))
     warmup: int = key("SOLVER.WARMUP_ITERS", 1000, whole(0))
-    warmup_factor: float = key("SOLVER.WARMUP_FACTOR", 0.001, _number(0))
+    warmup_factor: float = key("SOLVER.WARMUP_FACTOR", 0.001, _number())
     warmup_method: str = key("SOLVER.WARMUP_METHOD", "linear", choice("linear", "constant"))
     momentum: float = key("SOLVER.MOMENTUM", 0.9, fraction)
     nesterov: bool = key("SOLVER.NESTEROV", False, flag)
-    decay: float = key("SOLVER.WEIGHT_DECAY", 0.0001, _number(0))
+    decay: float = key("SOLVER.WEIGHT_DECAY", 0.0001, _number())
     norm_decay: float | None = key("SOLVER.WEIGHT_DECAY_NORM", 0.0, _number_or_none)
     bias_decay: float | None = key("SOLVER.WEIGHT_DECAY_BIAS", None, _number_or_none)
-    bias_rate: float = key("SOLVER.BIAS_LR_FACTOR", 1.0, _number(0))
+    bias_rate: float = key("SOLVER.BIAS_LR_FACTOR", 1.0, _number())
     clipped: bool = key("SOLVER.CLIP_GRADIENTS.ENABLED", False, flag)
     clip_type: str = key(
         "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", choice("value", "norm", "full_model")
     )
     """Each number, each parameter's norm, or (not in detectron2) the norm of all together."""
-    clip_value: float = key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, _number(0, above=True))
+    clip_value: float = key("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, _number(above=True))
     clip_norm: float = key("SOLVER.CLIP_GRADIENTS.NORM_TYPE", 2.0, _norm_type)
     mixed: bool = key("SOLVER.AMP.ENABLED", False, flag)
     period: int = key("SOLVER.CHECKPOINT_PERIOD", 5000, whole(1))
@@ -117,12 +117,12 @@ class Recipe:
     """1: the stem; 2: res2 too; and so on."""
     anchors: int = key("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256, whole(1))
     anchor_share: float = key("MODEL.RPN.POSITIVE_FRACTION", 0.5, fraction)
-    anchor_beta: float = key("MODEL.RPN.SMOOTH_L1_BETA", 0.0, _number(0))
+    anchor_beta: float = key("MODEL.RPN.SMOOTH_L1_BETA", 0.0, _number())
     pre_nms: int = key("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 12000, whole(1))
     post_nms: int = key("MODEL.RPN.POST_NMS_TOPK_TRAIN", 2000, whole(1))
     regions: int = key("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512, whole(1))
     region_share: float = key("MODEL.ROI_HEADS.POSITIVE_FRACTION", 0.25, fraction)
-    region_beta: float = key("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0, _number(0))
+    region_beta: float = key("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0, _number())
 
     seed: int = key("SEED", -1, whole(-1))
     """-1: any; zarrmask takes 0."""

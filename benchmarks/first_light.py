@@ -22,8 +22,8 @@ import psutil
 
 import zarrmask
 from zarrmask.phantom import write_phantom
-from zarrmask.planning.memory import PeakMemory
 from zarrmask.progress import Advance, Reporter
+from zarrmask.workers.peak_memory import PeakMemory
 
 
 @dataclass

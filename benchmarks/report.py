@@ -21,7 +21,7 @@ import zarr
 from numcodecs import Blosc
 from numpy.typing import NDArray
 
-from zarrmask.planning.memory import sized
+from zarrmask.errors import sized
 from zarrmask.report import read_views, write_overview, write_report
 
 CHUNK = 128

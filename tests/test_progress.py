@@ -15,9 +15,9 @@ from distributed import Client
 from rich.console import Console
 
 from zarrmask.errors import ZarrmaskError
-from zarrmask.planning.memory import PeakMemory, memory_in_use
 from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import connect
+from zarrmask.workers.peak_memory import PeakMemory, memory_in_use
 from zarrmask.workers.vitals import Roll, watched
 
 
@@ -234,7 +234,7 @@ def test_memory_is_measured_often_on_a_busy_machine_too(monkeypatch):
         measured.append(time.sleep(0.05))
         return len(measured)
 
-    monkeypatch.setattr("zarrmask.planning.memory.memory_in_use", waits_for_its_turn)
+    monkeypatch.setattr("zarrmask.workers.peak_memory.memory_in_use", waits_for_its_turn)
     monkeypatch.setattr(PeakMemory, "SHARE", 1e-3)  # by the clock: twice in 50 seconds
     deadline = time.monotonic() + 30
     with PeakMemory(interval=0.01) as memory:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from zarrmask import __version__
-from zarrmask.errors import ZarrmaskError, counted, listed, no_memory, no_space
+from zarrmask.errors import ZarrmaskError, counted, listed, no_memory, no_space, sized
 
 
 class _Local(click.Path):
@@ -674,7 +674,6 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
     """Write slices of the run in OUT as numbered images into DIR."""
     _make_ready(options)
     from zarrmask.images.export import export
-    from zarrmask.planning.memory import sized
 
     written = export(out, folder, **options)
     first, stop = written["identity"]["z"]
@@ -708,7 +707,6 @@ def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     """Write small JPEGs of STACK's slices into DIR."""
     _make_ready(options)
     from zarrmask.images.proxy import proxy
-    from zarrmask.planning.memory import sized
 
     record = proxy(stack, folder, **options)
     slices, voxels = record["stack"]["slices"], record["stack"]["voxel_bytes"]

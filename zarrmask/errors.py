@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Sequence
 
+from rich.filesize import decimal
+
 FULL = errno.ENOSPC, errno.EDQUOT
 LISTED, NAMED = 20, 5
 """Things that are named in one message, each in a line of its own; in one line."""
@@ -149,6 +151,17 @@ def counted(count: int, things: str) -> str:
     ('27,000 slices', '1 missing slice')
     """
     return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
+def sized(count: int) -> str:
+    """Bytes for a person.
+
+    Examples
+    --------
+    >>> sized(3_540_000_000_000)
+    '3.5 TB'
+    """
+    return decimal(count, precision=1)
 
 
 def escaped(text: str) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from zarrmask.errors import OutputError, RoomError, SettingsError
+from zarrmask.errors import OutputError, RoomError, SettingsError, sized
 from zarrmask.grey import Rescaling
-from zarrmask.planning.memory import A_TASK, CLIENT, Memory, at_rest, sized
+from zarrmask.planning.memory import A_TASK, CLIENT, Memory, at_rest
 from zarrmask.planning.room import free_space
 from zarrmask.records.journal import SCRATCH, WORK, Journal, RecordFile
 from zarrmask.stack.zarr_source import is_zarr

@@ -26,9 +26,10 @@ from zarrmask.images.numbered import (
 )
 from zarrmask.planning.memory import detecting_bytes
 from zarrmask.planning.plan import make_plan
+from zarrmask.planning.reading import keyframe_runs
 from zarrmask.progress import Reporter
 from zarrmask.running.opening import refuse_worker
-from zarrmask.running.reading import keyframe_runs, lazy_slices, sample_greys
+from zarrmask.running.reading import lazy_slices, sample_greys
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
 from zarrmask.storage.place import Place

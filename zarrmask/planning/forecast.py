@@ -29,10 +29,16 @@ from zarrmask.planning.memory import (
     writing_bytes,
 )
 from zarrmask.planning.plan import Plan
+from zarrmask.planning.reading import (
+    SLICES_A_TASK,
+    KeyframeRuns,
+    decodes_ahead,
+    has_coarser,
+    keyframe_runs,
+    reads_by_tile,
+    sampled_runs,
+)
 from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
-from zarrmask.running.reading import KeyframeRuns, has_coarser, keyframe_runs, sampled_runs
-from zarrmask.running.slabs import SLICES_A_TASK, decodes_ahead
-from zarrmask.running.tasks import reads_by_tile
 from zarrmask.stack import Source, decoded_bytes
 from zarrmask.storage.place import is_local
 from zarrmask.workers.cluster import Crew

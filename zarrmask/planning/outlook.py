@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from textwrap import wrap
 from typing import NamedTuple
 
+from zarrmask.errors import sized
 from zarrmask.planning.forecast import Forecast
-from zarrmask.planning.memory import sized
 
 WIDTH = 68
 """Characters of a line, less the names before it."""

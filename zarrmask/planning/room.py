@@ -9,9 +9,8 @@ from tempfile import gettempdir
 
 import dask
 
-from zarrmask.errors import RoomError, counted
+from zarrmask.errors import RoomError, counted, sized
 from zarrmask.planning.forecast import Forecast
-from zarrmask.planning.memory import sized
 from zarrmask.storage.place import Place, is_local
 
 

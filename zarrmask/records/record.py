@@ -15,7 +15,6 @@ from zarrmask import __version__
 from zarrmask.contrast import Contrast
 from zarrmask.errors import listed
 from zarrmask.planning.plan import Plan
-from zarrmask.running.opening import stack_record
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.storage.place import written_command
@@ -97,4 +96,16 @@ def outcome(plan: Plan, volume: str | None, contrast: Contrast, kept: int) -> di
         "detect_window": contrast.detected,
         "window": contrast.written,
         "voxels": {"total": total, "kept": kept, "removed": total - kept},
+    }
+
+
+def stack_record(source: Source) -> dict[str, Any]:
+    """What a run keeps of its stack."""
+    return {
+        "path": source.path,
+        "kind": source.kind,
+        "shape": list(source.shape),
+        "dtype": str(source.dtype),
+        "voxel_size_um": source.voxel_size,
+        "missing": list(source.missing),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from zarrmask.planning.memory import sized
+from zarrmask.errors import sized
 
 DASH = "–"
 

@@ -23,10 +23,11 @@ from zarrmask.errors import ZarrmaskError
 from zarrmask.masking import Answer, Ask, Doubt, Keyframes, KeyframeStore, Sighting, seek
 from zarrmask.masking.sighting import REPLACED
 from zarrmask.planning.plan import Plan
+from zarrmask.planning.reading import RUNS_A_WORKER, KeyframeRuns, keyframe_runs
 from zarrmask.progress import Advance, Reporter
 from zarrmask.records.ledger import Ledger
 from zarrmask.running import tasks
-from zarrmask.running.reading import RUNS_A_WORKER, KeyframeRuns, keyframe_runs, lazy_slices
+from zarrmask.running.reading import lazy_slices
 from zarrmask.running.second_look import LARGEST
 from zarrmask.stack import Source
 from zarrmask.workers.blocks import computed

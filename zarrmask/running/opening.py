@@ -144,18 +144,6 @@ def position_identity(source: Source) -> dict[str, Any]:
     return {"offset": list(source.offset)} if any(source.offset) else {}
 
 
-def stack_record(source: Source) -> dict[str, Any]:
-    """What a run keeps of its stack."""
-    return {
-        "path": source.path,
-        "kind": source.kind,
-        "shape": list(source.shape),
-        "dtype": str(source.dtype),
-        "voxel_size_um": source.voxel_size,
-        "missing": list(source.missing),
-    }
-
-
 def refuse_worker() -> None:
     """Refuse to run where a script that lacks its guard is imported by its own workers."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zarrmask.errors import sized
 from zarrmask.planning.forecast import Forecast
-from zarrmask.planning.memory import sized
 from zarrmask.planning.outlook import Outlook
 from zarrmask.planning.trial import measure_hours
 from zarrmask.progress import Reporter

@@ -20,6 +20,7 @@ from zarrmask.errors import StackError
 from zarrmask.masking import SettledMasks
 from zarrmask.planning.forecast import Copying, Forecast
 from zarrmask.planning.plan import Plan
+from zarrmask.planning.reading import has_coarser
 from zarrmask.planning.room import check_room, scratch_disk
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid
@@ -28,7 +29,7 @@ from zarrmask.records.journal import Journal
 from zarrmask.running.bridging import Bridger
 from zarrmask.running.model import network_of
 from zarrmask.running.outputs import require_outputs
-from zarrmask.running.reading import has_coarser, sample_greys
+from zarrmask.running.reading import sample_greys
 from zarrmask.running.writing import bricks_left, forget_slices, write_pyramids
 from zarrmask.settings import Settings
 from zarrmask.stack import Source

@@ -15,28 +15,14 @@ from numpy.typing import NDArray
 
 from zarrmask.masking import Masks
 from zarrmask.planning.plan import Plan
+from zarrmask.planning.reading import SLICES_A_TASK
 from zarrmask.progress import Advance
 from zarrmask.pyramid import shifted
-from zarrmask.stack import SLABS, Source, cuts_blocks, decode, decoded
+from zarrmask.stack import SLABS, Source, decode, decoded
 from zarrmask.workers.blocks import results
 
 DECODED = "decoded"
 """Folder of the scratch files of slices."""
-SLICES_A_TASK = 8
-"""Decoded by one task: so few that all workers are busy from the start."""
-
-
-def decodes_ahead(source: Source, plan: Plan) -> bool:
-    """Whether slices are decoded into scratch files, since bricks would decode parts of them twice.
-
-    No voxel is decoded more than once: where bricks hold whole strips, tiles or files, each is
-    decoded by the brick that it lies in.
-    """
-    edges = (
-        [*range(start, start + size, side), start + size]
-        for start, size, side in zip(plan.origin, plan.grid.shape, plan.grid.brick, strict=True)
-    )
-    return cuts_blocks(source.block, edges)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from zarrmask.masking import (
     cost,
     cut_out,
 )
+from zarrmask.planning.reading import PIECE, reads_by_tile
 from zarrmask.pyramid import (
     BrickGrid,
     Pyramid,
@@ -47,9 +48,6 @@ from zarrmask.storage.flush import flush_all
 if TYPE_CHECKING:
     from zarrmask.detection.actors import Directory
     from zarrmask.stack import Source
-
-PIECE = 1024
-"""Columns of a tile that are masked at a time: whole files, and no more than a cache holds."""
 
 
 def grey_values(slices: NDArray) -> NDArray[np.object_]:
@@ -364,14 +362,6 @@ def write_coarser(
     flush_all()
     ledger.enter(brick_key(brick), None)
     return np.ones(1, bool)
-
-
-def reads_by_tile(source: Source, origin: Shape, file: int) -> bool:
-    """Whether reading a brick in rows of files decodes nothing twice."""
-    return all(
-        (file % side == 0 and start % side == 0) or file >= size
-        for side, start, size in zip(source.block[:2], origin, source.shape, strict=False)
-    )
 
 
 def _brick(index: NDArray[np.int64]) -> tuple[int, int, int]:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from zarrmask.grey import Rescaling
 from zarrmask.masking import Masks, SettledMasks
 from zarrmask.planning.plan import Plan
+from zarrmask.planning.reading import decodes_ahead
 from zarrmask.progress import Advance, Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Shape, brick_key, touched
 from zarrmask.records.ledger import Ledger
 from zarrmask.running import tasks
-from zarrmask.running.slabs import DECODED, Slabs, decodes_ahead
+from zarrmask.running.slabs import DECODED, Slabs
 from zarrmask.stack import Source, forget_decoded
 from zarrmask.storage.place import Place
 from zarrmask.workers.blocks import one_task_each, results

@@ -14,12 +14,12 @@ from distributed import Client, span
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from zarrmask.errors import ZarrmaskError
-from zarrmask.planning.memory import PeakMemory, sized
+from zarrmask.errors import ZarrmaskError, sized
 from zarrmask.progress import Reporter
 from zarrmask.storage.place import Place, printable
 from zarrmask.workers.blocks import let_go
 from zarrmask.workers.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
+from zarrmask.workers.peak_memory import PeakMemory
 
 INTERVAL = 1.0
 """Seconds between two looks: a question of some bytes a worker to the scheduler."""

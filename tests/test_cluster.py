@@ -19,7 +19,7 @@ import zarrmask
 from zarrmask import ZarrmaskError
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
-from zarrmask.workers.cluster import come_to_rest, connect, find_crew, require_sight
+from zarrmask.workers.cluster import come_to_rest, connect, find_crew, require_sight, started
 from zarrmask.workers.vitals import at_work, has_lost
 
 
@@ -264,3 +264,23 @@ def test_no_login_of_an_output_is_shown_on_the_dashboard(cluster):
     with at_work(find_crew(cluster), cluster, out, [], Reporter()):
         (name,) = dask.get_annotations()["span"]["name"]
     assert name == "zarrmask http://...@localhost/out"
+
+
+def test_workers_that_die_as_they_begin_are_started_again():
+    failed = []
+
+    def starting(fails):
+        def start(**how):
+            if len(failed) < fails:
+                failed.append(how)
+                raise RuntimeError("Nanny failed to start.")
+            return how
+
+        return start
+
+    assert started(starting(2), n_workers=4) == {"n_workers": 4}
+    assert len(failed) == 2
+    with pytest.raises(ZarrmaskError, match="4 workers were started 3 times, and each time one"):
+        started(starting(99), n_workers=4)
+    with pytest.raises(RuntimeError, match="another"):
+        started(lambda **_: (_ for _ in ()).throw(RuntimeError("another")), n_workers=4)

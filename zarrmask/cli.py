@@ -758,7 +758,7 @@ def convert_checkpoint_command(source: Path, target: Path, overwrite: bool) -> N
 @cli.command("info")
 @click.argument("path", type=click.Path())
 def info_command(path: str) -> None:
-    """Say what PATH is: a stack, a run's folder, an OME-Zarr, or what else zarrmask writes."""
+    """Say what PATH is: a stack, an OME-Zarr, a run's or a training's folder, exported images."""
     from zarrmask.info import describe
 
     for name, value in describe(path).items():

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -54,6 +54,8 @@ ENCODERS = 4
 """Threads of the codec pipeline for each core."""
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
+STARTS = 3
+"""Times that workers of this machine are started, where one of them dies as it begins."""
 PATIENCE = 600.0
 """Seconds to wait for a worker where there is none: a machine boots meanwhile, or a cluster brings
 another GPU; where nobody comes, what the client holds is free again soon, and nothing is lost."""
@@ -285,7 +287,8 @@ def connect(
         stack.enter_context(dask.config.set(settings))
         with uninterrupted():
             cluster = stack.enter_context(
-                (gpu_cluster if gpus else LocalCluster)(
+                started(
+                    gpu_cluster if gpus else LocalCluster,
                     n_workers=workers,
                     threads_per_worker=threads,
                     host="127.0.0.1",
@@ -297,6 +300,29 @@ def connect(
                 )
             )
         yield stack.enter_context(Client(cluster))
+
+
+def started(kind: Callable[..., LocalCluster], **how: Any) -> LocalCluster:
+    """Start a cluster of this machine; again where one of its processes dies as it begins.
+
+    Later Dask replaces those that die.
+
+    Raises
+    ------
+    ZarrmaskError
+        Where they die each time.
+    """
+    for _ in range(STARTS):
+        try:
+            return kind(**how)
+        except RuntimeError as error:
+            if "Nanny failed to start" not in str(error):
+                raise
+    raise ZarrmaskError(
+        f"{how['n_workers']} workers were started {STARTS} times, and each time one died at once: "
+        "most likely for want of memory (see the system's log), or it was killed. Take fewer "
+        "(--workers), or give them more; then run the same command again: it goes on"
+    )
 
 
 def require_sight(client: Client, paths: Sequence[Place]) -> None:

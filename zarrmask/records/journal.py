@@ -161,8 +161,8 @@ class Journal:
         record = self.read()
         if record is None:
             raise OutputError(
-                f"{self.out} exists and has no record of zarrmask (what is in a run's folder has "
-                "none of its own), so it is left as it is; name another output"
+                f"{self.out} exists and was not made by zarrmask, or is a part of what was: it has "
+                "no record of its own, so it is left as it is; name another output"
             )
         if record["identity"] is None:
             return "new"

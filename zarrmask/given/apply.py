@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from distributed import Client
 
 from zarrmask.errors import SettingsError, StackError, counted, listed
 from zarrmask.given.filling import copying_of, fill_keyframes
-from zarrmask.given.masks import open_given
+from zarrmask.given.masks import GivenMasks, open_given
 from zarrmask.masking import HeldMasks, KeyframeStore, Placing, SettledMasks, kernel_side
-from zarrmask.planning.plan import make_plan
+from zarrmask.planning.plan import Plan, make_plan
 from zarrmask.progress import Reporter
 from zarrmask.records.journal import Journal
 from zarrmask.records.record import outcome, run_record, written_by
@@ -27,7 +28,8 @@ from zarrmask.running.opening import (
     to_be_seen,
 )
 from zarrmask.running.outputs import referenced_volume, run_pyramids
-from zarrmask.settings import read_settings
+from zarrmask.settings import Settings, read_settings
+from zarrmask.stack import Source
 from zarrmask.storage.place import Place, output_place
 from zarrmask.workers.ahead import import_ahead
 
@@ -93,36 +95,12 @@ def apply(
     reporter = reporter or Reporter()
     settings = read_settings(**options, dilate=erode or dilate or 0, propagate="hold")
     source, settings = open_input(stack, settings, reporter)
-    plan = make_plan(source, settings)
-    sampled, stack_first = plan.keyframes, int(source.numbers[0])
     given = open_given(masks, source, first)
     beyond = given.numbers[given.numbers > source.numbers[-1]]
-    given = given.needed(plan.first, plan.stop)
-    shape = source.shape[1], source.shape[2]
-    side = kernel_side(*shape, settings.dilate, plan.voxel_size)
-    plan = replace(
-        plan,
-        placing=Placing(given.numbers - stack_first),
-        numbers=given.numbers,
-        side=-side if erode else side,
-    )
-    used = json.loads(settings.model_dump_json(include=APPLIED))
-    used |= {"erode" if erode else "dilate": settings.dilate, "propagate": "hold"}
-    numbers = [int(given.numbers[0]), int(given.numbers[-1]), len(given.numbers)]
-    identity = {
-        "settings": used,
-        "input": input_identity(source),
-        "masks": {"fingerprint": given.fingerprint(), "numbers": numbers},
-    }
-    journal = Journal.of_run(place)
-    volume = referenced_volume(stack, source, plan, settings)
-    pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
-    keep_apart(source, journal)
-    keep_apart(given.source, journal)
-    job = Job(
-        journal, source, settings, plan, pyramids, identity, volume,
-        copying=copying_of(given, shape),
-    )  # fmt: skip
+    sampled = make_plan(source, settings)
+    given = given.needed(sampled.first, sampled.stop)
+    job = _job(stack, source, given, place, settings, sampled, erodes=bool(erode))
+    journal = job.journal
     session = job.session(
         reporter,
         scheduler=scheduler,
@@ -137,22 +115,10 @@ def apply(
         import_ahead(FOR_METADATA, FOR_REPORT)
         with session.working(to_be_seen(journal, source, *given.local)) as client:
             session.start(begun=written_by(command))
-            plan = session.plan
-            contrast = session.contrast(sampled, detecting=False)
+            plan, shape = session.plan, (source.shape[1], source.shape[2])
+            contrast = session.contrast(sampled.keyframes, detecting=False)
             store = KeyframeStore(place / "keyframes.zarr")
-            filling = journal.ledger.stage("filling")
-            try:
-                fill_keyframes(client, given, shape, store, filling, reporter)
-            except StackError as error:
-                raise StackError(
-                    f"{error}\nrepair these masks, then give the same command with --overwrite"
-                ) from None
-            given.source.forget()
-            if given.fingerprint() != identity["masks"]["fingerprint"]:
-                raise StackError(
-                    f"{given.source.path} was changed while it was read; give the same command "
-                    "with --overwrite"
-                )
+            _fill(client, given, shape, store, job, reporter)
             empty = store.without_detection()
             _warn(reporter, plan.first, plan.stop - 1, given.numbers, beyond, empty)
             places = store.used()
@@ -163,13 +129,72 @@ def apply(
             **run_record(source, settings, plan, None, session.identity),
             **session.record(),
             **written_by(command),
-            **outcome(plan, volume, contrast, kept),
-            "settings": used,
+            **outcome(plan, job.volume, contrast, kept),
+            "settings": job.identity["settings"],
             "masks": given.record(),
             "keyframes": {"count": len(plan.keyframes), "without_detection": empty},
         }
-        finish_run(journal, record, pyramids, plan, reporter)
+        finish_run(journal, record, job.pyramids, plan, reporter)
     return record
+
+
+def _job(
+    stack: str | Place,
+    source: Source,
+    given: GivenMasks,
+    out: Place,
+    settings: Settings,
+    plan: Plan,
+    *,
+    erodes: bool,
+) -> Job:
+    """Check what it takes to mask a stack with masks; its plan has their slices as keyframes."""
+    shape = source.shape[1], source.shape[2]
+    side = kernel_side(*shape, settings.dilate, plan.voxel_size)
+    plan = replace(
+        plan,
+        placing=Placing(given.numbers - int(source.numbers[0])),
+        numbers=given.numbers,
+        side=-side if erodes else side,
+    )
+    used = json.loads(settings.model_dump_json(include=APPLIED))
+    used |= {"erode" if erodes else "dilate": settings.dilate, "propagate": "hold"}
+    numbers = [int(given.numbers[0]), int(given.numbers[-1]), len(given.numbers)]
+    identity = {
+        "settings": used,
+        "input": input_identity(source),
+        "masks": {"fingerprint": given.fingerprint(), "numbers": numbers},
+    }
+    journal = Journal.of_run(out)
+    volume = referenced_volume(stack, source, plan, settings)
+    pyramids = run_pyramids(journal, plan, source, settings, referenced=volume is not None)
+    keep_apart(source, journal)
+    keep_apart(given.source, journal)
+    copying = copying_of(given, shape)
+    return Job(journal, source, settings, plan, pyramids, identity, volume, copying=copying)
+
+
+def _fill(
+    client: Client,
+    given: GivenMasks,
+    shape: tuple[int, int],
+    store: KeyframeStore,
+    job: Job,
+    reporter: Reporter,
+) -> None:
+    """Copy the masks, which are to stay as they are meanwhile."""
+    try:
+        fill_keyframes(client, given, shape, store, job.journal.ledger.stage("filling"), reporter)
+    except StackError as error:
+        raise StackError(
+            f"{error}\nrepair these masks, then give the same command with --overwrite"
+        ) from None
+    given.source.forget()
+    if given.fingerprint() != job.identity["masks"]["fingerprint"]:
+        raise StackError(
+            f"{given.source.path} was changed while it was read; give the same command with "
+            "--overwrite"
+        )
 
 
 def _warn(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zarrmask import __version__, masking
 from zarrmask.coco.dataset import CocoDataset, CocoImage
@@ -20,7 +19,7 @@ from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
 from zarrmask.detection.config import ModelConfig, guessed, require_file
-from zarrmask.detection.detections import union_mask
+from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.masking.field import grown
 from zarrmask.masking.overlap import Overlap
@@ -130,14 +129,13 @@ def evaluate(
     require_file(weights)
     if warning := guessed(weights, settings.model):
         reporter.warn(warning)
-    lowest = min(settings.score, LOWEST_SCORE)
     detector = load_detector(
         weights,
         settings.model,
         backend=settings.backend,
         precision=settings.precision,
         device=settings.device,
-        score_threshold=lowest,
+        score_threshold=min(settings.score, LOWEST_SCORE),
         mirrored=settings.mirrored,
     )
     chosen = settings.classes
@@ -149,7 +147,6 @@ def evaluate(
             f"the checkpoint tells {detector.classes} classes apart and the annotations "
             f"{len(dataset.names)}: average precision is taken whatever the class"
         )
-    held = settings.propagate == "hold"
     window, warnings = settle_window(dataset.images, settings.detect_window)
     for warning in warnings:
         reporter.warn(warning)
@@ -161,13 +158,8 @@ def evaluate(
             prepared = detector.network_input.prepare(image.grey(window))
             (detections,) = detector.detect([prepared], [shape])
             found[image.id] = found_in(detections.above(LOWEST_SCORE), shape)
-            sure = detections.above(settings.score)
-            sure = sure if chosen is None else sure.of_classes(chosen)
             true = image.true(chosen if by_category else None)
-            side = masking.kernel_side(*shape, settings.dilate, settings.voxel_size)
-            mask = union_mask(sure, shape)
-            after = masking.dilate(mask, side) if held else grown(mask, side / 2)
-            judged.append(_judged(image, true, mask, after, len(sure)))
+            judged.append(_judged(image, true, detections, settings))
             advance(1)
     judged.sort(key=lambda one: one.detected.iou)
     record = {
@@ -190,18 +182,19 @@ def evaluate(
     return record
 
 
-def _judged(
-    image: CocoImage,
-    true: Region,
-    found: NDArray[np.uint8],
-    after: NDArray[np.uint8],
-    detections: int,
-) -> Judged:
+def _judged(image: CocoImage, true: Region, found: Detections, settings: Settings) -> Judged:
+    """Compare the union of what counts, as it is and as a run dilates it, with what is true."""
+    shape = (image.height, image.width)
+    counts = found.above(settings.score)
+    if settings.classes is not None:
+        counts = counts.of_classes(settings.classes)
+    mask = union_mask(counts, shape)
+    side = masking.kernel_side(*shape, settings.dilate, settings.voxel_size)
+    held = settings.propagate == "hold"
+    after = masking.dilate(mask, side) if held else grown(mask, side / 2)
     ignored = image.ignored().mask()
-    detected, dilated = (
-        Overlap.of_masks(true.mask(), mask > 0, ignored) for mask in (found, after)
-    )
-    return Judged(image, true, Region.of_mask(found), detections, detected, dilated)
+    detected, dilated = (Overlap.of_masks(true.mask(), one > 0, ignored) for one in (mask, after))
+    return Judged(image, true, Region.of_mask(mask), len(counts), detected, dilated)
 
 
 def _record(dataset: CocoDataset, settings: Settings, judged: Sequence[Judged]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from zarrmask.coco.evaluation import as_table, evaluate
-from zarrmask.coco.pictures import FOUND, STRIP, TRUE, picture
+from zarrmask.coco.pictures import FOUND, IGNORED, STRIP, TRUE, picture
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.errors import AnnotationError, CheckpointError, OutputError, SettingsError
@@ -283,15 +283,16 @@ def test_the_command_prints_a_table_or_json(simulated, zarrmask, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(90, 60), (1700, 2100)])
-def test_a_picture_shows_both_outlines(shape):
-    true, found = np.zeros((2, *shape), bool)
+def test_a_picture_shows_all_outlines(shape):
+    true, found, ignored = np.zeros((3, *shape), bool)
     height, width = shape
     true[height // 4 : height // 2, width // 4 : width // 2] = True
     found[height // 2 + 5 : height - 9, width // 2 + 5 : width - 9] = True
-    png = picture(np.full(shape, 40, np.uint8), true, found, "words")
+    ignored[height // 2 + 5 : height - 9, width // 8 : width // 4] = True
+    png = picture(np.full(shape, 40, np.uint8), true, found, ignored, "words")
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[STRIP:]
     assert 800 <= max(image.shape) <= 1600
-    for mask, colour in ((true, TRUE), (found, FOUND)):
+    for mask, colour in ((true, TRUE), (found, FOUND), (ignored, IGNORED)):
         rows, columns = np.nonzero((image == colour).all(-1))
         there = np.argwhere(mask) * (image.shape[0] / height)
         assert abs(rows.min() - there.min(0)[0]) < 5

@@ -228,7 +228,10 @@ def _draw(folder: Path, worst: Sequence[Judged], window: Window) -> None:
     for place, one in enumerate(worst, start=1):
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", one.image.path.stem)
         words = f"{stem}  IoU {one.detected.iou:.3f}, detections: {one.detections}"
-        drawn = picture(one.image.grey(window), one.true.mask(), one.found.mask(), words)
+        true, found, ignored = (
+            region.mask() for region in (one.true, one.found, one.image.ignored())
+        )
+        drawn = picture(one.image.grey(window), true, found, ignored, words)
         (folder / f"worst_{place:02d}_{stem}.png").write_bytes(drawn)
 
 

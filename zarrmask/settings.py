@@ -31,6 +31,8 @@ AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]  # the workers' fo
 
 DetectWindow = Literal["seed", "auto"] | tuple[float, float]
 Window = Literal["auto"] | tuple[float, float]
+SCORE = 0.1
+"""Detections count above this."""
 MOST_DILATED = 100
 """Percent of a slice's longer side."""
 Range = tuple[int | None, int | None]
@@ -263,7 +265,7 @@ class Settings(BaseModel):
     every_min: int = Field(8, ge=1)
     tolerance: Annotated[float, _in("%")] = Field(15.0, ge=0, le=100)
     mend: bool = True
-    score: float = Field(0.1, ge=0, le=1)
+    score: float = Field(SCORE, ge=0, le=1)
     classes: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
     propagate: Literal["field", "hold"] = "field"
     dilate: Annotated[float | str, BeforeValidator(_dilation)] = 3.0

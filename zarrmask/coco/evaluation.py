@@ -18,7 +18,7 @@ from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
-from zarrmask.detection.config import ModelConfig, guessed, require_file
+from zarrmask.detection.config import LOWEST_SCORE, ModelConfig, guessed, require_file
 from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.masking.field import grown
@@ -28,9 +28,6 @@ from zarrmask.settings import Settings, read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.storage.atomic import require_replaceable, whole_folder
 from zarrmask.storage.digest import sha256
-
-LOWEST_SCORE = 0.05
-"""Detections for the average precision count above this, as detectron2's do."""
 
 
 @dataclass(frozen=True)

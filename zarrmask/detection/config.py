@@ -32,6 +32,8 @@ ARCHITECTURE = "detectron2's Mask R-CNN with a ResNet and FPN (as mask_rcnn_R_10
 
 GROUPS = 32
 """Of a GroupNorm, as in detectron2."""
+LOWEST_SCORE = 0.05
+"""Detections count above this where nothing else is said: detectron2's ``SCORE_THRESH_TEST``."""
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 """Pixels of the network's input for each step in a feature map."""
 

@@ -20,7 +20,7 @@ from torchvision.ops import (
     roi_align,
 )
 
-from zarrmask.detection.config import STRIDES, ModelConfig
+from zarrmask.detection.config import LOWEST_SCORE, STRIDES, ModelConfig
 from zarrmask.detection.mirroring import Look, Size
 from zarrmask.detection.proposals import finite
 from zarrmask.detection.region_pooling import pool_regions
@@ -49,7 +49,7 @@ class Heads(RoIHeads):
             batch_size_per_image=512,
             positive_fraction=0.25,
             bbox_reg_weights=config.box_weights,
-            score_thresh=0.05 if config.score_threshold is None else config.score_threshold,
+            score_thresh=LOWEST_SCORE if config.score_threshold is None else config.score_threshold,
             nms_thresh=config.nms,
             detections_per_img=config.detections_per_image,
             mask_roi_pool=Pool(

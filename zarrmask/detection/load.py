@@ -31,8 +31,6 @@ from zarrmask.errors import SettingsError
 
 Backend: TypeAlias = Literal["torchvision", "detectron2"]
 
-_LOWEST_SCORE = 0.05  # detectron2's own SCORE_THRESH_TEST
-
 
 def load_detector(
     checkpoint: Path,
@@ -90,12 +88,8 @@ def load_detector(
             documents, weights, source, place, score_threshold, mirrored=mirrored
         )
     model_config = config_of(checkpoint, weights.shapes, config)
-    if score_threshold is None:
-        score_threshold = model_config.score_threshold
-    model_config = replace(
-        model_config,
-        score_threshold=_LOWEST_SCORE if score_threshold is None else score_threshold,
-    )
+    if score_threshold is not None:
+        model_config = replace(model_config, score_threshold=score_threshold)
     return MaskRCNNDetector(
         model_config, weights.tensors, source, place, precision, batch, mirrored=mirrored
     )

@@ -13,10 +13,8 @@ from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.detection.load import MaskRCNNDetector
 from zarrmask.masking.overlap import Overlap
+from zarrmask.settings import SCORE
 from zarrmask.training.world import World
-
-SCORE = 0.1
-"""Detections count above this, as in `zarrmask run`."""
 
 
 def mean_union_iou(

@@ -108,27 +108,40 @@ def write_pyramids(
     if slabs is not None:
         slabs.remove()
     for level in next(iter(written.values())).passes[1:]:
-        layers, total, size = [], 0, 0
-        for name, pyramid in written.items():
-            grid = pyramid.bricks(level) if changed is None else pyramid.steps(level)
-            coarser = grid.indices() if changed is None else made_of(changed, plan, level, grid)
-            entries = _entries(ledger, f"level-{level}-{name}", grid)
-            layers.append(
-                one_task_each(
-                    missing_bricks(coarser, entries),
-                    tasks.write_coarser,
-                    grid=grid,
-                    ledger=entries,
-                    pyramid=pyramid,
-                    level=level,
-                    anew=changed is not None,
-                )
-            )
-            total += len(coarser)
-            voxels = prod(grid.shape) * len(coarser) // len(grid)
-            size += voxels * np.dtype(pyramid.dtype).itemsize
-        compute_bricks(client, layers, f"writing from level {level}", total, size, reporter)
+        _write_coarser(client, plan, written, level, ledger, reporter, changed)
     return sum(first.results(map(brick_key, bricks)).values())
+
+
+def _write_coarser(
+    client: Client,
+    plan: Plan,
+    pyramids: Mapping[str, Pyramid],
+    level: int,
+    ledger: Ledger,
+    reporter: Reporter,
+    changed: Sequence[Shape] | None,
+) -> None:
+    """Write the levels that a pass from this one makes, of all pyramids; see `write_pyramids`."""
+    layers, total, size = [], 0, 0
+    for name, pyramid in pyramids.items():
+        grid = pyramid.bricks(level) if changed is None else pyramid.steps(level)
+        bricks = grid.indices() if changed is None else made_of(changed, plan, level, grid)
+        entries = _entries(ledger, f"level-{level}-{name}", grid)
+        layers.append(
+            one_task_each(
+                missing_bricks(bricks, entries),
+                tasks.write_coarser,
+                grid=grid,
+                ledger=entries,
+                pyramid=pyramid,
+                level=level,
+                anew=changed is not None,
+            )
+        )
+        total += len(bricks)
+        voxels = prod(grid.shape) * len(bricks) // len(grid)
+        size += voxels * np.dtype(pyramid.dtype).itemsize
+    compute_bricks(client, layers, f"writing from level {level}", total, size, reporter)
 
 
 def forget_slices(

@@ -17,11 +17,11 @@ import zarrmask
 from zarrmask.coco.export import annotate
 from zarrmask.errors import OutputError, StackError
 from zarrmask.info import describe
+from zarrmask.planning import reading
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import brick_grid
 from zarrmask.records.damage import Damage
 from zarrmask.records.journal import Journal
-from zarrmask.running import reading
 from zarrmask.running.bridging import REPRIEVES, Bridger
 from zarrmask.stack import UnreadableError, open_source, remote, unreadable
 from zarrmask.workers.cluster import come_to_rest

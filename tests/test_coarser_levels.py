@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import zarrmask
 from zarrmask.phantom import Phantom
-from zarrmask.running import reading
+from zarrmask.planning import reading
 from zarrmask.stack import open_source
 
 SHAPE = (40, 904, 944)

@@ -267,3 +267,15 @@ def test_who_fails_stops_what_runs_ahead():
     with pytest.raises(KeyError), ahead(items(), stopped.set):
         raise KeyError
     assert stopped.is_set()
+
+
+def test_who_ends_does_not_wait_for_imports_for_ever():
+    """Ctrl-C in the midst of an import may leave Python's lock of imports taken."""
+    code = """
+import _imp
+from zarrmask.workers import ahead
+ahead.LAST = 0.2
+_imp.acquire_lock()
+ahead.import_ahead("wave")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

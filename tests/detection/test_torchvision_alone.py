@@ -16,12 +16,15 @@ def test_a_detector_looks_without_the_compiler():
         from pathlib import Path
 
         import numpy as np
+        import torch
 
         from zarrmask.detection.load import load_detector
         detector = load_detector(Path("{CHECKPOINT}"))
         detector.detect([np.full((96, 96), 7, np.uint8)], [(96, 96)])
         assert "torchvision.ops" in sys.modules
-        assert not {{"torch._dynamo", "torch._dynamo.utils", "sympy"}} & set(sys.modules)
+        assert not {{"torch._dynamo", "torch._dynamo.utils"}} & set(sys.modules)
+        if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8):  # older ones want it
+            assert "sympy" not in sys.modules
         """
     )
 

@@ -299,9 +299,9 @@ def decode_region(file: File, header: Header, y: slice, x: slice, out: np.ndarra
         segments = tif.filehandle.read_segments(
             [page.dataoffsets[i] for i in touched],
             [page.databytecounts[i] for i in touched],
-            touched,
         )
-        for data, index in segments:
+        for data, place in segments:  # told others' numbers, older tifffiles fail where it is one
+            index = touched[place]
             decoded, (_, _, top, left, _), _ = page.decode(
                 data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
             )

@@ -301,8 +301,9 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         If it is neither, is no volume, or not uint8, uint16, int16 or float32.
     """
     path = place.shown if isinstance(place, Remote) else escaped(place)
-    # zarr takes a text with :: in it for a chain of URLs.
-    store = PatientStore(zarr_store(place.place)) if isinstance(place, Remote) else Path(place)
+    store: PatientStore | Path = Path(str(place))  # zarr takes a text with :: for a chain of URLs
+    if isinstance(place, Remote):
+        store = PatientStore(zarr_store(place.place).with_read_only(True))
     try:
         # The faster zarrs cannot read big-endian or Fortran-ordered arrays, which others may write.
         with opening():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -92,6 +93,7 @@ def import_ahead(*modules: str) -> None:
 
     Whoever wants it imports it himself: then what is wrong with it is told. A process that ends
     before waits for it: a thread that is cut off while a library begins may take the process along.
+    But not for ever: Ctrl-C in the midst of an import may leave Python's lock of imports taken.
     """
 
     def work() -> None:
@@ -99,5 +101,7 @@ def import_ahead(*modules: str) -> None:
             for name in modules:
                 import_module(name)
 
+    thread = threading.Thread(target=work, name="imports", daemon=True)
+    atexit.register(thread.join, LAST)
     with uninterrupted():
-        threading.Thread(target=work, name="imports").start()
+        thread.start()

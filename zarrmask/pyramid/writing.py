@@ -56,7 +56,7 @@ _GROUP = {
     "0.5": ("zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'),
 }
 """The file that makes a folder a group, by version of NGFF."""
-_LEVEL = re.compile("[0-9]+")
+_LEVEL = re.compile("1?[0-9]")  # of 20 at most (`Settings.levels`): more is somebody else's
 _GROUP_FILES = (".zmetadata", ".zgroup", ".zattrs", "zarr.json")
 """In the order in which they are removed: the last says whose the folder is."""
 _STALE = {"0.4": (".zmetadata", "zarr.json"), "0.5": (".zmetadata", ".zgroup", ".zattrs")}

@@ -14,9 +14,11 @@ import safetensors.torch
 import tifffile
 import torch
 import yaml
+from pretended import pretended
 from torchvision.ops import box_iou
 
 import zarrmask
+from zarrmask.detection import load
 from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import read_config
 from zarrmask.detection.config_file import read_documents
@@ -339,6 +341,25 @@ def test_a_batch_gives_what_each_slice_gives_alone(random_r18):
         assert len(alone) == len(found) > 0
         assert np.abs(alone.boxes - found.boxes).max() < 1e-2
         assert np.abs(alone.patches - found.patches).max() < 1e-4
+
+
+@needs_detectron2
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_detecting_stays_on_a_gpu(random_r18, monkeypatch, device, mirrored):
+    """On one that is pretended; whose tensors know no inference mode where they are buffers."""
+    options = {"backend": "detectron2", "score_threshold": 0.1, "mirrored": mirrored}
+    image = drawn(11, (400, 500))
+    here = load_detector(random_r18, **options)
+    prepared = here.network_input.prepare(image)
+    (expected,) = here.detect([prepared], [image.shape])
+    monkeypatch.setattr(load, "find_device", torch.device)
+    with pretended(monkeypatch), torch.no_grad():
+        there = load_detector(random_r18, device=device, **options)
+        (found,) = type(there).detect.__wrapped__(there, [prepared], [image.shape])
+    assert len(found) == len(expected) > 0
+    assert np.abs(found.boxes - expected.boxes).max() < 1e-2
+    assert np.abs(found.patches - expected.patches).max() < 1e-4
 
 
 @needs_detectron2

@@ -36,13 +36,16 @@ def picture(
     size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     image = cv2.cvtColor(cv2.resize(grey, size, interpolation=how), cv2.COLOR_GRAY2BGR)
-    for mask, colour, width in ((ignored, IGNORED, 2), (true, TRUE, 4), (found, FOUND, 2)):
+    outlines = [("true", true, TRUE, 4), ("found", found, FOUND, 2)]
+    if ignored.any():
+        outlines.insert(0, ("ignored", ignored, IGNORED, 2))
+    for _, mask, colour, width in outlines:
         shown = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         lines, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(image, lines, -1, colour, width, cv2.LINE_AA)
     strip = np.zeros((STRIP, image.shape[1], 3), np.uint8)
     left = 8
-    legend = [("true", TRUE), ("found", FOUND), ("ignored", IGNORED)][: 3 if ignored.any() else 2]
+    legend = [(name, colour) for name, _, colour, _ in outlines]
     for text, colour in (*legend, (words, (255, 255, 255))):
         cv2.putText(strip, text, (left, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
         left += cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.55, 1)[0][0] + 16

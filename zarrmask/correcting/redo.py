@@ -119,8 +119,8 @@ def redo(
     place = output_place(run)
     reporter = reporter or Reporter()
     weights = {
-        name: None if path is None else str(Path(path).absolute())
-        for name, path in {"checkpoint": checkpoint, "config": config}.items()
+        name: str(Path(path).absolute())
+        for name, path in _given({"checkpoint": checkpoint, "config": config}).items()
     }
     how = {"detect-every": detect_every, "mirrored": mirrored}
     detect = _given({"score": score, **weights, **how})

@@ -15,7 +15,7 @@ from PIL import Image
 from zarrmask import __version__
 from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
-from zarrmask.errors import SettingsError, StackError
+from zarrmask.errors import SettingsError
 from zarrmask.images.numbered import (
     PROXIES,
     ImageFolder,
@@ -28,7 +28,7 @@ from zarrmask.planning.memory import detecting_bytes
 from zarrmask.planning.plan import make_plan
 from zarrmask.planning.reading import keyframe_runs
 from zarrmask.progress import Reporter
-from zarrmask.running.opening import refuse_worker
+from zarrmask.running.opening import changed_meanwhile, refuse_worker
 from zarrmask.running.reading import lazy_slices, sample_greys
 from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
@@ -163,10 +163,7 @@ def proxy(
                     results(client, [written], advance)
             source.forget()
             if source.fingerprint() != fingerprint:
-                raise StackError(
-                    f"{source.path} was changed while it was read, so {target.path} may hold some "
-                    "of what it was and some of what it is; give the same command with --overwrite"
-                )
+                raise changed_meanwhile(source, target.path)
         else:
             reporter.say(f"{target.path} is finished already; --overwrite would make it anew")
         paths = [target.path / form.name(number) for number in plan.numbers.tolist()]

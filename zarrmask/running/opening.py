@@ -144,6 +144,14 @@ def position_identity(source: Source) -> dict[str, Any]:
     return {"offset": list(source.offset)} if any(source.offset) else {}
 
 
+def changed_meanwhile(source: Source, out: Place) -> StackError:
+    """What to say where a stack is not any more what it was when it began to be read."""
+    return StackError(
+        f"{source.path} was changed while it was read, so {out} may hold some of what it was and "
+        "some of what it is; give the same command with --overwrite"
+    )
+
+
 def refuse_worker() -> None:
     """Refuse to run where a script that lacks its guard is imported by its own workers."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):

@@ -28,6 +28,7 @@ from zarrmask.records.damage import Damage, is_repaired
 from zarrmask.records.journal import Journal
 from zarrmask.running.bridging import Bridger
 from zarrmask.running.model import network_of
+from zarrmask.running.opening import changed_meanwhile
 from zarrmask.running.outputs import require_outputs
 from zarrmask.running.reading import sample_greys
 from zarrmask.running.writing import bricks_left, forget_slices, write_pyramids
@@ -149,10 +150,7 @@ class Session:
         except StackError:  # a file is gone that was read before, or that nobody asked for
             return
         if not same:
-            raise StackError(
-                f"{self.source.path} was changed while it was read, so {self.journal.out} may hold "
-                "some of what it was and some of what it is; give the same command with --overwrite"
-            )
+            raise changed_meanwhile(self.source, self.journal.out)
 
     @property
     def device(self) -> Kind | None:

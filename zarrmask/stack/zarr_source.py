@@ -301,9 +301,11 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         If it is neither, is no volume, or not uint8, uint16, int16 or float32.
     """
     path = place.shown if isinstance(place, Remote) else escaped(place)
-    store: PatientStore | Path = Path(str(place))  # zarr takes a text with :: for a chain of URLs
+    store: PatientStore | Path
     if isinstance(place, Remote):
         store = PatientStore(zarr_store(place.place).with_read_only(True))
+    else:
+        store = Path(place)  # zarr takes a text with :: in it for a chain of URLs
     try:
         # The faster zarrs cannot read big-endian or Fortran-ordered arrays, which others may write.
         with opening():

@@ -100,6 +100,7 @@ def import_ahead(*modules: str) -> None:
         with suppress(Exception):
             for name in modules:
                 import_module(name)
+        atexit.unregister(thread.join)
 
     thread = threading.Thread(target=work, name="imports", daemon=True)
     atexit.register(thread.join, LAST)

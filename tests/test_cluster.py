@@ -19,7 +19,8 @@ import zarrmask
 from zarrmask import ZarrmaskError
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
-from zarrmask.workers.cluster import come_to_rest, connect, find_crew, require_sight, started
+from zarrmask.workers.cluster import come_to_rest, connect, require_sight, started
+from zarrmask.workers.crew import CrewRequest, find_crew
 from zarrmask.workers.vitals import at_work, has_lost
 
 
@@ -104,7 +105,7 @@ def scheduler(**environment):
 def test_a_scheduler_without_workers_is_waited_for_and_named(capsys):
     with scheduler() as address:
         with pytest.raises(ZarrmaskError, match=f"at {address} has no worker; start some with"):
-            find_crew(address, patience="500ms")
+            find_crew(CrewRequest(address, patience="500ms"))
         assert f"{address} has no worker; waiting up to 0:00:00.5" in capsys.readouterr().err
 
 
@@ -130,7 +131,7 @@ def test_a_scheduler_that_lacks_zarrmask_is_named(tmp_path):
 )
 def test_a_patience_that_is_no_time_is_refused(patience):
     with pytest.raises(SettingsError, match=f"--patience {patience} is not a time to wait"):
-        find_crew(patience=patience)
+        find_crew(CrewRequest(patience=patience))
 
 
 class Losing:
@@ -152,14 +153,14 @@ def test_a_lost_scheduler_is_told_from_a_lost_worker():
 @pytest.mark.parametrize("workers", [0, -2])
 def test_no_workers_at_all_are_refused(workers):
     with pytest.raises(SettingsError, match=f"{workers} workers; give 1 at least"):
-        find_crew(workers=workers)
+        find_crew(CrewRequest(workers=workers))
 
 
 @pytest.mark.parametrize(
     ("patience", "seconds"), [(None, 600), (90, 90), ("90", 90), ("12h", 43200)]
 )
 def test_patience_is_read_as_dask_reads_times(patience, seconds):
-    assert find_crew(patience=patience).patience == seconds
+    assert find_crew(CrewRequest(patience=patience)).patience == seconds
 
 
 def test_workers_that_do_not_see_the_output_are_named(stack, tmp_path):
@@ -250,8 +251,7 @@ def test_what_others_do_on_a_cluster_is_not_waited_for(cluster, tmp_path):
 def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
     cluster, tmp_path, capsys
 ):
-    crew = find_crew(cluster)
-    at = crew, cluster, tmp_path / "out", [], Reporter()
+    at = find_crew(CrewRequest(cluster)), tmp_path / "out", [], Reporter()
     with at_work(*at) as (client, *_):
         _begin(client, tmp_path, 1.0)
     assert not (tmp_path / "done").exists()
@@ -262,7 +262,7 @@ def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
 
 def test_no_login_of_an_output_is_shown_on_the_dashboard(cluster):
     out = UPath("http://me:hidden@localhost/out")
-    with at_work(find_crew(cluster), cluster, out, [], Reporter()):
+    with at_work(find_crew(CrewRequest(cluster)), out, [], Reporter()):
         (name,) = dask.get_annotations()["span"]["name"]
     assert name == "zarrmask http://...@localhost/out"
 

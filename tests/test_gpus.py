@@ -10,7 +10,8 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import SettingsError
-from zarrmask.workers.cluster import Crew, connect, find_crew
+from zarrmask.workers.cluster import connect
+from zarrmask.workers.crew import Crew, CrewRequest, find_crew
 from zarrmask.workers.gpus import visible_gpus
 
 GB = 10**9
@@ -27,7 +28,7 @@ def test_a_missing_dask_cuda_is_named_with_what_brings_it(zarrmask, stack, tmp_p
 @pytest.mark.parametrize("other", [{"workers": 2}, {"scheduler": "tcp://127.0.0.1:1"}])
 def test_gpus_and_other_workers_exclude_each_other(other):
     with pytest.raises(SettingsError, match="leave it out, or --scheduler and --workers"):
-        find_crew(gpus=True, **other)
+        find_crew(CrewRequest(gpus=True, **other))
 
 
 def test_gpus_do_not_detect_on_a_processor(stack, tmp_path):
@@ -52,16 +53,16 @@ def test_a_machine_without_gpus_says_so(stack, tmp_path, monkeypatch):
 
 
 def test_a_worker_a_gpu_shares_the_cores(monkeypatch):
-    monkeypatch.setattr("zarrmask.workers.cluster.visible_gpus", lambda: ["0", "1", "2"])
+    monkeypatch.setattr("zarrmask.workers.crew.visible_gpus", lambda: ["0", "1", "2"])
     monkeypatch.setattr("dask.system.CPU_COUNT", 32)
-    crew = find_crew(memory="64GB", gpus=True)
-    assert crew == Crew(3, 10, 64 * GB, local=True, fixed=False, gpus=True)
+    crew = find_crew(CrewRequest(memory="64GB", gpus=True))
+    assert crew == Crew(3, 10, 64 * GB, fixed=False, gpus=True)
 
 
 def test_the_cluster_is_dask_cuda_s(stack, tmp_path, monkeypatch):
     """The real cluster; only asking NVIDIA's library, which is not here, is left out."""
     pytest.importorskip("dask_cuda", reason="zarrmask[gpus] is not installed")
-    monkeypatch.setattr("zarrmask.workers.cluster.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("zarrmask.workers.crew.visible_gpus", lambda: ["0", "1"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("DASK_CUDA_TEST_DISABLE_DEVICE_SPECIFIC", "1")
     with connect(workers=2, threads=3, gpus=True) as client:

@@ -40,7 +40,7 @@ from zarrmask.settings import read_settings
 from zarrmask.stack.header import Header
 from zarrmask.stack.slices import SliceSource
 from zarrmask.stack.tiff import read_tiff
-from zarrmask.workers.cluster import Crew, find_crew
+from zarrmask.workers.crew import Crew, CrewRequest, find_crew
 from zarrmask.workers.processes import shared_imports
 
 GB = 10**9
@@ -61,7 +61,7 @@ def forecast_of(source, tmp_path, crew=None, masked=True, **options):
         pyramids = run_pyramids(Journal.of_run(tmp_path), plan, source, options, referenced=False)
     else:
         pyramids = converted_pyramids(Journal.of_conversion(tmp_path), plan, source, options)
-    crew = crew or Crew(2, 1, 64 * GB, local=True)
+    crew = crew or Crew(2, 1, 64 * GB)
     network = Network(10**7, NetworkInput(320, 576)) if masked else None
     return Forecast(source, plan, pyramids, crew, network).fitted()
 
@@ -196,7 +196,7 @@ def test_slices_of_one_strip_are_decoded_once_ahead():
     ],
 )
 def test_bricks_are_written_while_gpus_detect(expected, gpus, local, options):
-    who = Crew(2, 4, 64 * GB, local=local, gpus=gpus)
+    who = Crew(2, 4, 64 * GB, None if local else "tcp://there", gpus=gpus)
     assert writes_meanwhile(who, read_settings(**options)) == expected
 
 
@@ -219,7 +219,7 @@ def test_masks_of_whole_slices_take_memory_beside_those_of_keyframes():
 
 
 def crew(memory, workers=2, threads=1, local=True, fixed=True):
-    return Crew(workers, threads, memory, local, fixed)
+    return Crew(workers, threads, memory, None if local else "tcp://there", fixed)
 
 
 def test_bricks_hold_whole_strips_where_the_memory_allows():
@@ -253,7 +253,7 @@ def with_any_bricks(forecast):
     ("compressor", "bytes_"), [("blosc-zstd:6", 0), ("blosc-zstd:9", 36_000_000), ("none", 0)]
 )
 def test_encoders_have_tables(tmp_path, compressor, bytes_):
-    source, crew = stack_of((64, 256, 256)), Crew(2, 1, 64 * GB, local=True)
+    source, crew = stack_of((64, 256, 256)), Crew(2, 1, 64 * GB)
     plain, other = (
         forecast_of(source, tmp_path, crew, masked=False, compressor=name).memory.total
         for name in ("blosc-lz4", compressor)
@@ -300,7 +300,7 @@ def test_who_goes_on_with_less_memory_keeps_the_bricks_and_does_with_fewer(memor
 
 def test_for_want_of_memory_all_gpus_are_used_by_fewer_tasks():
     def foreseen(memory, gpus=True):
-        crew = Crew(8, 16, memory * GB, local=True, fixed=False, gpus=gpus)
+        crew = Crew(8, 16, memory * GB, fixed=False, gpus=gpus)
         return forecast_of(stack_of(SCROLL), Path("out"), crew)
 
     assert (foreseen(128).crew.workers, foreseen(128).crew.threads) == (8, 16)
@@ -330,14 +330,14 @@ def test_nothing_is_refused_where_nobody_knows_the_memory():
 @pytest.mark.parametrize("size", ["much", "-4GB", "4 apples", "", 0])
 def test_a_size_that_is_none_is_named(size):
     with pytest.raises(SettingsError, match="not a size"):
-        find_crew(memory=size)
+        find_crew(CrewRequest(memory=size))
 
 
 def test_a_crew_of_this_machine():
-    crew = find_crew(memory="8GB", workers=3)
-    assert crew == Crew(3, 1, 8 * GB, local=True, imported=shared_imports())
-    assert find_crew().memory > GB
-    assert not find_crew().fixed
+    crew = find_crew(CrewRequest(memory="8GB", workers=3))
+    assert crew == Crew(3, 1, 8 * GB, imported=shared_imports())
+    assert find_crew(CrewRequest()).memory > GB
+    assert not find_crew(CrewRequest()).fixed
 
 
 def test_a_crew_of_a_cluster_has_what_its_workers_are_limited_to(tmp_path):
@@ -351,7 +351,7 @@ def test_a_crew_of_a_cluster_has_what_its_workers_are_limited_to(tmp_path):
         ) as cluster,
         Client(cluster),
     ):
-        found = find_crew(cluster.scheduler_address)
+        found = find_crew(CrewRequest(cluster.scheduler_address))
     assert (found.workers, found.threads, found.local) == (2, 3, False)
     assert found.memory == pytest.approx(0.8 * 4 * GB)
 
@@ -497,6 +497,6 @@ def test_a_conversion_takes_what_was_predicted(tmp_path, block, compressor, dept
 @pytest.mark.parametrize("rows", [1, 2048])
 def test_all_hands_get_bricks(tmp_path, rows, hands):
     source = stack_of((128, 2048, 2048), (rows, 2048))
-    foreseen = forecast_of(source, tmp_path, Crew(hands, 1, 64 * GB, local=True), masked=False)
+    foreseen = forecast_of(source, tmp_path, Crew(hands, 1, 64 * GB), masked=False)
     assert len(foreseen.plan.grid) >= hands
     assert foreseen.decodes_ahead == (rows > 1 and hands > 1)  # slices whole, by one alone

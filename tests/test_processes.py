@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from zarrmask.workers import processes
-from zarrmask.workers.cluster import connect, find_crew
+from zarrmask.workers.cluster import connect
+from zarrmask.workers.crew import CrewRequest, find_crew
 from zarrmask.workers.processes import DETECTING, WRITING, make_ready, shared_imports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
@@ -163,9 +164,9 @@ def test_there_are_workers_without_forks(monkeypatch, tmp_path):
         patch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
         assert shared_imports(DETECTING) == ()
         assert make_ready() == "spawn"
-        assert find_crew(detects=True).imported == ()
+        assert find_crew(CrewRequest(), detects=True).imported == ()
     monkeypatch.setattr(processes, "_possible", False)
-    assert find_crew(workers=1).imported == ()
+    assert find_crew(CrewRequest(workers=1)).imported == ()
     monkeypatch.undo()
     with connect(workers=1, imported=()) as client:
         assert set(client.run(_parent).values()) == {os.getpid()}
@@ -210,9 +211,9 @@ def test_workers_end_with_the_process_that_they_were_forked_from_and_come_back(t
 
 def test_what_workers_share_is_settled_by_the_first():
     make_ready()
-    began = find_crew().imported
+    began = find_crew(CrewRequest()).imported
     assert set(WRITING) <= set(began)
-    assert find_crew(detects=True).imported == began
+    assert find_crew(CrewRequest(), detects=True).imported == began
 
 
 def test_a_socket_has_room_in_the_longest_folder():

@@ -30,7 +30,7 @@ from zarrmask.progress import Reporter
 from zarrmask.pyramid import step_grid, touched
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import open_source
-from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.crew import find_crew
 
 SHAPE = (100, 600)
 NUMBERS = range(100, 170)

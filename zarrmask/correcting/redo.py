@@ -45,7 +45,7 @@ from zarrmask.storage.place import (
     remove,
     written_command,
 )
-from zarrmask.workers.cluster import Crew, find_crew
+from zarrmask.workers.crew import Crew, CrewRequest, find_crew
 from zarrmask.workers.vitals import at_work
 
 ENTERED = ("identity", "state", "corrections", "pending")
@@ -145,14 +145,14 @@ def redo(
             "the last correction was the same, and is finished: this one comes on top of it "
             "(--undo takes back the last)"
         )
-    crew = find_crew(scheduler, workers, memory, patience, reporter)
+    crew = find_crew(CrewRequest(scheduler, workers, memory, patience), reporter)
     held = held_at_once(there, span, taken.numbers)
     crew = _fitted(crew, there, taken.redetection, held, reporter)
     given, redetection = taken.given, taken.redetection
     seen = to_be_seen(there.journal, there.source, *(given.local if given else []))
     with reached(place), there.journal.lock():
         correction, writing = _begin(there, taken.correction, reporter)
-        with at_work(crew, scheduler, place, seen, reporter) as (client, *_):
+        with at_work(crew, place, seen, reporter) as (client, *_):
             reaches = span if hold is None else (min(span[0], hold), max(span[1], hold + 1))
             before = there.masks(client, reaches, reporter)
             number = len(there.corrections)
@@ -175,7 +175,7 @@ def redo(
                 client, there.plan, slice(start, stop), before, after, comparing, reporter
             )
             _enter(there, correction, CORRECTING)
-            _write(client, there, changed, after, scheduler, reporter)
+            _write(client, there, changed, after, crew, reporter)
         record = _corrected(there, replace(correction, bricks=len(changed), voxels=voxels))
         finish_run(there.journal, record, there.pyramids, there.plan, reporter)
         if undo:
@@ -524,7 +524,7 @@ def _write(
     there: FinishedRun,
     changed: list[Shape],
     masks: LayeredMasks,
-    scheduler: str | None,
+    crew: Crew,
     reporter: Reporter,
 ) -> None:
     """Write bricks anew, and what is made of them."""
@@ -535,7 +535,7 @@ def _write(
     if any(made):
         ledger.forget()  # somebody removed what it speaks of
     recall(client, plan, written, changed, ledger.stage("recalling"), reporter)
-    with shared_disk(journal, scheduler) as disk:
+    with shared_disk(journal, crew) as disk:
         write_pyramids(
             client,
             there.source,

@@ -32,6 +32,7 @@ from zarrmask.settings import Settings, read_settings
 from zarrmask.stack import Source
 from zarrmask.storage.place import Place, output_place
 from zarrmask.workers.ahead import import_ahead
+from zarrmask.workers.crew import CrewRequest
 
 APPLIED = CONVERTED | {"volume", "links"}
 """Settings, beside the dilation, that decide what comes out."""
@@ -101,14 +102,8 @@ def apply(
     given = given.needed(sampled.first, sampled.stop)
     job = _job(stack, source, given, place, settings, sampled, erodes=bool(erode))
     journal = job.journal
-    session = job.session(
-        reporter,
-        scheduler=scheduler,
-        workers=workers,
-        memory=memory,
-        patience=patience,
-        overwrite=overwrite,
-    )
+    request = CrewRequest(scheduler, workers, memory, patience)
+    session = job.session(request, reporter, overwrite=overwrite)
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return journal.read() or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from dask.delayed import delayed
 from distributed import Client
 from numpy.typing import NDArray
 
-from zarrmask import __version__
 from zarrmask.contrast import detected_window
 from zarrmask.errors import OutputError, SettingsError
 from zarrmask.images.numbered import (
@@ -25,7 +25,6 @@ from zarrmask.images.numbered import (
     ImageFormat,
     fitted,
     local_folder,
-    require_space,
 )
 from zarrmask.images.slabs import Slab, fill, filled, pieces, slab_depth
 from zarrmask.planning.crop import crop
@@ -39,7 +38,7 @@ from zarrmask.settings import read_settings
 from zarrmask.stack import SLABS, Source, open_source
 from zarrmask.storage.place import Place, place_of, printable, reached
 from zarrmask.workers.blocks import one_task_each, results
-from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.crew import CrewRequest, find_crew
 from zarrmask.workers.vitals import at_work
 
 WHAT = ("masked", "mask", "volume")
@@ -125,7 +124,8 @@ def export(
         reporter.say(f"grey values {low:g} to {high:g} become 0 to 255")
         form = replace(form, window=(low, high))
     crew = fitted(
-        find_crew(scheduler, workers, memory, patience, reporter), _memory(volume, len(chosen))
+        find_crew(CrewRequest(scheduler, workers, memory, patience), reporter),
+        _memory(volume, len(chosen)),
     )
     identity = {
         "run": record["identity"],
@@ -137,36 +137,34 @@ def export(
         **({"lzw": lzw} if format == "tif" else {}),
         **({"quality": quality, "window": form.window} if format == "jpg" else {}),
     }
-    with target.lock():
+
+    def write(missing: NDArray[np.int64]) -> None:
+        shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
         journal = target.journal
-        state = journal.check(identity, overwrite=overwrite)
-        missing = target.missing(chosen, form, state)
-        if len(missing):
-            if warning := require_space(target.path, *_space(volume, form, len(missing))):
-                reporter.warn(warning)
-            if state == "new":
-                journal.start(identity)
-            shutil.rmtree(target.scratch, ignore_errors=True)  # of a session that was stopped
-            seen = [journal.held]
-            with (
-                at_work(crew, scheduler, journal.out, seen, reporter) as (client, *_),
-                reporter.stage("writing", len(missing), "slices") as advance,
-            ):
-                _write(client, volume, missing, form, target.path, target.scratch, advance)
-            if not _is_as_it_was(place, record, record["volume"] if what == "volume" else None):
-                for number in missing.tolist():
-                    (target.path / form.name(number)).unlink(missing_ok=True)
-                raise OutputError(
-                    f"{printable(place)} was corrected or made anew while it was read, so what was "
-                    "written of it now is gone; give the same command again, with --overwrite if "
-                    "images of before are there"
-                )
-        else:
-            reporter.say(f"{target.path} is finished already; --overwrite would make it anew")
-        there = sum((target.path / form.name(number)).stat().st_size for number in chosen.tolist())
-        told = {"zarrmask": __version__, "state": "finished", "identity": identity, "bytes": there}
-        journal.finish(told)
-    return told
+        with (
+            at_work(crew, journal.out, [journal.held], reporter) as (client, *_),
+            reporter.stage("writing", len(missing), "slices") as advance,
+        ):
+            _write(client, volume, missing, form, target.path, target.scratch, advance)
+        if not _is_as_it_was(place, record, record["volume"] if what == "volume" else None):
+            for number in missing.tolist():
+                (target.path / form.name(number)).unlink(missing_ok=True)
+            raise OutputError(
+                f"{printable(place)} was corrected or made anew while it was read, so what was "
+                "written of it now is gone; give the same command again, with --overwrite if "
+                "images of before are there"
+            )
+
+    return target.fill(
+        chosen,
+        form,
+        identity,
+        write,
+        partial(_space, volume, form),
+        {},
+        overwrite=overwrite,
+        reporter=reporter,
+    )
 
 
 def _is_as_it_was(run: Place, record: Mapping[str, Any], given: str | None) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,17 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from zarrmask import __version__
 from zarrmask.errors import OutputError, RoomError, SettingsError, sized
 from zarrmask.grey import Rescaling
 from zarrmask.planning.memory import A_TASK, CLIENT, Memory, at_rest
 from zarrmask.planning.room import free_space
+from zarrmask.progress import Reporter
 from zarrmask.records.journal import SCRATCH, WORK, Journal, RecordFile
 from zarrmask.stack.zarr_source import is_zarr
 from zarrmask.storage.atomic import replacing
 from zarrmask.storage.place import names_in, require_writable
-from zarrmask.workers.cluster import Crew
+from zarrmask.workers.crew import Crew
 
 ROWS_A_STRIP = 128
 MOST_OF_A_JPEG = 65_500
@@ -156,16 +157,6 @@ class ImageFolder:
         """Folder for what is not to stay."""
         return self.path / WORK / SCRATCH
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder against others who would write to it.
-
-        Raises
-        ------
-        OutputError
-            Where somebody does.
-        """
-        return self.journal.lock()
-
     def keep_apart(self, *stacks: str) -> None:
         """Refuse a folder that is a stack which is read, or lies in one that is a zarr.
 
@@ -188,12 +179,70 @@ class ImageFolder:
                     f"{self.path} would overwrite what is read, {stack}; name another folder"
                 )
 
-    def missing(
-        self, numbers: NDArray[np.int64], form: ImageFormat, state: str
-    ) -> NDArray[np.int64]:
-        """Of some slices, those whose images are not there: all, if the folder's state is "new"."""
-        there = names_in(self.path) if state != "new" else set()
-        return numbers[[form.name(number) not in there for number in numbers.tolist()]]
+    def fill(
+        self,
+        numbers: NDArray[np.int64],
+        form: ImageFormat,
+        identity: Mapping[str, Any],
+        write: Callable[[NDArray[np.int64]], None],
+        space: Callable[[int], tuple[int, int]],
+        told: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        reporter: Reporter,
+    ) -> dict[str, Any]:
+        """Write the images that are not there, and hold the folder meanwhile.
+
+        Parameters
+        ----------
+        numbers : (n,) int64
+            Of the slices whose images are to be there.
+        form : ImageFormat
+        identity : mapping
+            What makes the folder this one's.
+        write : callable
+            Writes the images of some slices, given their numbers.
+        space : callable
+            Bytes that so many images take on the disk, at least and at most.
+        told : mapping
+            What the record says beside that.
+        overwrite : bool
+            Whether images that another call left make way.
+        reporter : Reporter
+
+        Returns
+        -------
+        dict
+            What the record holds.
+
+        Raises
+        ------
+        ZarrmaskError
+            Where the folder is another's, or in use; where space will not do; what `write` raises.
+        """
+        with self.journal.lock():
+            journal = self.journal
+            state = journal.check(identity, overwrite=overwrite)
+            there = names_in(self.path) if state != "new" else set()
+            missing = numbers[[form.name(number) not in there for number in numbers.tolist()]]
+            if len(missing):
+                if warning := require_space(self.path, *space(len(missing))):
+                    reporter.warn(warning)
+                if state == "new":
+                    journal.start(identity)
+                write(missing)
+            else:
+                reporter.say(f"{self.path} is finished already; --overwrite would make it anew")
+            paths = [self.path / form.name(number) for number in numbers.tolist()]
+            record = {
+                **(journal.read() or {}),
+                "zarrmask": __version__,
+                "state": "finished",
+                **told,
+                "bytes": sum(path.stat().st_size for path in paths),
+            }
+            journal.finish(record)
+        return record
 
 
 def fitted(crew: Crew, tasks: Mapping[str, tuple[int, int]]) -> Crew:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zarrmask import __version__
 from zarrmask.contrast import settle_contrast
 from zarrmask.detection.inputs import Window, to_8bit
 from zarrmask.errors import SettingsError
@@ -22,7 +21,6 @@ from zarrmask.images.numbered import (
     ImageFormat,
     fitted,
     local_folder,
-    require_space,
 )
 from zarrmask.planning.memory import detecting_bytes
 from zarrmask.planning.plan import make_plan
@@ -34,7 +32,7 @@ from zarrmask.settings import read_settings
 from zarrmask.stack import open_source
 from zarrmask.storage.place import Place
 from zarrmask.workers.blocks import results
-from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.crew import CrewRequest, find_crew
 from zarrmask.workers.vitals import at_work
 
 
@@ -107,7 +105,7 @@ def proxy(
     form.require_fit(shape)
     pixels = len(plan.keyframes) * prod(source.shape[1:])
     whole = {"slices": len(plan.keyframes), "voxel_bytes": pixels * source.dtype.itemsize}
-    crew = find_crew(scheduler, workers, memory, patience, reporter)
+    crew = find_crew(CrewRequest(scheduler, workers, memory, patience), reporter)
     runs = keyframe_runs(source, plan.keyframes, shape, crew.workers)
     reading = max(
         detecting_bytes(
@@ -129,53 +127,45 @@ def proxy(
         "z": [plan.first, plan.stop],
         "detect_window": settings.detect_window,
     }
-    with target.lock():
+
+    def write(missing: NDArray[np.int64]) -> None:
+        indices = plan.keyframes[np.isin(plan.numbers, missing)]
         journal = target.journal
-        state = journal.check(identity, overwrite=overwrite)
-        missing = target.missing(plan.numbers, form, state)
-        if len(missing):
-            if warning := require_space(target.path, 0, len(missing) * prod(shape)):
-                reporter.warn(warning)
-            if state == "new":
-                journal.start(identity)
-            indices = plan.keyframes[np.isin(plan.numbers, missing)]
-            seen = [journal.held]
-            with at_work(crew, scheduler, journal.out, seen, reporter) as (client, *_):
-                sample = partial(sample_greys, client, source, plan.keyframes, reporter)
-                contrast = settle_contrast(
-                    journal, source.dtype, settings, sample, reporter, detecting=True
-                )
-                slices = lazy_slices(keyframe_runs(source, indices, shape, crew.workers))
-                numbers = da.from_array(missing[:, None, None], chunks=(slices.chunks[0], 1, 1))
-                written = da.map_blocks(
-                    write_proxies,
-                    slices,
-                    numbers,
-                    window=contrast.detected,
-                    shape=shape,
-                    form=form,
-                    folder=target.path,
-                    drop_axis=[1, 2],
-                    dtype=bool,
-                    meta=np.empty(0, bool),
-                )
-                with reporter.stage("writing", len(missing), "slices") as advance:
-                    results(client, [written], advance)
-            source.forget()
-            if source.fingerprint() != fingerprint:
-                raise changed_meanwhile(source, target.path)
-        else:
-            reporter.say(f"{target.path} is finished already; --overwrite would make it anew")
-        paths = [target.path / form.name(number) for number in plan.numbers.tolist()]
-        record = {
-            **(journal.read() or {}),
-            "zarrmask": __version__,
-            "state": "finished",
-            "stack": {"path": source.path, "shape": list(source.shape), **whole},
-            "bytes": sum(path.stat().st_size for path in paths),
-        }
-        journal.finish(record)
-    return record
+        with at_work(crew, journal.out, [journal.held], reporter) as (client, *_):
+            sample = partial(sample_greys, client, source, plan.keyframes, reporter)
+            contrast = settle_contrast(
+                journal, source.dtype, settings, sample, reporter, detecting=True
+            )
+            slices = lazy_slices(keyframe_runs(source, indices, shape, crew.workers))
+            numbers = da.from_array(missing[:, None, None], chunks=(slices.chunks[0], 1, 1))
+            written = da.map_blocks(
+                write_proxies,
+                slices,
+                numbers,
+                window=contrast.detected,
+                shape=shape,
+                form=form,
+                folder=target.path,
+                drop_axis=[1, 2],
+                dtype=bool,
+                meta=np.empty(0, bool),
+            )
+            with reporter.stage("writing", len(missing), "slices") as advance:
+                results(client, [written], advance)
+        source.forget()
+        if source.fingerprint() != fingerprint:
+            raise changed_meanwhile(source, target.path)
+
+    return target.fill(
+        plan.numbers,
+        form,
+        identity,
+        write,
+        lambda count: (0, count * prod(shape)),
+        {"stack": {"path": source.path, "shape": list(source.shape), **whole}},
+        overwrite=overwrite,
+        reporter=reporter,
+    )
 
 
 def smaller(shape: tuple[int, int], side: int) -> tuple[int, int]:

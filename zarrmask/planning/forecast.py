@@ -41,7 +41,7 @@ from zarrmask.planning.reading import (
 from zarrmask.pyramid import USUAL_BRICK, BrickGrid, Pyramid, Shape, brick_grid
 from zarrmask.stack import Source, decoded_bytes
 from zarrmask.storage.place import is_local
-from zarrmask.workers.cluster import Crew
+from zarrmask.workers.crew import Crew
 
 LEAST_SHARE = {"volume": 0.1, "masked": 0.01}
 """What of an output's level 0 is written at the least: noise alone keeps a scan above a third, a

@@ -24,7 +24,6 @@ from zarrmask.report.keyframes import KeyframeTable, read_keyframes
 from zarrmask.report.suspects import Suspect, suspects
 from zarrmask.report.words import bad_slices, number, pick
 from zarrmask.stack.zarr_source import described
-from zarrmask.storage.pipelines import opening
 from zarrmask.storage.place import Place, place_of, zarr_store
 
 Z, Y, X = range(3)
@@ -284,21 +283,16 @@ def open_levels(path: Place, *, fast: bool = False) -> Levels:
         attributes: Any = dict(group.attrs)
         multiscale: Any = attributes.get("ome", attributes)["multiscales"][0]
         names = [dataset["path"] for dataset in multiscale["datasets"]]
-        if fast:
-            levels: list[Any] = [open_array(path / name, "r") for name in names]
-        else:
-            with opening():
-                levels = [group[name] for name in names]
+        levels = tuple(open_array(path / name, "r", fast=fast) for name in names)
         voxel_size = described(multiscale).voxels.size
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise OutputError(
             f"{path} is not a readable OME-Zarr image ({type(error).__name__}: {error}): expected "
             "what a finished run leaves. Run again with --overwrite."
         ) from error
-    arrays = tuple(level for level in levels if isinstance(level, zarr.Array) and level.ndim == 3)
-    if not arrays or len(arrays) < len(levels):
+    if not levels or any(level.ndim != 3 for level in levels):
         raise OutputError(f"{path} does not hold arrays of three axes at each level.")
-    return Levels(arrays, voxel_size)
+    return Levels(levels, voxel_size)
 
 
 def survey_mask(mask: Levels, kept: float | None) -> Survey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.storage.digest import sha256
 from zarrmask.storage.place import Place
-from zarrmask.workers.cluster import Crew, find_crew
+from zarrmask.workers.crew import Crew, CrewRequest, find_crew
 
 CONVERTED = {
     "z",
@@ -90,18 +90,8 @@ class Job:
             copying=self.copying,
         )
 
-    def session(
-        self,
-        reporter: Reporter,
-        *,
-        scheduler: str | None,
-        workers: int | None,
-        memory: str | int | None,
-        patience: str | float | None,
-        gpus: bool = False,
-        overwrite: bool = False,
-    ) -> Session:
-        """Find who does it, if there is anything to do; parameters are those of `zarrmask.run`.
+    def session(self, request: CrewRequest, reporter: Reporter, *, overwrite: bool) -> Session:
+        """Find who does it, if there is anything to do.
 
         Raises
         ------
@@ -109,9 +99,8 @@ class Job:
             Where the output is another's, or nobody is found who can.
         """
         if needs_nobody(self.journal, self.source, self.identity, overwrite=overwrite):
-            scheduler, gpus = None, False
-        detects = self.checkpoint is not None
-        crew = find_crew(scheduler, workers, memory, patience, reporter, gpus, detects=detects)
+            request = replace(request, scheduler=None, gpus=False)
+        crew = find_crew(request, reporter, detects=self.checkpoint is not None)
         return Session(
             self.journal,
             self.identity,
@@ -120,7 +109,6 @@ class Job:
             self.pyramids,
             self.forecast(crew),
             reporter,
-            scheduler,
         )
 
 

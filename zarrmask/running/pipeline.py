@@ -32,7 +32,7 @@ from zarrmask.running.writing import bricks_left
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place
 from zarrmask.workers.ahead import import_ahead
-from zarrmask.workers.cluster import find_crew
+from zarrmask.workers.crew import CrewRequest, find_crew
 from zarrmask.workers.gpus import on_gpus
 
 
@@ -61,13 +61,15 @@ def run(
         Folder to make, or to go on in; at a URL also "folders" of a bucket that exists.
     config : path, optional
         YAML of settings, or a detectron2 config.
-    scheduler, workers
-        See `zarrmask.workers.cluster.connect`.
+    scheduler : str, optional
+        Address of a running Dask cluster's scheduler; without it this machine does the work.
+    workers : int, optional
+        Processes of this machine; by default as many as do best.
     gpus : bool
         Work in one process on each GPU of this machine, by dask-cuda's cluster.
     memory : str or int, optional
-        What all processes may use together: bytes, or "8GB"; see
-        `zarrmask.workers.cluster.find_crew`.
+        What all processes may use together: bytes, or "8GB"; by default what this machine has
+        available, or what the cluster's workers are limited to.
     patience : str or float, optional
         How long to wait for a worker where none is left, before stopping so that the same call goes
         on: seconds, or "10m"; ten minutes by default.
@@ -97,15 +99,8 @@ def run(
     job = run_job(stack, place, on_gpus(settings) if gpus else settings, reporter)
     journal, checkpoint = job.journal, job.checkpoint
     assert checkpoint is not None, "a run has a detector"
-    session = job.session(
-        reporter,
-        scheduler=scheduler,
-        workers=workers,
-        memory=memory,
-        patience=patience,
-        gpus=gpus,
-        overwrite=overwrite,
-    )
+    request = CrewRequest(scheduler, workers, memory, patience, gpus)
+    session = job.session(request, reporter, overwrite=overwrite)
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return journal.read() or {}
@@ -160,14 +155,8 @@ def convert(
     place = output_place(out)
     reporter = reporter or Reporter()
     job = conversion_job(stack, place, read_settings(**options), reporter)
-    session = job.session(
-        reporter,
-        scheduler=scheduler,
-        workers=workers,
-        memory=memory,
-        patience=patience,
-        overwrite=overwrite,
-    )
+    request = CrewRequest(scheduler, workers, memory, patience)
+    session = job.session(request, reporter, overwrite=overwrite)
     with session.held(overwrite=overwrite) as begun:
         if not begun:
             return place
@@ -236,18 +225,18 @@ def foresee(
     settings = on_gpus(settings) if gpus else settings
     prepared = conversion_job if conversion else run_job
     job = prepared(stack, place, settings, reporter)
-    detects = not conversion
-    crew = find_crew(scheduler, workers, memory, patience, reporter, gpus, detects=detects)
+    request = CrewRequest(scheduler, workers, memory, patience, gpus)
+    crew = find_crew(request, reporter, detects=not conversion)
     forecast, left, told = _begun(job, job.forecast(crew))
     if told:
         reporter.say(told)
     if not measure:
         return Outlook(forecast, left, None)
-    session = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
+    who = {"scheduler": scheduler, "workers": workers, "memory": memory, "patience": patience}
     work = partial(convert, stack) if conversion else partial(run, stack, config=config, gpus=gpus)
     if "volume" not in job.pyramids and not conversion:
         options["volume"] = False  # a piece of a pyramid does not serve as the volume
-    hours = measure_hours(forecast, place, partial(work, **session, **options))
+    hours = measure_hours(forecast, place, partial(work, **who, **options))
     return Outlook(forecast, left, hours)
 
 

@@ -35,7 +35,7 @@ from zarrmask.running.writing import bricks_left, forget_slices, write_pyramids
 from zarrmask.settings import Settings
 from zarrmask.stack import Source
 from zarrmask.storage.place import Place, is_local, reached
-from zarrmask.workers.cluster import Crew
+from zarrmask.workers.crew import Crew
 from zarrmask.workers.vitals import Workshop, at_work
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ class Session:
     forecast : Forecast
         What that takes; its plan is the one that is carried out.
     reporter : Reporter
-    scheduler : str or None
-        See `zarrmask.workers.cluster.connect`.
     resumed : bool
         Whether another session was stopped, and this one goes on.
     """
@@ -74,7 +72,6 @@ class Session:
     pyramids: Mapping[str, Pyramid]
     forecast: Forecast
     reporter: Reporter
-    scheduler: str | None
     resumed: bool = False
     _workshop: Workshop | None = None
 
@@ -126,8 +123,7 @@ class Session:
     @contextmanager
     def working(self, seen: Sequence[Place]) -> Iterator[Client]:
         """Connect to those who work, and look after them; they are to see some places."""
-        crew = self.forecast.crew
-        with at_work(crew, self.scheduler, self.journal.out, seen, self.reporter) as workshop:
+        with at_work(self.forecast.crew, self.journal.out, seen, self.reporter) as workshop:
             self._workshop = workshop
             yield workshop.client
         self._require_same_input()
@@ -209,7 +205,7 @@ class Session:
         settled : iterable of SettledMasks or None
         contrast : Contrast
         """
-        with shared_disk(self.journal, self.scheduler) as disk:
+        with shared_disk(self.journal, self.forecast.crew) as disk:
             return write_pyramids(
                 self._at_work.client,
                 source,
@@ -362,11 +358,11 @@ def require_room(forecast: Forecast, journal: Journal, state: str, reporter: Rep
 
 
 @contextmanager
-def shared_disk(journal: Journal, scheduler: str | None) -> Iterator[Path | None]:
+def shared_disk(journal: Journal, crew: Crew) -> Iterator[Path | None]:
     """Give a folder that all workers see: beside the output, else on the machine they share."""
     if isinstance(journal.scratch, Path):
         yield journal.scratch
-    elif scheduler is None:
+    elif crew.local:
         with TemporaryDirectory(prefix="zarrmask-", dir=scratch_disk()) as folder:
             yield Path(folder)
     else:

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,24 +16,19 @@ from typing import Any
 
 import dask
 import dask.system
-import psutil
-from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, LocalCluster, Worker
-from distributed.system import memory_limit
 
 from zarrmask import __version__
-from zarrmask.errors import SettingsError, ZarrmaskError, first_of
+from zarrmask.errors import ZarrmaskError, first_of
 from zarrmask.progress import Reporter
 from zarrmask.storage.place import Place
-from zarrmask.workers.gpus import gpu_cluster, visible_gpus
+from zarrmask.workers.gpus import gpu_cluster
 from zarrmask.workers.processes import (
-    DETECTING,
     ENVIRONMENT,
     WRITING,
     forked_first,
     leave_to_workers,
     make_ready,
-    shared_imports,
     uninterrupted,
 )
 
@@ -59,159 +53,16 @@ STARTS = 3
 PATIENCE = 600.0
 """Seconds to wait for a worker where there is none: a machine boots meanwhile, or a cluster brings
 another GPU; where nobody comes, what the client holds is free again soon, and nothing is lost."""
-LONGEST = 1e8
-PAUSE = 0.8
-"""Share of its limit at which a worker of a named cluster takes no more tasks (Dask's default)."""
 MOST_NAMED = 5
 """Workers that an error names."""
-LEAST_MEMORY = 10**6
 LATER = ("safetensors", "torch", "zarrs")
 """Modules that workers import once they need them."""
 
 
-@dataclass(frozen=True)
-class Crew:
-    """Who does the work, and with what memory.
-
-    Attributes
-    ----------
-    workers : int
-        Processes.
-    threads : int
-        Tasks at once in each.
-    memory : int or None
-        Bytes that all may use together; on this machine the client too. None: nobody knows.
-    local : bool
-        Whether they are processes of this machine that zarrmask starts itself.
-    fixed : bool
-        Whether their number was asked for: else there may be fewer, for want of memory.
-    gpus : bool
-        Whether they have GPUs of their own.
-    patience : float
-        Seconds to wait for one of them where none is left.
-    imported : tuple of str
-        Modules that they share, since they are forked.
-    """
-
-    workers: int
-    threads: int
-    memory: int | None
-    local: bool
-    fixed: bool = True
-    gpus: bool = False
-    patience: float = PATIENCE
-    imported: tuple[str, ...] = ()
-
-    @property
-    def encoders(self) -> int:
-        """Threads of each process that encode; of a cluster's nobody here knows the cores."""
-        return _encoders(self.workers) if self.local else ENCODERS * self.threads
-
-    def fewer(self) -> Crew | None:
-        """The same with a worker less, on GPUs with a thread less; None where there is no such."""
-        if self.fixed:
-            return None
-        if self.gpus:
-            return replace(self, threads=self.threads - 1) if self.threads > 1 else None
-        return replace(self, workers=self.workers - 1) if self.workers > 1 else None
-
-
-def find_crew(
-    scheduler: str | None = None,
-    workers: int | None = None,
-    memory: str | int | None = None,
-    patience: str | float | None = None,
-    reporter: Reporter | None = None,
-    gpus: bool = False,
-    *,
-    detects: bool = False,
-) -> Crew:
-    """Say who would do the work; starts nothing.
-
-    Parameters
-    ----------
-    scheduler, workers
-        See `connect`.
-    memory : str or int, optional
-        What all may use together: bytes, or "8GB". By default what this machine has available, or
-        what a cluster's workers are limited to.
-    patience : str or float, optional
-        How long to wait for a worker where none is left: seconds, or "10m"; ten minutes by default.
-    reporter : Reporter, optional
-        Where it says that it waits.
-    gpus : bool
-        Whether a worker is started on each GPU of this machine, with its share of the cores.
-    detects : bool
-        Whether it needs detectors.
-
-    Raises
-    ------
-    ZarrmaskError
-        Where no scheduler answers, or it has no worker; where `memory` is no size, or `patience` no
-        time; where there is no GPU.
-    """
-    if workers is not None and workers < 1:
-        raise SettingsError(f"{workers} workers; give 1 at least, or none for as many as do best")
-    size = None if memory is None else _size(memory)
-    seconds = PATIENCE if patience is None else _seconds(patience)
-    if gpus:
-        if scheduler is not None or workers is not None:
-            raise SettingsError(
-                "--gpus starts a worker on each GPU of this machine; leave it out, or --scheduler "
-                "and --workers (CUDA_VISIBLE_DEVICES names fewer GPUs)"
-            )
-        count = len(visible_gpus())
-        threads = max(1, dask.system.CPU_COUNT // count)
-        there_is = size or available_memory()
-        return Crew(count, threads, there_is, local=True, fixed=False, gpus=True, patience=seconds)
-    if scheduler is None:
-        count = workers or dask.system.CPU_COUNT
-        fixed = workers is not None
-        there_is = size or available_memory()
-        imported = shared_imports(DETECTING if detects else WRITING)
-        return Crew(count, 1, there_is, True, fixed, patience=seconds, imported=imported)
-    with _reach(scheduler, workers, seconds, reporter) as client:
-        there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
-    limit = min(worker["memory_limit"] or 0 for worker in there)
-    if size is None and limit:
-        size = int(PAUSE * limit) * len(there)
-    threads = max(worker["nthreads"] for worker in there)
-    gpus = any(worker.get("gpu") for worker in there)  # Dask says so where NVML is installed
-    return Crew(len(there), threads, size, local=False, gpus=gpus, patience=seconds)
-
-
-def _encoders(workers: int) -> int:
-    """Some for a core: one encodes while others wait for the disk."""
+def encoders_each(workers: int) -> int:
+    """Threads that encode in each process: some for a core, since most wait for the disk."""
     cores: int = dask.system.CPU_COUNT
     return ENCODERS * max(1, cores // workers)
-
-
-def available_memory() -> int:
-    """Bytes that this machine, or the container on it, has available."""
-    return int(min(psutil.virtual_memory().available, memory_limit()))
-
-
-def _size(memory: str | int) -> int:
-    try:
-        size = int(parse_bytes(memory))
-    except ValueError:
-        size = 0
-    if size < LEAST_MEMORY:
-        raise SettingsError(f"--memory {memory} is not a size; write it as 8GB, 500MB or 16GiB")
-    return size
-
-
-def _seconds(patience: str | float) -> float:
-    try:
-        seconds = float(parse_timedelta(patience))
-    except (ValueError, LookupError, TypeError):
-        seconds = 0.0
-    if not 0 < seconds < LONGEST:
-        raise SettingsError(
-            f"--patience {patience} is not a time to wait; write it in seconds, or as 90s, 10m or "
-            "12h"
-        )
-    return seconds
 
 
 def waiting(patience: float) -> str:
@@ -266,7 +117,7 @@ def connect(
         Where no scheduler answers, or it has no worker, or one that does not see all that.
     """
     if scheduler is not None:
-        with _reach(scheduler, workers, patience, reporter) as client:
+        with reach(scheduler, workers, patience, reporter) as client:
             require_sight(client, seen)
             yield client
         return
@@ -278,7 +129,7 @@ def connect(
         leave_to_workers()
         preload = forked_first() + _PRELOAD
     settings = {
-        "distributed.nanny.environ.RAYON_NUM_THREADS": _encoders(workers),  # of zarrs
+        "distributed.nanny.environ.RAYON_NUM_THREADS": encoders_each(workers),  # of zarrs
         **ENVIRONMENT,
         "distributed.worker.multiprocessing-method": method,
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
@@ -396,7 +247,7 @@ def _equipment(paths: Sequence[str]) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def _reach(
+def reach(
     scheduler: str, workers: int | None, patience: float, reporter: Reporter | None
 ) -> Iterator[Client]:
     """Connect to a cluster that is there."""

@@ -18,7 +18,8 @@ from zarrmask.errors import ZarrmaskError, sized
 from zarrmask.progress import Reporter
 from zarrmask.storage.place import Place, printable
 from zarrmask.workers.blocks import let_go
-from zarrmask.workers.cluster import PATIENCE, Crew, come_to_rest, connect, waiting
+from zarrmask.workers.cluster import PATIENCE, come_to_rest, connect, waiting
+from zarrmask.workers.crew import Crew
 from zarrmask.workers.peak_memory import PeakMemory
 
 INTERVAL = 1.0
@@ -90,11 +91,7 @@ class Workshop(NamedTuple):
 
 @contextmanager
 def at_work(
-    crew: Crew,
-    scheduler: str | None,
-    out: Place,
-    seen: Sequence[Place],
-    reporter: Reporter,
+    crew: Crew, out: Place, seen: Sequence[Place], reporter: Reporter
 ) -> Iterator[Workshop]:
     """Connect to a crew, and look after it; see `zarrmask.workers.cluster.connect` and `watched`.
 
@@ -104,9 +101,7 @@ def at_work(
     Parameters
     ----------
     crew : Crew
-        As `zarrmask.workers.cluster.find_crew` found it.
-    scheduler : str or None
-        Where.
+        As `zarrmask.workers.crew.find_crew` found it.
     out : Place
         What is written, and held.
     seen : sequence of Place
@@ -116,8 +111,8 @@ def at_work(
     with (
         PeakMemory() as memory,
         connect(
-            scheduler,
-            None if scheduler else crew.workers,
+            crew.scheduler,
+            crew.workers if crew.local else None,
             seen,
             threads=crew.threads,
             gpus=crew.gpus,
@@ -129,7 +124,7 @@ def at_work(
         # One for all: the scheduler never forgets any, nor what workers measured.
         span(f"zarrmask {printable(out)}"),
     ):
-        if scheduler is not None:
+        if not crew.local:
             come_to_rest(client, reporter)
         reporter.say(f"dashboard: {client.dashboard_link}")
         yield Workshop(client, roll, memory)

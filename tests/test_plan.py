@@ -258,7 +258,7 @@ def test_encoders_have_tables(tmp_path, compressor, bytes_):
         forecast_of(source, tmp_path, crew, masked=False, compressor=name).memory.total
         for name in ("blosc-lz4", compressor)
     )
-    assert other - plain == 2 * crew.encoders * bytes_
+    assert other - plain == pytest.approx(1.1 * 2 * bytes_, abs=1)  # a brick's row of two files
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.sampled_from([1, 10, 256, 8_096]))
@@ -470,27 +470,31 @@ def test_a_run_takes_what_was_predicted(stack, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("block", "compressor", "depth"),
+    ("block", "depth", "options", "least"),
     [
-        pytest.param(1, "blosc-lz4", 256, marks=pytest.mark.slow),
-        (300, "blosc-lz4", 256),
-        pytest.param(1, "blosc-zstd:7", 192, marks=pytest.mark.slow),
-        pytest.param(1, "blosc-zstd:9", 96, marks=pytest.mark.slow),
+        pytest.param(1, 256, (), 0.5, marks=pytest.mark.slow),
+        (300, 256, (), 0.5),
+        pytest.param(1, 192, ("--compressor", "blosc-zstd:7"), 0.5, marks=pytest.mark.slow),
+        pytest.param(1, 96, ("--compressor", "blosc-zstd:9"), 0.5, marks=pytest.mark.slow),
+        # Files that are written in a tenth of a second each, as often as memory is looked at.
+        pytest.param(1, 256, ("--chunk", 512), 0.2, marks=pytest.mark.slow),
+        pytest.param(1, 256, ("--ngff", "0.5", "--chunk", 256), 0.2, marks=pytest.mark.slow),
     ],
 )
-def test_a_conversion_takes_what_was_predicted(tmp_path, block, compressor, depth):
+def test_a_conversion_takes_what_was_predicted(tmp_path, block, depth, options, least):
     noise = np.random.default_rng(0).integers(0, 2**16, (300, 1500), np.uint16)
     compression = {"compression": "lzw", "rowsperstrip": block} if block > 1 else {}
     (tmp_path / "stack").mkdir()
     for z in range(depth):
         tifffile.imwrite(tmp_path / f"stack/{z}.tif", np.roll(noise, 37 * z, 1), **compression)
-    out, options = tmp_path / "out.zarr", ("--workers", 2, "--compressor", compressor)
-    process = command("convert", tmp_path / "stack", out, *options)
+    process = command(
+        "convert", tmp_path / "stack", tmp_path / "out.zarr", "--workers", 2, *options
+    )
     message = process.communicate(timeout=300)[1]
     assert process.returncode == 0, message
     sizes = re.findall(r"([0-9.]+) (MB|GB)", message.partition("peak memory")[2])
     measured, predicted = (float(size) * {"MB": 1, "GB": 1000}[unit] for size, unit in sizes)
-    assert 0.5 * predicted <= measured <= predicted
+    assert least * predicted <= measured <= predicted
 
 
 @pytest.mark.parametrize("hands", [1, 2, 8])

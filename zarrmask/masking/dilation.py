@@ -93,8 +93,9 @@ def dilated_part(
     (y, x) uint8
         Equal to `dilate(whole, side)[y, x]`.
     """
+    reach = abs(side) // 2
     rows, columns = (
-        slice(max(0, part.start - abs(side)), min(size, part.stop + abs(side)))
+        slice(max(0, part.start - reach), min(size, part.stop + reach))
         for part, size in zip((y, x), shape, strict=True)
     )
     mask = read(rows, columns)

@@ -287,7 +287,6 @@ class Forecast:
         reading, whole = block, not reads_by_tile(self.source, self.plan.origin, form.file)
         each: dict[str, tuple[int, int]] = {}
         shared, worker = at_rest(self.crew.imported, detects=self.network is not None)
-        worker += self.crew.encoders * encoding_bytes(form)
         if self.network is not None:
             seen = prod(self.network.input.shape(height, width))
             worker += detector_bytes(self.network.weights, seen, self.network.mirrored)
@@ -314,17 +313,17 @@ class Forecast:
             decoding = decoding_bytes((1, height, width), block, itemsize)
             each["decoding a slice"] = height * width * itemsize + decoding, self.tasks["decoding"]
         writing = writing_bytes(grid.brick, itemsize, reading, outputs, masks, whole, self.rescales)
+        writing += self._encoding_bytes(len(outputs), grid.brick[2])
         each["writing a brick"] = writing, len(grid)
         if self.overlaps:  # whoever has written a brick keeps its buffers while detecting
             detecting, slices = each["detecting on a slice"]
             each["writing a brick"] = writing + detecting, len(grid) + slices
         for pyramid in self.pyramids.values():
             for level in pyramid.passes[1:2]:  # the others are smaller
-                size = np.dtype(pyramid.dtype).itemsize
-                each[f"writing from a level of {pyramid.path.name}"] = (
-                    coarser_bytes(pyramid.bricks(level).brick, pyramid.format, size),
-                    len(pyramid.bricks(level)),
-                )
+                bricks, size = pyramid.bricks(level), np.dtype(pyramid.dtype).itemsize
+                taken = coarser_bytes(bricks.brick, form, size)
+                taken += self._encoding_bytes(1, bricks.brick[2])
+                each[f"writing from a level of {pyramid.path.name}"] = taken, len(bricks)
         return Memory(
             client=CLIENT + A_TASK * max(self.tasks.values()),
             shared=shared,
@@ -333,6 +332,14 @@ class Forecast:
             workers=self.crew.workers,
             threads=self.crew.threads,
         )
+
+    def _encoding_bytes(self, outputs: int, width: int) -> int:
+        """Bytes that are taken by what encodes rows of files, of so many outputs at once."""
+        form = next(iter(self.pyramids.values())).format
+        files = outputs * ceil(width / form.file)
+        itemsize = max(np.dtype(pyramid.dtype).itemsize for pyramid in self.pyramids.values())
+        encoders = max(1, self.crew.encoders // self.crew.threads)
+        return min(encoders, files) * encoding_bytes(form, itemsize)
 
     def _mask_bytes(self, brick: Shape) -> int:
         """Bytes that a brick's masks are made of."""

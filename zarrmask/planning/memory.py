@@ -128,9 +128,10 @@ def detector_bytes(weights: int, pixels: int, mirrored: bool) -> int:
     return int(max(LOADING * weights, LOADED * weights + a_pixel * pixels))
 
 
-def encoding_bytes(form: Format) -> int:
-    """Bytes that an encoder takes beside what it encodes."""
-    return ENCODING.get(form.compression, 0) if form.compressor == "blosc-zstd" else 0
+def encoding_bytes(form: Format, itemsize: int) -> int:
+    """Bytes that an encoder takes: its tables, a file's voxels put together, and these encoded."""
+    tables = ENCODING.get(form.compression, 0) if form.compressor == "blosc-zstd" else 0
+    return tables + 2 * form.file**3 * itemsize
 
 
 def detecting_bytes(region: Shape, kept: int, pixels: int, block: Shape, itemsize: int) -> int:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from zarrmask.detection.devices import accelerators
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.workers.blocks import let_go
 from zarrmask.workers.detectors import ATTEMPTS, Detectors
 
 
@@ -99,7 +100,7 @@ def test_a_machine_of_many_workers_that_is_lost_while_they_load_is_one_loss(clus
         detectors = Detectors(client, recipe, Reporter(), asked="cpu")
         loaded = pool.submit(detectors.load)
         try:
-            while client.run_on_scheduler(loading) <= ATTEMPTS:
+            while client.run_on_scheduler(loading) <= ATTEMPTS + 1:  # and who is there
                 time.sleep(0.01)
             client.run_on_scheduler(lose, ATTEMPTS)
             time.sleep(1)
@@ -108,3 +109,18 @@ def test_a_machine_of_many_workers_that_is_lost_while_they_load_is_one_loss(clus
         loaded.result()
         assert len(detectors) == 1
         del detectors
+
+
+def test_who_waits_for_a_detector_can_be_let_go(cluster):
+    """No worker has a GPU, as this run's had: nothing that Dask knows is waited for."""
+    if accelerators("cuda"):
+        pytest.skip("there is a GPU")
+    with Client(cluster) as client, ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(detectors_on(client, kind="cuda", patience=60.0).load)
+        while not client.futures:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert not loaded.done()
+        let_go(client)
+        with pytest.raises(CancelledError):
+            loaded.result(timeout=20)

@@ -381,7 +381,8 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @_crew_options
 def redo_command(out: str, **options: Any) -> None:
     """Correct the masks of some slices of the run in OUT; only what changes is written."""
-    _make_ready(options)
+    anew = ("score", "checkpoint", "detect_every", "mirrored")
+    _make_ready(options, detects=any(options[name] is not None for name in anew))
     from zarrmask.correcting.redo import redo
     from zarrmask.planning.outlook import in_columns
 

@@ -222,6 +222,16 @@ def test_masks_of_a_part_or_of_a_run_are_no_annotations(stack, run, cluster, tmp
     assert "108 (mask of a run, dilated)" in warning
 
 
+def test_what_cannot_be_read_any_more_is_refused(stack, cluster, tmp_path):
+    """A mask of before the slices that were written, which hold it, and no stack."""
+    gone, out = shutil.copytree(stack, tmp_path / "stack"), tmp_path / "out"
+    masks = painted(tmp_path / "masks", {100: block()})
+    package.apply(gone, masks, out, z="104:112", scheduler=cluster)
+    shutil.rmtree(gone)
+    with pytest.raises(OutputError, match="masks for slices 100, but none of these can be read"):
+        annotate(out, tmp_path / "export")
+
+
 def test_a_run_at_a_url(run, s3, tmp_path):
     s3.files.put(str(run[0]), f"{s3.bucket}/annotated", recursive=True)
     annotate(s3.place("annotated"), tmp_path / "there", worst=2)

@@ -417,6 +417,12 @@ def test_a_key_that_is_refused_by_name(path):
     assert path == named or path.startswith(f"{named}.")
 
 
+def test_a_number_that_no_float_holds_is_refused():
+    path = "MODEL.ROI_HEADS.NMS_THRESH_TEST"
+    with pytest.raises(CheckpointError, match=f"{path} is 1000.*must be a number from 0 to 1"):
+        interpret([nested(path, 10**400), STANDARD_FPN], "config")
+
+
 @pytest.mark.parametrize("path", HARMLESS)
 def test_a_key_that_changes_nothing(standard, path):
     assert interpret([nested(path, HARMLESS[path]), STANDARD_FPN], "config") == standard

@@ -18,7 +18,7 @@ from zarrmask.coco.region import Region
 from zarrmask.coco.undilated import told, undilated_masks
 from zarrmask.contrast import detected_window
 from zarrmask.detection.inputs import to_8bit
-from zarrmask.errors import OutputError
+from zarrmask.errors import OutputError, listed
 from zarrmask.masking.sketch import agreement
 from zarrmask.progress import Reporter
 from zarrmask.records.damage import slices_of
@@ -84,7 +84,13 @@ def annotate(
                 "anew, or give masks for them (zarrmask redo)"
             )
         read, there = _reader(place, record, known[0].store.masks().shape[1:])
-        known = [one for one in known if one.number in there]  # some are given for other slices
+        given, known = known, [one for one in known if one.number in there]
+        if not known:
+            raise OutputError(
+                f"nothing of {place} is left to annotate: there are masks for slices "
+                f"{listed([one.number for one in given])}, but none of these can be read; put the "
+                "run's stack back"
+            )
         alike = [agreement(one.sketch, other.sketch) for one, other in pairwise(known)]
         suspected = suspicions(np.array([one.score for one in known]), alike)
         suspected[[one.given for one in known]] = 0  # whatever its neighbours are like

@@ -145,7 +145,8 @@ def redo(
             "the last correction was the same, and is finished: this one comes on top of it "
             "(--undo takes back the last)"
         )
-    crew = find_crew(CrewRequest(scheduler, workers, memory, patience), reporter)
+    request = CrewRequest(scheduler, workers, memory, patience)
+    crew = find_crew(request, reporter, detects=taken.redetection is not None)
     held = held_at_once(there, span, taken.numbers)
     crew = _fitted(crew, there, taken.redetection, held, reporter)
     given, redetection = taken.given, taken.redetection

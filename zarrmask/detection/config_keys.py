@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from math import isfinite
 from reprlib import repr as short
+from sys import float_info
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from zarrmask.detection.config_file import Document
@@ -93,7 +93,9 @@ def flag(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, which True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    # Not `isfinite`: it raises where a whole number is larger than any float.
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) <= float_info.max
 
 
 def fraction(value: Any) -> float:

@@ -38,8 +38,8 @@ MOST_LOSSES = 5
 FIRST, SECOND = "detecting", "redetecting"
 """Stages of the ledger."""
 TOGETHER, AHEAD = 8, 16
-"""While bricks are written, a task looks at so many slices at most, and so many tasks are handed in
-for each detector: what goes through a GPU together, and as much that is read meanwhile."""
+"""While bricks are written, a task looks at this many slices at most, one after the other, and this
+many tasks are handed in for each detector: for slices in the network, and those read meanwhile."""
 
 _Key: TypeAlias = tuple[int, str]
 """A position, and the ledger's stage that has the answer."""
@@ -228,7 +228,8 @@ class _Eyes:
             if not self.shares:
                 return len((FIRST, SECOND))
             half: int = sum(self.client.nthreads().values()) // 2
-            return min(half, AHEAD * len(self.detectors)) + 1
+            each = max(AHEAD, 2 * self.detectors.together)  # a task asks for slice after slice
+            return min(half, each * len(self.detectors)) + 1
 
         for layer, task, entries in computed(
             self.client, begin, at_once=at_once, priority=int(self.shares)

@@ -170,12 +170,13 @@ def find_crew(
         )
     with reach(scheduler, workers, patience, reporter) as client:
         there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
-    limit = min(worker["memory_limit"] or 0 for worker in there)
+    limit = min((worker["memory_limit"] or 0 for worker in there), default=0)
     if size is None and limit:
         size = int(PAUSE * limit) * len(there)
-    threads = max(worker["nthreads"] for worker in there)
+    # The only one may have died since: another is waited for once there is work.
+    threads = max((worker["nthreads"] for worker in there), default=1)
     gpus = any(worker.get("gpu") for worker in there)  # Dask says so where NVML is installed
-    return Crew(len(there), threads, size, scheduler, gpus=gpus, patience=patience)
+    return Crew(max(len(there), 1), threads, size, scheduler, gpus=gpus, patience=patience)
 
 
 def available_memory() -> int:

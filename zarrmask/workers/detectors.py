@@ -206,14 +206,22 @@ class Detectors:
             self._reporter.say(f"no detector on worker {worker}: {self._refusals[worker]}")
 
     @property
+    def together(self) -> int:
+        """How many slices one takes together."""
+        return self._spec.together(self.kind or "cpu")
+
+    @property
     def _loaded(self) -> dict[Future, Seat]:
         return {actor: at for actor, at in self._actors.items() if actor.status == "finished"}
 
     def _wait(self) -> None:
         deaths, since = 0, None
+        here = self._client.submit(_here, pure=False)  # whoever comes first does it
         while True:
             if not self._client.nthreads():
-                self._client.submit(_here, pure=False).result()  # whoever comes first does it
+                here.result()
+            if here.status == "cancelled":  # nobody waits any more; see `let_go`
+                raise CancelledError(here.key)
             deaths += self._look() > 0
             if deaths >= ATTEMPTS:
                 raise ZarrmaskError(

@@ -20,6 +20,7 @@ from real_slices import frames, grey
 
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.load import load_detector
+from zarrmask.detection.protocol import detect_one
 from zarrmask.masking import kernel_side
 from zarrmask.masking.field import grown
 from zarrmask.phantom import simulate
@@ -77,9 +78,7 @@ def finder(checkpoint: Path, *, mirrored: bool = False) -> Find:
     detector = load_detector(checkpoint, score_threshold=0.1, mirrored=mirrored)
 
     def find(image: NDArray[np.uint8]) -> Mask:
-        shape = (image.shape[0], image.shape[1])
-        found = detector.detect([detector.network_input.prepare(image)], [shape])[0]
-        return union_mask(found, shape) > 0
+        return union_mask(detect_one(detector, image), (image.shape[0], image.shape[1])) > 0
 
     return find
 

@@ -23,7 +23,7 @@ from dask.system import CPU_COUNT as CORES
 from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.load import load_detector
-from zarrmask.detection.protocol import Detector
+from zarrmask.detection.protocol import Detector, detect_one
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.simulated import PHANTOM, numbered_slice
@@ -56,7 +56,7 @@ def failure(checkpoint: Path, recipe: Recipe, number: int) -> str | None:
     detector = loaded(checkpoint)
     image, pieces = numbered_slice(recipe, number)
     shape = (image.shape[0], image.shape[1])
-    (found,) = detector.detect([detector.network_input.prepare(image)], [shape])
+    found = detect_one(detector, image)
     if not len(pieces):
         return "MISTAKEN" if len(found) else None
     good = iou(union_mask(found.above(SCORE), shape) > 0, np.any(pieces, axis=0)) >= GOOD

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import to_8bit
 from zarrmask.detection.load import load_detector
+from zarrmask.detection.protocol import detect_one
 from zarrmask.masking import Answer, Ask, Placing, Sighting, dilate, kernel_side, seek
 from zarrmask.masking.field import UNITS, between, parts_apart, signed_distance
 from zarrmask.masking.overlap import Overlap
@@ -169,9 +170,8 @@ def finder() -> Callable[[Image], Mask]:
     detector = load_detector(DEFAULT_CHECKPOINT, device="cpu", score_threshold=0.1)
 
     def find(image: Image) -> Mask:
-        size = image.shape[0], image.shape[1]
-        (found,) = detector.detect([detector.network_input.prepare(to_8bit(image))], [size])
-        return union_mask(found, size) > 0
+        found = detect_one(detector, to_8bit(image))
+        return union_mask(found, (image.shape[0], image.shape[1])) > 0
 
     return find
 

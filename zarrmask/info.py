@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from zarrmask.correcting.corrections import Correction
-from zarrmask.detection.config import SUFFIXES
+from zarrmask.detection.files import SUFFIXES
 from zarrmask.errors import ZarrmaskError, some_of
 from zarrmask.images.numbered import EXPORTED, PROXIES
 from zarrmask.pyramid import open_pyramid, read_metadata

@@ -1,6 +1,7 @@
 """A checkpoint judged: figures, pictures, and nothing written in vain."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -250,6 +251,18 @@ def test_nothing_is_written_where_something_is_wrong(simulated, tmp_path):
     with pytest.raises(OutputError, match="not an empty folder"):
         evaluate(annotations, images, out=images)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("wished", "kind", "told"),
+    [
+        ({"checkpoint": Path("gone.pth")}, CheckpointError, "gone.pth: No such file"),
+        ({"classes": (1,)}, SettingsError, "classes 1 are asked for, but .* knows one class, 0"),
+    ],
+)
+def test_a_wrong_checkpoint_is_refused_before_any_image_is_read(tmp_path, wished, kind, told):
+    with pytest.raises(kind, match=told):
+        evaluate(tmp_path / "none.json", tmp_path / "none", **wished)
 
 
 def test_figures_are_told_before_a_disk_can_refuse_them(simulated, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import zarrmask
 from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import to_8bit
 from zarrmask.detection.load import load_detector
+from zarrmask.detection.protocol import detect_one
 from zarrmask.errors import SettingsError
 from zarrmask.masking import KeyframeStore
 from zarrmask.running.pipeline import foresee
@@ -43,7 +44,7 @@ def test_a_run_counts_the_chosen_classes_alone(checkpoint, stack, cluster, tmp_p
     counts = zarr.open_array(out / "keyframes.zarr" / "count", mode="r")[:]
     for n, z in enumerate(store.numbers()):
         image = to_8bit(slices.sel(z=z).values)
-        (every,) = detector.detect([detector.network_input.prepare(image)], [image.shape])
+        every = detect_one(detector, image)
         assert set(every.classes) == {0, 1}
         found = every if classes is None else every.of_classes(classes)
         assert counts[n] == len(found) > 0

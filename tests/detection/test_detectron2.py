@@ -27,6 +27,7 @@ from zarrmask.detection.detections import union_mask
 from zarrmask.detection.detectron2_backend import INSTALL
 from zarrmask.detection.load import load_detector
 from zarrmask.detection.network import build_model
+from zarrmask.detection.protocol import detect_one
 from zarrmask.detection.weights import load_weights, model_weights
 from zarrmask.errors import CheckpointError, SettingsError
 from zarrmask.phantom import simulate
@@ -322,7 +323,7 @@ def test_is_what_the_default_predictor_finds(random_r50):
     predict.model.load_state_dict(detector.model.state_dict())
     image = in_colour(drawn(8, (700, 900)))
     expected = predict(image)["instances"]
-    (found,) = detector.detect([detector.network_input.prepare(image)], [(700, 900)])
+    found = detect_one(detector, image)
     assert len(found) == len(expected) > 0
     assert np.abs(found.boxes - expected.pred_boxes.tensor.numpy()).max() < 1e-3
     assert np.abs(found.scores - expected.scores.numpy()).max() < 1e-6
@@ -374,7 +375,7 @@ def test_its_own_architectures_run(tmp_path, slices):
     detector = load_detector(model, backend="detectron2", score_threshold=0.0)
     assert detector.config.INPUT.MIN_SIZE_TEST == 100
     image = slices(130, 150)
-    (found,) = detector.detect([detector.network_input.prepare(image)], [image.shape])
+    found = detect_one(detector, image)
     assert len(found)
     assert found.patches.shape[1:] == (28, 28)
 

@@ -7,18 +7,20 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import guessed
 from zarrmask.detection.detections import union_mask
+from zarrmask.detection.files import guessed
 from zarrmask.detection.inspection import inspect_checkpoint
 from zarrmask.detection.load import MaskRCNNDetector, load_detector
 from zarrmask.detection.network import build_model
 from zarrmask.detection.weights import model_weights
 from zarrmask.errors import CheckpointError
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def detector(tiny, tiny_weights):
-    return MaskRCNNDetector(replace(tiny, score_threshold=0.3), tiny_weights, "tiny")
+    return MaskRCNNDetector(replace(tiny, score_threshold=0.3), tiny_weights, "tiny", CPU)
 
 
 def detect(detector, *slices):
@@ -109,7 +111,7 @@ def test_what_a_config_says_changes_what_is_found(tiny, slices, changes):
     weights["backbone.bottom_up.stem.conv1.weight"] /= 64
     image = np.stack([slices(70, 88) for _ in range(3)], -1)
     before, after = (
-        detect(MaskRCNNDetector(config, weights, "tiny"), image)[0]
+        detect(MaskRCNNDetector(config, weights, "tiny", CPU), image)[0]
         for config in (plain, replace(plain, **changes))
     )
     assert len(before) > 1
@@ -181,7 +183,7 @@ def test_a_batch_gives_what_each_slice_gives_alone(detector, slices):
 def test_a_slice_is_found_the_same_in_any_company(tiny, tiny_weights, slices):
     """To the bit: what a worker's other slices are at that moment must not matter."""
     config = replace(tiny, score_threshold=0.3)
-    detector = MaskRCNNDetector(config, tiny_weights, "tiny", batch=3)
+    detector = MaskRCNNDetector(config, tiny_weights, "tiny", CPU, batch=3)
     images = [slices(150, 150), slices(160, 150), slices(64, 64), 255 - slices(150, 150)]
     alone = [detect(detector, image)[0] for image in images]
     assert all(len(found) for found in alone)
@@ -216,7 +218,7 @@ def test_slices_of_different_shape_in_a_batch_are_found_as_alone(detector, slice
 def test_flat_tall_small_and_large_slices(tiny, tiny_weights, slices, shape, seen):
     """What the network finds on the slice at its own size, times the ratio of the sizes."""
     detector = MaskRCNNDetector(
-        replace(tiny, max_size=640, score_threshold=0.05), tiny_weights, "tiny"
+        replace(tiny, max_size=640, score_threshold=0.05), tiny_weights, "tiny", CPU
     )
     image = slices(*shape)
     assert detector.network_input.shape(*shape) == seen
@@ -251,7 +253,7 @@ def test_depth_50_is_built_and_loaded(tiny, tmp_path, slices, as_yaml, suffix):
     loaded = load_detector(tmp_path / "r50.pth", score_threshold=0.3)
     assert loaded.config == replace(config, score_threshold=0.3)
     small = replace(config, score_threshold=0.0, min_size=64, max_size=96)
-    (found,) = detect(MaskRCNNDetector(small, weights, "r50"), slices(64, 70))
+    (found,) = detect(MaskRCNNDetector(small, weights, "r50", CPU), slices(64, 70))
     assert len(found) > 0
 
 
@@ -276,12 +278,12 @@ def test_rgb_networks_get_the_channels_in_their_order(tiny, tiny_weights, slices
     weights[stem] = weights[stem].flip(1)
     config = replace(tiny, score_threshold=0.3)
     flipped = replace(config, channel_order="RGB", pixel_mean=config.pixel_mean[::-1])
-    (expected,) = detect(MaskRCNNDetector(config, tiny_weights, ""), bgr)
-    same(*detect(MaskRCNNDetector(flipped, weights, ""), bgr), expected)
+    (expected,) = detect(MaskRCNNDetector(config, tiny_weights, "", CPU), bgr)
+    same(*detect(MaskRCNNDetector(flipped, weights, "", CPU), bgr), expected)
 
 
 def test_nothing_found(tiny, tiny_weights, slices):
-    detector = MaskRCNNDetector(replace(tiny, score_threshold=1.0), tiny_weights, "tiny")
+    detector = MaskRCNNDetector(replace(tiny, score_threshold=1.0), tiny_weights, "tiny", CPU)
     nothing, again = detect(detector, slices(50, 60), slices(64, 64))
     assert len(nothing) == len(again) == 0
     assert nothing.boxes.shape == (0, 4)
@@ -291,10 +293,10 @@ def test_nothing_found(tiny, tiny_weights, slices):
 def test_at_most_so_many(tiny, tiny_weights, slices):
     image = slices(64, 64)
     config = replace(tiny, score_threshold=0.0, nms=1.0)
-    (found,) = detect(MaskRCNNDetector(config, tiny_weights, "tiny"), image)
+    (found,) = detect(MaskRCNNDetector(config, tiny_weights, "tiny", CPU), image)
     assert len(found) == 100
     config = replace(config, detections_per_image=7)
-    (fewer,) = detect(MaskRCNNDetector(config, tiny_weights, "tiny"), image)
+    (fewer,) = detect(MaskRCNNDetector(config, tiny_weights, "tiny", CPU), image)
     same(fewer, replace(found, **{n: getattr(found, n)[:7] for n in vars(found)}))
 
 
@@ -303,7 +305,7 @@ def test_a_higher_threshold_finds_what_scores_above_it(tiny, tiny_weights, slice
 
     def at(score):
         config = replace(tiny, score_threshold=score)
-        return detect(MaskRCNNDetector(config, tiny_weights, "tiny"), image)[0]
+        return detect(MaskRCNNDetector(config, tiny_weights, "tiny", CPU), image)[0]
 
     every = at(0.05)
     score = float(every.scores[len(every) // 2])

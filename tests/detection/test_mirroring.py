@@ -71,7 +71,7 @@ def test_alone_it_says_what_it_says():
 @pytest.fixture
 def detector(tiny, tiny_weights):
     config = replace(tiny, score_threshold=0.0)
-    return MaskRCNNDetector(config, tiny_weights, "it", mirrored=True)
+    return MaskRCNNDetector(config, tiny_weights, "it", torch.device("cpu"), mirrored=True)
 
 
 @pytest.mark.parametrize("view", MIRRORED)
@@ -98,7 +98,9 @@ def test_a_mirrored_slice_gives_mirrored_boxes_and_masks(detector, slices, view,
 
 def test_a_batch_gives_what_each_slice_gives_alone(tiny, tiny_weights, slices):
     config = replace(tiny, score_threshold=0.0)
-    detector = MaskRCNNDetector(config, tiny_weights, "it", batch=3, mirrored=True)
+    detector = MaskRCNNDetector(
+        config, tiny_weights, "it", torch.device("cpu"), batch=3, mirrored=True
+    )
     images = [slices(64, 96), slices(64, 90), slices(64, 96)]
     sizes = [(64, 96), (64, 90), (64, 96)]
     together = detector.detect(images, sizes)

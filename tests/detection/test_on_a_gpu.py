@@ -58,7 +58,7 @@ def test_detecting_stays_on_the_device(tiny, tiny_weights, images, device, mirro
     kinds = {"batch": 2, "mirrored": mirrored}
     there = MaskRCNNDetector(config, tiny_weights, "tiny", device, **kinds)
     assert all(isinstance(one, Elsewhere) for one in there.model.state_dict().values())
-    here = MaskRCNNDetector(config, tiny_weights, "tiny", **kinds)
+    here = MaskRCNNDetector(config, tiny_weights, "tiny", torch.device("cpu"), **kinds)
     found = there.detect(images, sizes)
     assert sum(map(len, found)) > 0
     for one, other in zip(found, here.detect(images, sizes), strict=True):

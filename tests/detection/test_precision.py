@@ -23,6 +23,7 @@ from zarrmask.detection.precision import (
     rounded_in_turn,
     to_bfloat16,
 )
+from zarrmask.detection.protocol import detect_one
 from zarrmask.errors import SettingsError
 from zarrmask.phantom import simulate
 from zarrmask.shipped import DEFAULT_CHECKPOINT
@@ -129,10 +130,10 @@ def test_narrow_layers_that_choose_boxes_stay_in_float32(tiny, width):
 @needs_bfloat16
 def test_fast_gives_floats_of_the_same_kind(tiny, tiny_weights, slices):
     detector = MaskRCNNDetector(
-        replace(tiny, score_threshold=0.3), tiny_weights, "tiny", precision="fast"
+        replace(tiny, score_threshold=0.3), tiny_weights, "tiny", CPU, precision="fast"
     )
     image = slices(64, 80)
-    (found,) = detector.detect([detector.network_input.prepare(image)], [image.shape])
+    found = detect_one(detector, image)
     assert len(found)
     assert {found.boxes.dtype, found.scores.dtype, found.patches.dtype} == {np.dtype("f4")}
 
@@ -140,8 +141,8 @@ def test_fast_gives_floats_of_the_same_kind(tiny, tiny_weights, slices):
 def test_fast_is_refused_where_it_would_be_something_else(tiny, tiny_weights, monkeypatch):
     monkeypatch.setattr("zarrmask.detection.load.has_bfloat16", lambda device: False)
     with pytest.raises(SettingsError, match=r"bfloat16, which cpu .* take --precision full"):
-        MaskRCNNDetector(tiny, tiny_weights, "tiny", precision="fast")
-    MaskRCNNDetector(tiny, tiny_weights, "tiny")
+        MaskRCNNDetector(tiny, tiny_weights, "tiny", CPU, precision="fast")
+    MaskRCNNDetector(tiny, tiny_weights, "tiny", CPU)
 
 
 def test_devices_by_name():

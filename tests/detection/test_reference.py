@@ -8,6 +8,7 @@ from torchvision.ops import box_iou
 
 from zarrmask.detection.detections import instance_mask, union_mask
 from zarrmask.detection.load import load_detector
+from zarrmask.detection.protocol import detect_one
 
 pytestmark = pytest.mark.reference
 
@@ -30,7 +31,7 @@ def test_agrees_with_detectron2(detector, reference_checkpoint, shared, name):
     with np.load(shared / "detectron2-reference" / file) as archive:
         expected = dict(archive)
 
-    (found,) = detector.detect([detector.network_input.prepare(image)], [shape])
+    found = detect_one(detector, image)
 
     overlap = box_iou(torch.tensor(expected["boxes"]), torch.tensor(found.boxes)).numpy()
     match = overlap.argmax(1)

@@ -14,7 +14,7 @@ from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.shapes import STANDARD_FPN
 from zarrmask.errors import CheckpointError
 from zarrmask.shipped import DEFAULT_CHECKPOINT
-from zarrmask.training.lesson import with_wishes
+from zarrmask.training.lesson import begin
 from zarrmask.training.optimizer import clip_gradients, parameter_groups
 from zarrmask.training.recipe import Recipe, interpret_training, recipe_keys
 from zarrmask.training.state import save_config
@@ -347,11 +347,13 @@ def test_what_is_written_says_the_same(config, tmp_path):
 @pytest.mark.parametrize(
     ("stated", "asked", "expected"), [(-1, None, 0), (3, None, 3), (3, 9, 9), (-1, 0, 0)]
 )
-def test_a_seed_that_is_asked_for_is_the_one_that_is_written(stated, asked, expected):
-    recipe, seed = with_wishes(Recipe(seed=stated), None, asked)
-    assert seed == expected
-    assert recipe.seed == (stated if asked is None else asked)
-    assert recipe_keys(recipe).get("SEED", -1) == recipe.seed
+def test_a_seed_that_is_asked_for_is_the_one_that_is_written(tmp_path, stated, asked, expected):
+    config = tmp_path / "seeded.yaml"
+    config.write_text(f"_BASE_: {CONFIGS / 'phantom_r18.yaml'}\nSEED: {stated}\n")
+    start = begin(config, None, None, asked)
+    assert start.seed == expected
+    assert start.recipe.seed == (stated if asked is None else asked)
+    assert recipe_keys(start.recipe).get("SEED", -1) == start.recipe.seed
 
 
 def test_a_last_rate_is_of_a_cosine_alone():

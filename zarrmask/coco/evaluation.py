@@ -18,14 +18,16 @@ from zarrmask.coco.pictures import picture
 from zarrmask.coco.precision import Found, average_precision, found_in
 from zarrmask.coco.reading import read_coco
 from zarrmask.coco.region import Region
-from zarrmask.detection.config import LOWEST_SCORE, ModelConfig, guessed, require_file
+from zarrmask.detection.config import LOWEST_SCORE
 from zarrmask.detection.detections import Detections, union_mask
+from zarrmask.detection.files import guessed
 from zarrmask.detection.inputs import Window
+from zarrmask.detection.protocol import Detector, detect_one
 from zarrmask.masking.field import grown
 from zarrmask.masking.overlap import Overlap
 from zarrmask.progress import Reporter
+from zarrmask.running.model import find_checkpoint
 from zarrmask.settings import Settings, read_settings
-from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.storage.atomic import require_replaceable, whole_folder
 from zarrmask.storage.digest import sha256
 
@@ -46,6 +48,8 @@ class Judged:
     detected, dilated : Overlap
         Of this, and of it as it is after a run's dilation: on a keyframe, where masks are
         interpolated unless the settings say "hold".
+    ranked : sequence of Found
+        What average precision is taken of, whatever the score.
     """
 
     image: CocoImage
@@ -54,6 +58,7 @@ class Judged:
     detections: int
     detected: Overlap
     dilated: Overlap
+    ranked: Sequence[Found]
 
 
 def evaluate(
@@ -104,8 +109,6 @@ def evaluate(
     ZarrmaskError
         What was found, what was expected, and what to do; nothing is written then.
     """
-    from zarrmask.detection.load import load_detector  # torch takes its time
-
     reporter = reporter or Reporter()
     settings = read_settings(
         model,
@@ -120,24 +123,10 @@ def evaluate(
     masking.kernel_side(1, 1, settings.dilate, settings.voxel_size)  # or refuse it at once
     if out is not None:
         require_replaceable(out)
+    weights = find_checkpoint(settings)
     dataset = read_coco(annotations, images)
     reporter.say(str(dataset))
-    weights = settings.checkpoint or DEFAULT_CHECKPOINT
-    require_file(weights)
-    if warning := guessed(weights, settings.model):
-        reporter.warn(warning)
-    detector = load_detector(
-        weights,
-        settings.model,
-        backend=settings.backend,
-        precision=settings.precision,
-        device=settings.device,
-        score_threshold=min(settings.score, LOWEST_SCORE),
-        mirrored=settings.mirrored,
-    )
-    chosen = settings.classes
-    if chosen is not None:
-        ModelConfig(classes=detector.classes).require_classes(chosen, str(weights))
+    detector = _loaded(weights, settings, reporter)
     by_category = detector.classes == len(dataset.names)
     if not by_category:
         reporter.warn(
@@ -147,29 +136,8 @@ def evaluate(
     window, warnings = settle_window(dataset.images, settings.detect_window)
     for warning in warnings:
         reporter.warn(warning)
-    judged: list[Judged] = []
-    found: dict[int, list[Found]] = {}
-    with reporter.stage("detecting", len(dataset.images), "images") as advance:
-        for image in dataset.images:
-            shape = (image.height, image.width)
-            prepared = detector.network_input.prepare(image.grey(window))
-            (detections,) = detector.detect([prepared], [shape])
-            found[image.id] = found_in(detections.above(LOWEST_SCORE), shape)
-            true = image.true(chosen if by_category else None)
-            judged.append(_judged(image, true, detections, settings))
-            advance(1)
-    judged.sort(key=lambda one: one.detected.iou)
-    record = {
-        "zarrmask": __version__,
-        "checkpoint": {"path": str(weights), "sha256": sha256(weights)},
-        "by_category": by_category,
-        "boxes": average_precision(dataset, found, "bbox", by_category=by_category),
-        "masks": average_precision(dataset, found, "segm", by_category=by_category),
-        "classes": chosen and list(chosen),
-        "detect_window": window if window == "seed" else list(window),
-        "mirrored": settings.mirrored,
-        **_record(dataset, settings, judged),
-    }
+    judged = _all_judged(dataset, detector, window, settings, reporter, by_category=by_category)
+    record = _record(dataset, settings, weights, window, judged, by_category=by_category)
     if told is not None:
         told(record)
     if out is not None:
@@ -179,24 +147,82 @@ def evaluate(
     return record
 
 
-def _judged(image: CocoImage, true: Region, found: Detections, settings: Settings) -> Judged:
+def _loaded(weights: Path, settings: Settings, reporter: Reporter) -> Detector:
+    """The detector of these settings, which finds whatever average precision counts."""
+    from zarrmask.detection.load import load_detector  # torch takes its time
+
+    if warning := guessed(weights, settings.model):
+        reporter.warn(warning)
+    return load_detector(
+        weights,
+        settings.model,
+        backend=settings.backend,
+        precision=settings.precision,
+        device=settings.device,
+        score_threshold=min(settings.score, LOWEST_SCORE),
+        mirrored=settings.mirrored,
+    )
+
+
+def _all_judged(
+    dataset: CocoDataset,
+    detector: Detector,
+    window: Window,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    by_category: bool,
+) -> list[Judged]:
+    """Judge all images; the worst come first."""
+    judged: list[Judged] = []
+    with reporter.stage("detecting", len(dataset.images), "images") as advance:
+        for image in dataset.images:
+            detections = detect_one(detector, image.grey(window))
+            judged.append(_judged(image, detections, settings, by_category=by_category))
+            advance(1)
+    return sorted(judged, key=lambda one: one.detected.iou)
+
+
+def _judged(
+    image: CocoImage, every: Detections, settings: Settings, *, by_category: bool
+) -> Judged:
     """Compare the union of what counts, as it is and as a run dilates it, with what is true."""
     shape = (image.height, image.width)
-    counts = found.above(settings.score)
+    counts = every.above(settings.score)
     if settings.classes is not None:
         counts = counts.of_classes(settings.classes)
+    true = image.true(settings.classes if by_category else None)
     mask = union_mask(counts, shape)
     side = masking.kernel_side(*shape, settings.dilate, settings.voxel_size)
     held = settings.propagate == "hold"
     after = masking.dilate(mask, side) if held else grown(mask, side / 2)
     ignored = image.ignored().mask()
     detected, dilated = (Overlap.of_masks(true.mask(), one > 0, ignored) for one in (mask, after))
-    return Judged(image, true, Region.of_mask(mask), len(counts), detected, dilated)
+    ranked = found_in(every.above(LOWEST_SCORE), shape)
+    return Judged(image, true, Region.of_mask(mask), len(counts), detected, dilated, ranked)
 
 
-def _record(dataset: CocoDataset, settings: Settings, judged: Sequence[Judged]) -> dict[str, Any]:
+def _record(
+    dataset: CocoDataset,
+    settings: Settings,
+    weights: Path,
+    window: Window,
+    judged: Sequence[Judged],
+    *,
+    by_category: bool,
+) -> dict[str, Any]:
+    """What `evaluation.json` holds."""
+    ranked = {one.image.id: one.ranked for one in judged}
     nothing = Overlap(0, 0, 0)
     return {
+        "zarrmask": __version__,
+        "checkpoint": {"path": str(weights), "sha256": sha256(weights)},
+        "by_category": by_category,
+        "boxes": average_precision(dataset, ranked, "bbox", by_category=by_category),
+        "masks": average_precision(dataset, ranked, "segm", by_category=by_category),
+        "classes": settings.classes and list(settings.classes),
+        "detect_window": window if window == "seed" else list(window),
+        "mirrored": settings.mirrored,
         "annotations": str(dataset.path),
         "categories": list(dataset.names),
         "images": len(dataset.images),

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zarrmask.detection.config import require_file
+from zarrmask.detection.files import require_file
 from zarrmask.detection.names import is_weight
 from zarrmask.errors import CheckpointError
 

@@ -5,7 +5,6 @@ supported is refused by name, and so is one that detectron2 does not have; keys 
 training or data are passed over.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,7 +25,7 @@ from zarrmask.detection.config_keys import (
     unknown_keys,
     whole,
 )
-from zarrmask.errors import CheckpointError, SettingsError, some_of
+from zarrmask.errors import CheckpointError, SettingsError
 
 ARCHITECTURE = "detectron2's Mask R-CNN with a ResNet and FPN (as mask_rcnn_R_101_FPN_3x)"
 
@@ -146,20 +145,6 @@ class ModelConfig:
         """Anchors at each place of a feature map."""
         return len(self.anchor_sizes[0]) * len(self.anchor_ratios[0])
 
-    def require_classes(self, chosen: Iterable[int], source: str) -> None:
-        """Refuse classes that the network does not tell apart; they count from 0.
-
-        Raises
-        ------
-        SettingsError
-            Naming them.
-        """
-        if unknown := [number for number in chosen if number not in range(self.classes)]:
-            names = ", ".join(map(str, unknown))
-            last = self.classes - 1
-            known = "one class, 0" if not last else f"{self.classes} classes, 0 to {last}"
-            raise SettingsError(f"classes {names} are asked for, but {source} knows {known}")
-
 
 RESNET_LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -235,54 +220,6 @@ _HARMLESS = {
 }
 
 
-_OF_A_TRAINING = re.compile("model_([0-9]{7}|best|final)")
-"""Checkpoints of a training, which share one config: zarrmask's model.yaml, detectron2's own."""
-
-
-SUFFIXES = (".safetensors", ".pth", ".pkl")
-"""Of checkpoints."""
-
-
-def require_file(checkpoint: Path) -> None:
-    """Refuse what is no file.
-
-    Raises
-    ------
-    CheckpointError
-    """
-    if checkpoint.is_dir():
-        inside = sorted(one.name for one in checkpoint.iterdir() if one.suffix in SUFFIXES)
-        names = f"name one of these in it: {some_of(inside)}" if inside else "and holds none"
-        raise CheckpointError(f"{checkpoint} is a folder, no checkpoint; {names}")
-    if not checkpoint.exists():
-        raise CheckpointError(f"{checkpoint}: No such file; name a checkpoint that is there")
-
-
-def config_file(checkpoint: Path, given: Path | None = None) -> Path | None:
-    """Where the config of a checkpoint is: as given, else beside it; None where there is none.
-
-    Beside it is a `.yaml` of its name; or, of one that a training wrote, the training's.
-    """
-    if given is not None:
-        return given
-    beside = [checkpoint.with_suffix(".yaml")]
-    if _OF_A_TRAINING.fullmatch(checkpoint.stem):
-        beside += [checkpoint.with_name(name) for name in ("model.yaml", "config.yaml")]
-    return next((file for file in beside if file.is_file()), None)
-
-
-def guessed(checkpoint: Path, given: Path | None = None) -> str | None:
-    """What to warn of where a checkpoint has no config (see `config_file`); None where it has."""
-    if config_file(checkpoint, given):
-        return None
-    return (
-        f"{checkpoint} stands alone, without its config: what the shapes of its weights do not "
-        "show (the size and grey values of what it sees, its anchors' sizes) is taken as in "
-        "detectron2's mask_rcnn_R_*_FPN configs. If it was trained otherwise, what it finds is "
-        "wrong: give its config (--config)"
-    )
-
-
 def read_config(path: Path) -> ModelConfig:
     """Read a detectron2 config, plain or as dumped with Python tags.
 
@@ -342,6 +279,20 @@ def read_fields(documents: Sequence[Document], source: str, *names: str) -> tupl
     if problems:
         raise CheckpointError(f"{source}: this model config is wrong.\n  " + "\n  ".join(problems))
     return tuple(values[name] for name in names)
+
+
+def require_classes(chosen: Iterable[int], count: int, source: str) -> None:
+    """Refuse classes beyond the `count` that a network tells apart, which begin at 0.
+
+    Raises
+    ------
+    SettingsError
+        Naming them.
+    """
+    if unknown := [number for number in chosen if number not in range(count)]:
+        names = ", ".join(map(str, unknown))
+        known = "one class, 0" if count == 1 else f"{count} classes, 0 to {count - 1}"
+        raise SettingsError(f"classes {names} are asked for, but {source} knows {known}")
 
 
 def _contradictions(config: ModelConfig) -> Iterable[str]:

@@ -30,7 +30,7 @@ class Heads(RoIHeads):
     """Boxes and masks; no small box is dropped, and mask targets lie on pixel centres."""
 
     beta = 0.0
-    """Where the box loss passes from squares to differences: detectron2's ``SMOOTH_L1_BETA``."""
+    """Where the box loss goes from quadratic to linear: detectron2's ``SMOOTH_L1_BETA``."""
 
     def __init__(self, config: ModelConfig) -> None:
         pooled = config.box_pool_size

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import ModelConfig, config_file, interpret
+from zarrmask.detection.config import ModelConfig, interpret
+from zarrmask.detection.files import config_file
 from zarrmask.detection.names import is_counter, is_weight
 from zarrmask.detection.network import build_model
 from zarrmask.detection.shapes import documents_of

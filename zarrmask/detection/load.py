@@ -125,7 +125,7 @@ class MaskRCNNDetector:
         config: ModelConfig,
         weights: Mapping[str, Tensor],
         source: str,
-        device: torch.device = torch.device("cpu"),  # noqa: B008  it never changes
+        device: torch.device,
         precision: Precision = "full",
         batch: int = 1,
         *,

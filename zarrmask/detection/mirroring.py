@@ -22,7 +22,10 @@ class Look(Protocol):
     """What the heads of a network say of regions of one image."""
 
     def boxes(self, proposals: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge proposals, (n, 4): probabilities (n, classes + 1) and boxes (n, classes', 4)."""
+        """Judge proposals, (n, 4): probabilities (n, classes + 1) and boxes (n, classes', 4).
+
+        classes' is the number of classes, or classes + 1 with the background first.
+        """
         ...
 
     def masks(self, boxes: Tensor, labels: Tensor) -> Tensor:

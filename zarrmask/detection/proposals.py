@@ -18,7 +18,7 @@ class Proposals(RegionProposalNetwork):
     """Proposals from the config's feature maps, ranked by logit; only empty boxes are dropped."""
 
     beta = 0.0
-    """Where the box loss passes from squares to differences: detectron2's ``SMOOTH_L1_BETA``."""
+    """Where the box loss goes from quadratic to linear: detectron2's ``SMOOTH_L1_BETA``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(

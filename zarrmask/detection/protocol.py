@@ -45,3 +45,10 @@ class Detector(Protocol):
             One for each image, in pixels of the slice.
         """
         ...
+
+
+def detect_one(detector: Detector, image: NDArray[np.uint8]) -> Detections:
+    """Detect in one slice, of 8 bits and as large as it is."""
+    shape = (image.shape[0], image.shape[1])
+    (found,) = detector.detect([detector.network_input.prepare(image)], [shape])
+    return found

@@ -7,11 +7,11 @@ from zarrmask.detection.config import (
     RESNET_LEVELS,
     STRIDES,
     ModelConfig,
-    config_file,
     interpret,
     read_config,
 )
 from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.files import config_file
 from zarrmask.detection.names import is_counter
 from zarrmask.errors import CheckpointError
 

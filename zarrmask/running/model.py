@@ -12,14 +12,13 @@ from distributed import Client
 from zarrmask.detection.actors import DetectorSpec
 from zarrmask.detection.config import (
     ModelConfig,
-    config_file,
-    guessed,
     interpret,
     read_fields,
-    require_file,
+    require_classes,
     stated_keys,
 )
 from zarrmask.detection.config_file import Document, read_documents
+from zarrmask.detection.files import config_file, guessed, require_file
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
 from zarrmask.planning.forecast import Network
@@ -50,7 +49,7 @@ def find_checkpoint(settings: Settings) -> Path:
 
             documents = infer_documents(read_checkpoint(checkpoint).shapes, str(checkpoint))
         (count,) = read_fields(documents, str(file or checkpoint), "classes")
-        ModelConfig(classes=count).require_classes(settings.classes, str(checkpoint))
+        require_classes(settings.classes, count, str(checkpoint))
     return checkpoint
 
 

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from zarrmask.coco import CocoDataset, CocoImage, read_coco
 from zarrmask.coco.greys import settle_window
-from zarrmask.detection.checkpoint import read_checkpoint
 from zarrmask.detection.config import ModelConfig, describes_network
-from zarrmask.detection.config_file import read_documents
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import CheckpointError, SettingsError, counted
@@ -22,15 +20,8 @@ from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.storage.digest import sha256
 from zarrmask.training.annotated import AnnotatedBatches, held_out
-from zarrmask.training.lesson import (
-    Lesson,
-    frozen_at_random,
-    network_of,
-    require_no_weights,
-    weights_called,
-    with_wishes,
-)
-from zarrmask.training.recipe import Recipe, interpret_training
+from zarrmask.training.lesson import Beginning, Lesson, begin
+from zarrmask.training.recipe import Recipe
 from zarrmask.training.validation import mean_union_iou
 
 FINETUNE = CONFIGS / "finetune.yaml"
@@ -87,39 +78,22 @@ def annotated_lesson(
         `init`, or it names simulated slices.
     """
     wished = read_settings(None, detect_window=detect_window).detect_window
-    documents = read_documents(config or FINETUNE)
-    if init is None:
-        require_no_weights(documents, config or FINETUNE)
-    describes = describes_network(documents)
-    if init is None and not describes:
-        init = DEFAULT_CHECKPOINT
-    begun = None if init is None else read_checkpoint(init)
-    weights = None if begun is None else begun.tensors
-    said = str(config or FINETUNE)
-    states_classes = describes or lookup(documents, "MODEL.ROI_HEADS.NUM_CLASSES", None) is not None
-    source, warnings = said, list[str]()
-    if not describes:
-        assert init is not None
-        assert begun is not None
-        documents, network_source, warnings = network_of(documents, init, begun)
-        source = f"{said}, with {network_source}"
-    network, recipe = interpret_training(documents, source)
+    config = config or FINETUNE
+    start = begin(config, init, iterations, seed, usual=DEFAULT_CHECKPOINT)
+    recipe, warnings = start.recipe, list(start.warnings)
     if recipe.missed or recipe.mistaken:
         raise SettingsError(
-            f"{said} has ZARRMASK.MISSED or MISTAKEN, the numbers of simulated slices: leave them "
-            "out, or learn from those (train --phantom)"
+            f"{config} has ZARRMASK.MISSED or MISTAKEN, the numbers of simulated slices: leave "
+            "them out, or learn from those (train --phantom)"
         )
-    recipe, seed = with_wishes(recipe, iterations, seed)
-    if init is None:
-        warnings += frozen_at_random(recipe, config or FINETUNE)
 
     dataset = read_coco(coco, images)
-    network = _for_classes(network, dataset, said if states_classes else None)
-    if weights is not None and not new_heads:
-        _check_classes(weights, dataset, str(init))
+    network = _for_classes(start, dataset, config)
+    if start.weights is not None and not new_heads:
+        _check_classes(start.weights, dataset, start.origin)
     by = ""
     if validate_coco is None:
-        learned, judges = held_out(dataset.images, validate, seed)
+        learned, judges = held_out(dataset.images, validate, start.seed)
     else:
         learned = list(dataset.images)
         judges = list(read_coco(validate_coco, validate_images or images).images)
@@ -133,13 +107,13 @@ def annotated_lesson(
     return Lesson(
         network,
         recipe,
-        seed,
+        start.seed,
         f"{coco.name} {sha256(coco)[:16]}, {_called(dataset.images)}, {len(judges)} held out{by}"
         f"{_seen_through(window)}",
-        partial(AnnotatedBatches, learned, recipe, seed, window),
-        weights,
-        str(init),
-        weights_called(init),
+        partial(AnnotatedBatches, learned, recipe, start.seed, window),
+        start.weights,
+        start.origin,
+        start.begun,
         new_heads,
         partial(mean_union_iou, network, judges, window) if judges else None,
         [*warnings, *dark, *crowds],
@@ -147,14 +121,17 @@ def annotated_lesson(
     )
 
 
-def _for_classes(network: ModelConfig, dataset: CocoDataset, config: str | None) -> ModelConfig:
+def _for_classes(start: Beginning, dataset: CocoDataset, config: Path) -> ModelConfig:
     """Give the network as many classes as there are categories; a config must say so itself."""
-    if config is not None and network.classes != len(dataset.names):
+    said = lookup(start.documents, "MODEL.ROI_HEADS.NUM_CLASSES", None)
+    is_stated = said is not None or describes_network(start.documents)
+    network, categories = start.network, len(dataset.names)
+    if is_stated and network.classes != categories:
         raise SettingsError(
             f"{config} has MODEL.ROI_HEADS.NUM_CLASSES {network.classes}, but "
             f"{_categories(dataset)}; make them agree"
         )
-    return replace(network, classes=len(dataset.names))
+    return replace(network, classes=categories)
 
 
 def _check_classes(weights: Mapping[str, Tensor], dataset: CocoDataset, init: str) -> None:

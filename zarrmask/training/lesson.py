@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zarrmask.detection.checkpoint import Checkpoint
-from zarrmask.detection.config import ModelConfig, config_file, guessed, stated_keys
-from zarrmask.detection.config_file import Document
+from zarrmask.detection.checkpoint import read_checkpoint
+from zarrmask.detection.config import ModelConfig, describes_network, stated_keys
+from zarrmask.detection.config_file import Document, read_documents
 from zarrmask.detection.config_keys import lookup
+from zarrmask.detection.files import config_file, guessed
 from zarrmask.detection.shapes import documents_of
 from zarrmask.errors import SettingsError
 from zarrmask.storage.digest import sha256
 from zarrmask.training.batches import Batch
-from zarrmask.training.recipe import Recipe
+from zarrmask.training.recipe import Recipe, interpret_training
 from zarrmask.training.world import World
 
 
@@ -74,19 +75,93 @@ class Lesson:
         return {**own, "help": self.recipe.helped, **stated_keys(self.config)}
 
 
-def weights_called(init: Path | None) -> str:
-    """What a lesson's `begun` says of a checkpoint."""
-    return "no weights" if init is None else f"weights {sha256(init)[:16]}"
+@dataclass(frozen=True)
+class Beginning:
+    """What a config and a checkpoint say of a training, whatever is learned from.
+
+    Attributes
+    ----------
+    network : ModelConfig
+    recipe : Recipe
+    seed : int
+    documents : sequence of nested mappings
+        What the config itself says, without what stands beside the checkpoint.
+    source : str
+        What to call both in an error.
+    weights, origin, begun
+        See `Lesson`.
+    warnings : sequence of str
+        What may not be as it was meant.
+    """
+
+    network: ModelConfig
+    recipe: Recipe
+    seed: int
+    documents: Sequence[Document]
+    source: str
+    weights: Mapping[str, Tensor] | None
+    origin: str
+    begun: str
+    warnings: Sequence[str]
 
 
-def require_no_weights(documents: Sequence[Document], config: Path) -> None:
-    """Refuse a config that names weights to begin from, where no weights are to be begun from.
+def begin(
+    config: Path,
+    init: Path | None,
+    iterations: int | None,
+    seed: int | None,
+    *,
+    usual: Path | None = None,
+) -> Beginning:
+    """Read how to train, what network, and the weights to begin from.
+
+    Parameters
+    ----------
+    config : Path
+        One that describes no network takes that of the checkpoint, and beats it key by key.
+    init : Path, optional
+        The checkpoint to begin from.
+    iterations, seed : int, optional
+        Instead of the config's.
+    usual : Path, optional
+        The checkpoint where there is no `init` and the config describes no network.
 
     Raises
     ------
+    CheckpointError
+        If config or checkpoint are not understood.
     SettingsError
-        If it has a ``MODEL.WEIGHTS``.
+        If the config names weights, and there is no `init`.
     """
+    own = read_documents(config)
+    describes = describes_network(own)
+    if init is None:
+        _require_no_weights(own, config)
+        init = None if describes else usual
+    documents, source, warnings = own, str(config), list[str]()
+    weights, origin, begun = None, "", "no weights"
+    if init is not None:
+        checkpoint = read_checkpoint(init)
+        weights, origin, begun = checkpoint.tensors, str(init), f"weights {sha256(init)[:16]}"
+        if not describes:
+            documents = [*own, *documents_of(init, checkpoint.shapes)]
+            source = f"{config}, with what {config_file(init) or init} says of the network"
+            warnings += filter(None, [guessed(init)])
+    network, recipe = interpret_training(documents, source)
+    recipe = replace(
+        recipe,
+        iterations=iterations or recipe.iterations,
+        seed=recipe.seed if seed is None else seed,
+    )
+    if init is None and recipe.frozen_stages:
+        warnings.append(_frozen_at_random(recipe.frozen_stages, config))
+    return Beginning(
+        network, recipe, max(recipe.seed, 0), own, source, weights, origin, begun, warnings
+    )
+
+
+def _require_no_weights(documents: Sequence[Document], config: Path) -> None:
+    """Refuse a config that names weights to begin from, where no weights are to be begun from."""
     if named := lookup(documents, "MODEL.WEIGHTS", ""):
         raise SettingsError(
             f"{config} has MODEL.WEIGHTS {named}, which zarrmask does not fetch. Leave the key "
@@ -96,40 +171,9 @@ def require_no_weights(documents: Sequence[Document], config: Path) -> None:
         )
 
 
-def network_of(
-    documents: Sequence[Document], init: Path, weights: Checkpoint
-) -> tuple[list[Document], str, list[str]]:
-    """Add to a config that describes no network that of the checkpoint to begin from.
-
-    Returns
-    -------
-    documents : list of nested mappings
-        The config's take precedence.
-    called : str
-        Where the others are from.
-    warnings : list of str
-        What may not be as it was meant.
-    """
-    beside = documents_of(init, weights.shapes)
-    called = f"what {config_file(init) or init} says of the network"
-    return [*documents, *beside], called, list(filter(None, [guessed(init)]))
-
-
-def frozen_at_random(recipe: Recipe, config: Path) -> list[str]:
+def _frozen_at_random(stages: int, config: Path) -> str:
     """What to warn of where stages that do not learn begin from no weights."""
-    if not recipe.frozen_stages:
-        return []
-    return [
+    return (
         f"{config}: the first stages of the network are random, since there is no --init, and stay "
-        f"so (MODEL.BACKBONE.FREEZE_AT {recipe.frozen_stages}): with 0 all of it learns"
-    ]
-
-
-def with_wishes(recipe: Recipe, iterations: int | None, seed: int | None) -> tuple[Recipe, int]:
-    """Put a caller's iterations and seed, where given, in place of the config's."""
-    recipe = replace(
-        recipe,
-        iterations=iterations or recipe.iterations,
-        seed=recipe.seed if seed is None else seed,
+        f"so (MODEL.BACKBONE.FREEZE_AT {stages}): with 0 all of it learns"
     )
-    return recipe, max(recipe.seed, 0)

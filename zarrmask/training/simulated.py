@@ -12,28 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zarrmask.detection.checkpoint import read_checkpoint
-from zarrmask.detection.config import (
-    ModelConfig,
-    config_file,
-    describes_network,
-    read_config,
-    stated_keys,
-)
-from zarrmask.detection.config_file import read_documents
+from zarrmask.detection.config import ModelConfig, read_config, stated_keys
+from zarrmask.detection.files import config_file
 from zarrmask.errors import CheckpointError, SettingsError
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS
 from zarrmask.training.batches import Batch, Target, example
-from zarrmask.training.lesson import (
-    Lesson,
-    frozen_at_random,
-    network_of,
-    require_no_weights,
-    weights_called,
-    with_wishes,
-)
-from zarrmask.training.recipe import Recipe, interpret_training
+from zarrmask.training.lesson import Lesson, begin
+from zarrmask.training.recipe import Recipe
 
 PHANTOM = CONFIGS / "phantom_r18.yaml"
 
@@ -65,31 +51,20 @@ def simulated_lesson(
         If the config names weights, and there is no `init`; if it wants what simulated slices are
         not.
     """
-    is_bundled, config = config is None, config or PHANTOM
-    documents = read_documents(config)
-    begun = None if init is None else read_checkpoint(init)
-    source, warnings = str(config), list[str]()
-    if init is None or begun is None:
-        require_no_weights(documents, config)
-    elif not describes_network(documents):
-        documents, network_source, warnings = network_of(documents, init, begun)
-        source = f"{config}, with {network_source}"
-    network, recipe = interpret_training(documents, source)
-    if init is None:
-        warnings += frozen_at_random(recipe, config)
-    elif is_bundled:
-        warnings += _unlike(network, init)
-    _require_what_is_drawn(network, recipe, source)
-    recipe, seed = with_wishes(recipe, iterations, seed)
+    start = begin(config or PHANTOM, init, iterations, seed)
+    warnings = list(start.warnings)
+    if config is None and init is not None:
+        warnings += _unlike(start.network, init)
+    _require_what_is_drawn(start.network, start.recipe, start.source)
     return Lesson(
-        network,
-        recipe,
-        seed,
+        start.network,
+        start.recipe,
+        start.seed,
         "simulated slices",
-        partial(SimulatedBatches, recipe, seed),
-        None if begun is None else begun.tensors,
-        str(init),
-        weights_called(init),
+        partial(SimulatedBatches, start.recipe, start.seed),
+        start.weights,
+        start.origin,
+        start.begun,
         warnings=warnings,
         summary="simulated slices",
     )

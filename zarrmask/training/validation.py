@@ -12,6 +12,7 @@ from zarrmask.detection.config import ModelConfig
 from zarrmask.detection.detections import union_mask
 from zarrmask.detection.inputs import Window
 from zarrmask.detection.load import MaskRCNNDetector
+from zarrmask.detection.protocol import detect_one
 from zarrmask.masking.overlap import Overlap
 from zarrmask.settings import SCORE
 from zarrmask.training.world import World
@@ -42,8 +43,6 @@ def mean_union_iou(
 
 def union_iou(detector: MaskRCNNDetector, image: CocoImage, window: Window) -> float:
     """Give the IoU of what is found on an image with what was annotated."""
-    grey = image.grey(window)
-    shape = (image.height, image.width)
-    (found,) = detector.detect([detector.network_input.prepare(grey)], [shape])
-    mask = union_mask(found, shape) > 0
+    found = detect_one(detector, image.grey(window))
+    mask = union_mask(found, (image.height, image.width)) > 0
     return Overlap.of_masks(image.true().mask(), mask, image.ignored().mask()).iou

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from zarrmask.report import pictures
 from zarrmask.report.pictures import FRAME, OUTLINE, SECTION, SLICE, SUSPECT, Size, jpeg, svg_path
-from zarrmask.report.views import FRAMES, SLICES, SUSPECTS, outlines
+from zarrmask.report.planes import outlines
+from zarrmask.report.views import FRAMES, SLICES, SUSPECTS
 
 
 def decoded(encoded):

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zarrmask.errors import OutputError
-from zarrmask.report import views
-from zarrmask.report.views import open_levels, outlines, read_views, spread, survey_mask
+from zarrmask.report import planes, views
+from zarrmask.report.greys import spread
+from zarrmask.report.keyframes import read_keyframes
+from zarrmask.report.levels import open_levels
+from zarrmask.report.planes import outlines
+from zarrmask.report.survey import survey_mask
+from zarrmask.report.views import read_views
 
 
 @given(st.integers(1, 30_000), st.integers(1, 9))
@@ -52,8 +57,9 @@ def test_the_survey_on_the_finest_level_is_exact(tmp_path, fake_run):
 
 def test_levels_that_others_rounded_down_are_shown_as_coarse(tmp_path, fake_run, monkeypatch):
     record = fake_run(tmp_path, (25, 41, 57), levels=2)
-    for name in ("SLICE_PIXELS", "SECTION_PIXELS", "SUSPECT_PIXELS"):
-        monkeypatch.setattr(views, name, 1)
+    monkeypatch.setattr(views, "SLICE_PIXELS", 1)
+    monkeypatch.setattr(planes, "SECTION_PIXELS", 1)
+    monkeypatch.setattr(planes, "SUSPECT_PIXELS", 1)
     group = zarr.open_group(tmp_path / "volume.zarr", mode="r+")
     down = group["1"][:12, :20, :28]
     group.create_array("1", data=down, overwrite=True)
@@ -65,7 +71,7 @@ def test_levels_that_others_rounded_down_are_shown_as_coarse(tmp_path, fake_run,
 
 def test_the_survey_on_a_coarse_level_agrees_with_what_was_kept(tmp_path, fake_run, monkeypatch):
     record = fake_run(tmp_path, (67, 81, 93))
-    monkeypatch.setattr(views, "SURVEY_VOXELS", 100_000)
+    monkeypatch.setattr("zarrmask.report.survey.SURVEY_VOXELS", 100_000)
     mask = open_levels(tmp_path / "mask.zarr")
     survey = survey_mask(mask, record["voxels"]["kept"])
     assert np.diff(survey.edges).max() == 2
@@ -187,7 +193,7 @@ def test_a_mask_from_before_the_run_is_shown_where_it_begins(tmp_path, fake_run)
 
 def test_keyframes_out_of_order_are_sorted_and_none_is_fine(tmp_path, fake_run):
     fake_run(tmp_path)
-    assert views.read_keyframes(tmp_path / "nowhere", 56).z.size == 0
-    found = views.read_keyframes(tmp_path / "keyframes.zarr", 56)
+    assert read_keyframes(tmp_path / "nowhere", 56).z.size == 0
+    found = read_keyframes(tmp_path / "keyframes.zarr", 56)
     assert found.empty_z == [108]
     assert (np.diff(found.z) > 0).all()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zarrmask.report import charts, headline, khartes, views, words
+from zarrmask.report import charts, headline, khartes, planes, words
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -15,7 +15,7 @@ anything = st.recursive(
 )
 
 
-@pytest.mark.parametrize("module", [words, views, khartes, charts, headline])
+@pytest.mark.parametrize("module", [words, planes, khartes, charts, headline])
 def test_examples_in_the_docstrings_hold(module):
     assert doctest.testmod(module).failed == 0
 

@@ -13,8 +13,8 @@ from zarr.storage import LocalStore
 from zarrmask.errors import StackError
 from zarrmask.planning.memory import decoding_bytes
 from zarrmask.stack import open_source, open_stack
+from zarrmask.stack.ngff import described
 from zarrmask.stack.voxels import sides_of, voxel_size
-from zarrmask.stack.zarr_source import described
 
 
 def write_image(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5)) -> Path:

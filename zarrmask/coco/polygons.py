@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmask.coco.region import Region
+from zarrmask.masking.tracing import traced
 
 AGREEMENT = 0.995
 """Least IoU of a simplified polygon, rasterised, with what it was drawn around."""
@@ -46,9 +47,7 @@ def polygons_of(mask: NDArray) -> list[list[float]]:
 
 def _polygon(piece: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Draw the polygon (n, 2) of one connected piece."""
-    # OpenCV traces through the middles of pixels: at twice the size a lone pixel has an outline.
-    doubled = np.repeat(np.repeat(piece.astype(np.uint8), 2, axis=0), 2, axis=1)
-    lines, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    lines, tree = traced(piece)
     outside = int(np.flatnonzero(tree[0, :, 3] < 0)[0])
     lines = [lines[outside], *lines[:outside], *lines[outside + 1 :]]
     whole = Region.of_mask(piece)

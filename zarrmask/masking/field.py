@@ -183,6 +183,19 @@ def cells_around(start: int, stop: int, side: int, count: int) -> slice:
     return slice(max(0, first), min(count, last + 1))
 
 
+def threshold(growth: float, side: int) -> int:
+    """What a field is above where a mask that has grown lies: in 1 / `UNITS` of a cell.
+
+    Parameters
+    ----------
+    growth : float
+        Pixels; below zero it shrinks.
+    side : int
+        Of a cell, pixels.
+    """
+    return floor(-growth * UNITS / side)
+
+
 def enlarged(
     field: NDArray[np.int16],
     threshold: int,
@@ -232,5 +245,5 @@ def grown(mask: NDArray[np.uint8], growth: float) -> NDArray[np.uint8]:
     side = cell_side(height, width)
     out = np.empty((height, width), np.uint8)
     field = signed_distance(coarse_mask(mask, side))
-    enlarged(field, floor(-growth * UNITS / side), side, (0, 0), out)
+    enlarged(field, threshold(growth, side), side, (0, 0), out)
     return out

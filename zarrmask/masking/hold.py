@@ -80,6 +80,11 @@ class HeldRegion:
     depth: int
     runs: list[tuple[int, int, NDArray[np.uint8]]]
 
+    @property
+    def complete(self) -> bool:
+        """Whether each of its slices has a mask."""
+        return sum(stop - start for start, stop, _ in self.runs) == self.depth
+
     def part(self, z: slice, y: slice) -> HeldRegion:
         """Masks of some of the region's slices and rows."""
         runs = [
@@ -94,16 +99,15 @@ class HeldRegion:
         planes = [plane for _, _, plane in self.runs]
         if not planes:
             return []
-        covered = sum(stop - start for start, stop, _ in self.runs) == self.depth
         width = planes[0].shape[1]
         first = range(0, width, side)
         some = np.bitwise_or.reduceat(np.max([p.max(axis=0) for p in planes], axis=0), first) > 0
         every = np.bitwise_and.reduceat(np.min([p.min(axis=0) for p in planes], axis=0), first) > 0
-        return whole_files(some.tolist(), (every & covered).tolist(), width, side, most)
+        return whole_files(some.tolist(), (every & self.complete).tolist(), width, side, most)
 
     def fill(self, out: NDArray[np.uint8], columns: slice) -> None:
         """Write the masks of some of the region's columns; see `RegionMasks`."""
-        if sum(stop - start for start, stop, _ in self.runs) < self.depth:
+        if not self.complete:
             out.fill(0)
         for start, stop, plane in self.runs:
             out[start:stop] = plane[:, columns]

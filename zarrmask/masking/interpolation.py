@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, floor
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.masking.field import NOWHERE, UNITS, between, cells_around, enlarged
+from zarrmask.masking.field import NOWHERE, between, cells_around, enlarged, threshold
 from zarrmask.masking.field_store import FieldStore
 from zarrmask.masking.keyframes import Span, spans_between
 from zarrmask.masking.runs import whole_files
@@ -55,7 +55,7 @@ class InterpolatedMasks:
             y,
             x,
             side,
-            floor(-self.growth * UNITS / side),
+            threshold(self.growth, side),
         )
 
     def any_on(self, start: int, stop: int) -> NDArray[np.bool_]:

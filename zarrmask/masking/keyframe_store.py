@@ -174,7 +174,7 @@ class KeyframeStore:
 
     def seen(self) -> NDArray[np.int64]:
         """Places of the keyframes, ascending in z: (s,)."""
-        order = np.argsort(self.numbers())  # runs of before had them in the order of detection
+        order = np.argsort(self.numbers())  # earlier versions had them in the order of detection
         seen: NDArray[np.int64] = order[self.states()[order] != UNSEEN]
         return seen
 
@@ -192,6 +192,10 @@ class KeyframeStore:
         """Slice numbers of all entries."""
         return [int(z) for z in np.asarray(self._array("z", "r")[:])]
 
+    def counts(self) -> NDArray[np.int64]:
+        """How many detections are on each: (k,)."""
+        return np.asarray(self._array("count", "r")[:])
+
     def areas(self) -> NDArray[np.int64]:
         """Pixels in each mask, not dilated: (k,)."""
         return np.asarray(self._array("area", "r")[:])
@@ -202,7 +206,7 @@ class KeyframeStore:
 
     def without_detection(self) -> list[int]:
         """Numbers of the used keyframes on which nothing was found, ascending."""
-        numbers, counts = self.numbers(), np.asarray(self._array("count", "r")[:])
+        numbers, counts = self.numbers(), self.counts()
         return [numbers[place] for place in self.used().tolist() if not counts[place]]
 
     def _array(self, name: str, mode: Literal["r", "r+"]) -> zarr.Array:

@@ -97,6 +97,11 @@ class LayeredRegion:
     width: int
     parts: list[tuple[int, int, RegionMasks]]
 
+    @property
+    def complete(self) -> bool:
+        """Whether each of its slices has a mask."""
+        return sum(stop - start for start, stop, _ in self.parts) == self.depth
+
     def part(self, z: slice, y: slice) -> LayeredRegion:
         """Masks of some of the region's slices and rows."""
         parts = []
@@ -111,7 +116,7 @@ class LayeredRegion:
         """Cut the columns that the masks reach into runs of whole files; see `RegionMasks`."""
         files = -(-self.width // side)
         reached = np.zeros(files, bool)
-        full = np.full(files, sum(stop - start for start, stop, _ in self.parts) == self.depth)
+        full = np.full(files, self.complete)
         for _, _, masks in self.parts:
             whole = np.zeros(files, bool)
             for columns, alike in masks.columns(side, side):
@@ -122,7 +127,7 @@ class LayeredRegion:
 
     def fill(self, out: NDArray[np.uint8], columns: slice) -> None:
         """Write the masks of some of the region's columns; see `RegionMasks`."""
-        if sum(stop - start for start, stop, _ in self.parts) < self.depth:
+        if not self.complete:
             out.fill(0)
         for start, stop, masks in self.parts:
             masks.fill(out[start:stop], columns)

@@ -76,7 +76,7 @@ def run_seconds(record: Mapping[str, Any]) -> float | None:
         if (seconds := number(pick(stage, "seconds"))) is not None
     ]
     timed = sorted((began, began + seconds) for began, seconds in spans if began is not None)
-    if len(timed) < len(spans):  # records of before do not tell when stages began
+    if len(timed) < len(spans):  # records of earlier versions do not tell when stages began
         return sum(seconds for _, seconds in spans)
     total, last = 0.0, float("-inf")
     for began, ended in timed:

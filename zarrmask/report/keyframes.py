@@ -9,14 +9,13 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
 from zarrmask.masking.sighting import REPLACED
 from zarrmask.masking.sketch import SPECK, Sketch, agreement
-from zarrmask.storage.place import Place, zarr_store
+from zarrmask.storage.place import Place
 
 
 def pieces(sketch: Sketch) -> int:
@@ -126,27 +125,23 @@ def read_keyframes(path: Place, side: int) -> KeyframeTable:
     if not path.is_dir():
         none = np.zeros(0, np.int64)
         return KeyframeTable(none, none, none.astype(float), none.astype(float), none.astype(bool))
+    store = KeyframeStore(path)
     try:
-        group = zarr.open_group(zarr_store(path), mode="r", zarr_format=2)
-        columns = {
-            name: np.asarray(group[name][...])  # type: ignore[index]
-            for name in ("z", "count", "best_score", "area", "state")
-        }
-        store = KeyframeStore(path)
+        order, numbers, states = store.seen(), store.numbers(), store.states()
+        counts, best_scores, areas = store.counts(), store.best_scores(), store.areas()
         stored = store.sketches()
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected what a finished "
             "run leaves. Run again with --overwrite."
         ) from error
-    order = store.seen()
     sketches = tuple(stored[place] for place in order)
     return KeyframeTable(
-        columns["z"][order].astype(np.int64),
-        columns["count"][order].astype(np.int64),
-        columns["best_score"][order].astype(np.float64),
-        columns["area"][order].astype(np.float64),
-        columns["state"][order] != REPLACED,
+        np.array(numbers, np.int64)[order],
+        counts[order].astype(np.int64),
+        best_scores[order].astype(np.float64),
+        areas[order].astype(np.float64),
+        states[order] != REPLACED,
         sketches,
         side / max(sketches[0].shape) if sketches else 1.0,
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from zarrmask.errors import OutputError
 from zarrmask.pyramid import read_metadata
-from zarrmask.report.views import open_levels
+from zarrmask.report.levels import open_levels
 from zarrmask.storage.atomic import replace_file
 
 KHARTES_VOXEL_SIZE_UM = 7.91

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from zarrmask.report.headline import headline, how, title
-from zarrmask.report.views import Plane, Views, Z
+from zarrmask.report.levels import Z
+from zarrmask.report.planes import Plane
+from zarrmask.report.views import Views
 from zarrmask.report.words import short
 from zarrmask.storage.atomic import replace_file
 from zarrmask.storage.place import Place

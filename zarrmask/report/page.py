@@ -18,9 +18,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from zarrmask.errors import counted, listed
 from zarrmask.report import headline, words
 from zarrmask.report.charts import curves, histogram
+from zarrmask.report.levels import open_levels
 from zarrmask.report.pictures import FRAME, SECTION, SLICE, SUSPECT, Picture, picture
 from zarrmask.report.suspects import Suspect, at_border_always, corrections
-from zarrmask.report.views import Views, open_levels
+from zarrmask.report.views import Views
 from zarrmask.report.words import DASH, number, pick, plain
 from zarrmask.storage.atomic import replace_file
 from zarrmask.storage.place import Place, is_local

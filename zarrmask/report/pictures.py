@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from zarrmask.report.views import Outline, Plane, Views
+from zarrmask.report.planes import Outline, Plane
+from zarrmask.report.views import Views
 from zarrmask.report.words import short
 
 QUALITIES = (88, 80, 70, 58, 45)

@@ -46,6 +46,7 @@ __all__ = [
     "too_many",
 ]
 
+TIFFS = (".tif", ".tiff")
 OF_A_RUN = ("run.json", "mask.zarr")
 """What lies in the folder of a run, beside `overview.png`, which is not a slice."""
 
@@ -116,44 +117,38 @@ def open_source(
         If it cannot be read as one volume; every bad file is named.
     """
     given = place_of(path)
-    if not isinstance(given, Path):
-        return open_remote(Remote(given), allow_missing, progress, labels, allow_unreadable)
-    place = str(given)
-    if os.path.isdir(place):  # noqa: PTH112
-        if is_zarr(place):
-            return open_zarr(place, labels=labels)
-        if all((Path(place) / name).exists() for name in OF_A_RUN):
-            raise StackError(
-                f"{escaped(place)} is what a run of zarrmask left; name what is in it: "
-                f"{escaped(place)}/volume.zarr"
-            )
-        formats = LABELS if labels else FORMATS
-        return open_folder(
-            place, allow_missing, progress, formats, allow_unreadable=allow_unreadable
+    place = str(given) if isinstance(given, Path) else Remote(given)
+    if is_tiff(place):
+        return open_multipage(place, labels=labels)
+    if is_zarr(place):
+        return open_zarr(place, labels=labels)
+    if isinstance(place, str) and all((Path(place) / name).exists() for name in OF_A_RUN):
+        raise StackError(
+            f"{escaped(place)} is what a run of zarrmask left; name what is in it: "
+            f"{escaped(place)}/volume.zarr"
         )
+    formats = LABELS if labels else FORMATS
+    return open_folder(place, allow_missing, progress, formats, allow_unreadable=allow_unreadable)
+
+
+def is_tiff(place: str | Remote) -> bool:
+    """Tell whether a stack is one TIFF, by its name; if not, it is a folder.
+
+    Raises
+    ------
+    StackError
+        If it is here, and neither.
+    """
+    if isinstance(place, Remote):
+        return PurePath(place.place.path).suffix.lower() in TIFFS
+    if os.path.isdir(place):  # noqa: PTH112
+        return False
     if not os.path.isfile(place):  # noqa: PTH113
         there = "is not a file or folder" if os.path.lexists(place) else "does not exist"
         raise StackError(f"{escaped(place)} {there}; expected a stack of slices")
-    suffix = Path(place).suffix.lower()
-    if suffix in (".tif", ".tiff"):
-        return open_multipage(place, labels=labels)
-    raise StackError(
-        f"{escaped(place)} is a file, but not a TIFF; expected a folder of numbered slices "
-        f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
-    )
-
-
-def open_remote(
-    remote: Remote,
-    allow_missing: bool,
-    progress: Progress | None,
-    labels: bool,
-    allow_unreadable: bool,
-) -> Source:
-    """Open a stack at a URL."""
-    if PurePath(remote.place.path).suffix.lower() in (".tif", ".tiff"):
-        return open_multipage(remote, labels=labels)
-    if is_zarr(remote):
-        return open_zarr(remote, labels=labels)
-    formats = LABELS if labels else FORMATS
-    return open_folder(remote, allow_missing, progress, formats, allow_unreadable=allow_unreadable)
+    if PurePath(place).suffix.lower() not in TIFFS:
+        raise StackError(
+            f"{escaped(place)} is a file, but not a TIFF; expected a folder of numbered slices "
+            f"({', '.join(FORMATS)}), a multipage TIFF or a zarr"
+        )
+    return True

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.stack.source import RegionSource, Source
+from zarrmask.stack.source import Source
 
 MOST_IN_A_ROW = 8
 """Neighbours that are interpolated; between slices that lie farther apart too much changes."""
@@ -17,8 +17,8 @@ SHARE = 0.01
 Anchors = tuple[int | None, int | None]
 
 
-class Bridged(RegionSource):
-    """A `Source` whose unreadable slices are interpolated wherever they are read.
+class Bridged(Source):
+    """A source whose unreadable slices are interpolated wherever they are read.
 
     Each becomes the mean of the nearest slices before and behind it that are there, weighted by how
     near they are; at the ends of the stack the nearest one.
@@ -50,15 +50,15 @@ class Bridged(RegionSource):
         return self._source.unreadable
 
     def fingerprint(self, without: Collection[int] = ()) -> str:
-        """Hash what would change if the input did: see `Source`."""
+        """Hash what would change if the input did."""
         return self._source.fingerprint(without)
 
     def forget(self) -> None:
-        """Look anew, for the next fingerprint: see `Source`."""
+        """Look anew, for the next fingerprint."""
         self._source.forget()
 
     def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
-        """Give the coarsest form of the volume: see `Source`; what it holds is not interpolated."""
+        """Give the coarsest form of the volume; what it holds is not interpolated."""
         coarse, depth = self._source.coarsest(rows, columns)
         return (self if coarse is self._source else coarse), depth
 

@@ -67,7 +67,7 @@ def open_folder(
     place: str | Remote,
     allow_missing: bool,
     progress: Progress | None,
-    formats: Mapping[str, Format] = FORMATS,
+    formats: Mapping[str, Format],
     *,
     allow_unreadable: bool = False,
 ) -> SliceSource:
@@ -129,9 +129,7 @@ def open_folder(
     )
 
 
-def slice_files(
-    place: str | Remote, formats: Mapping[str, Format] = FORMATS
-) -> tuple[list[str], list[str]]:
+def slice_files(place: str | Remote, formats: Mapping[str, Format]) -> tuple[list[str], list[str]]:
     """List the folder's slice files, and the entries so named that are no readable file.
 
     Raises

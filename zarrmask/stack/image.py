@@ -132,16 +132,12 @@ def whole_image(rows: int, columns: int, dtype: np.dtype) -> Header:
 
 def read_jpeg(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
     """Decode a JPEG and take a region of it."""
-    out[...] = grey(imagecodecs.jpeg_decode(content(file)), header)[
-        y.start : y.stop, x.start : x.stop
-    ]
+    out[...] = grey(imagecodecs.jpeg_decode(content(file)), header, y, x)
 
 
 def read_png(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
     """Decode a PNG and take a region of it."""
-    out[...] = grey(imagecodecs.png_decode(content(file)), header)[
-        y.start : y.stop, x.start : x.stop
-    ]
+    out[...] = grey(imagecodecs.png_decode(content(file)), header, y, x)
 
 
 def read_png_labels(file: File, header: Header, y: slice, x: slice, out: np.ndarray) -> None:
@@ -164,8 +160,9 @@ def content(file: File) -> bytes:
         return stream.read()
 
 
-def grey(image: np.ndarray, header: Header) -> np.ndarray:
-    """Check that a decoded image is what its header said when it was checked."""
+def grey(image: np.ndarray, header: Header, y: slice, x: slice) -> np.ndarray:
+    """Take a region of a decoded image, once it is what its header said when it was checked."""
     if image.shape[:2] != header.shape or image.dtype != header.dtype:
         raise ValueError(f"decoded to {image.shape} {image.dtype}; its header said {header}")
-    return image if image.ndim == 2 else image[:, :, 0]  # a transparent grey decodes as alpha
+    plane = image if image.ndim == 2 else image[:, :, 0]  # a transparent grey decodes as alpha
+    return plane[y.start : y.stop, x.start : x.stop]

@@ -14,7 +14,7 @@ import numpy as np
 from zarrmask.errors import StackError, counted, escaped, first_of
 from zarrmask.stack.header import PIXELS, Header
 from zarrmask.stack.remote import AT_ONCE, File, Remote, Stamp, shown
-from zarrmask.stack.source import RegionSource
+from zarrmask.stack.source import Source
 from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
 from zarrmask.stack.voxels import UNKNOWN, Voxels
 
@@ -26,8 +26,8 @@ ReadSlice = Callable[[File, Header, slice, slice, np.ndarray], None]
 """Reads rows and columns of a slice (file, header, y, x) into an array."""
 
 
-class SliceSource(RegionSource):
-    """Slices of one shape and dtype, with zeros where a number is missing: a `Source`.
+class SliceSource(Source):
+    """Slices of one shape and dtype, with zeros where a number is missing.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class SliceSource(RegionSource):
         return digest.hexdigest()
 
     def forget(self) -> None:
-        """Look anew, for the next fingerprint: see `Source`."""
+        """Look anew, for the next fingerprint, at what is at a URL."""
         if isinstance(self._place, Remote):
             self._place.forget()
 

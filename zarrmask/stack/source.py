@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-class Source(Protocol):
+class Source(ABC):
     """A volume that is read by region; small when pickled, safe to read from many threads.
 
     Attributes
@@ -34,8 +34,8 @@ class Source(Protocol):
         Slices, rows, columns.
     dtype : numpy.dtype
         uint8, uint16, int16 or float32, native byte order.
-    numbers : numpy.ndarray of int64, shape (z,)
-        The slices' numbers, rising by one.
+    first : int
+        Number of the first slice; the others' rise by one.
     missing : tuple of int
         Numbers of the slices that are not there and read as zeros.
     voxel_size : float or None
@@ -60,80 +60,25 @@ class Source(Protocol):
     kind: str
     shape: tuple[int, int, int]
     dtype: np.dtype
-    ndim: int
-    missing: tuple[int, ...]
-    voxel_size: float | None
-    block: tuple[int, int, int]
-    offset: tuple[float, float, float]
-    oblong: str
-    unitless: bool
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """The slices' numbers."""
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """Read a region, given by indices (not numbers): integers and slices, as NumPy's."""
-
-    def read_into(self, out: np.ndarray, z: slice, y: slice, x: slice) -> None:
-        """Read a region into an array of its shape; starts and stops are within the shape."""
-
-    def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
-        """Give the coarsest form of the volume whose slices have so many rows and columns at least.
-
-        Returns
-        -------
-        source : Source
-            This one, where the volume has no other form, or all others are too coarse.
-        depth : int
-            How many slices of this one a slice of it stands for.
-        """
-
-    @property
-    def unreadable(self) -> Mapping[int, str]:
-        """What is wrong with slices that are known to be unreadable, by number."""
-
-    def fingerprint(self, without: Collection[int] = ()) -> str:
-        """Hash what would change if the input did: names, sizes, times, shape, dtype.
-
-        Parameters
-        ----------
-        without : collection of int
-            Numbers of slices whose files do not count.
-        """
-
-    def token(self) -> str:
-        """Give what lazy arrays of it are named by: a fingerprint, or what is told sooner."""
-
-    def forget(self) -> None:
-        """Look anew, for the next fingerprint, at what is only asked for once otherwise."""
-
-
-class RegionSource(ABC):
-    """A `Source` but for how a region is read: turns an index into ascending ranges."""
-
     ndim = 3
-    path: str
-    kind: str
-    shape: tuple[int, int, int]
-    dtype: np.dtype
+    first = 0
     missing: tuple[int, ...]
     voxel_size: float | None
     block: tuple[int, int, int]
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     oblong = ""
     unitless = False
-    first = 0
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.shape} {self.dtype} from {escaped(self.path)}>"
 
     @property
     def numbers(self) -> np.ndarray:
-        """The slices' numbers."""
+        """The slices' numbers, rising by one: (z,) int64."""
         return np.arange(self.first, self.first + self.shape[0], dtype=np.int64)
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        """Read a region, given by indices (not numbers): integers and slices, as NumPy's."""
         ranges, dropped = index_ranges(key, self.shape)
         if all(ranges):
             rising = [r if r.step > 0 else r[::-1] for r in ranges]
@@ -148,25 +93,39 @@ class RegionSource(ABC):
         out[...] = self._read(*(slice(part.start, part.stop, 1) for part in (z, y, x)))
 
     def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
-        """Give this volume, which has no coarser form: see `Source`."""
+        """Give the coarsest form of the volume whose slices have so many rows and columns at least.
+
+        Returns
+        -------
+        source : Source
+            This one, where the volume has no other form, or all others are too coarse.
+        depth : int
+            How many slices of this one a slice of it stands for.
+        """
         return self, 1
 
     @property
     def unreadable(self) -> Mapping[int, str]:
-        """What is wrong with slices that are known to be unreadable, by number: of none."""
+        """What is wrong with slices that are known to be unreadable, by number."""
         return {}
 
     @abstractmethod
     def fingerprint(self, without: Collection[int] = ()) -> str:
-        """Hash what would change if the input did: see `Source`."""
+        """Hash what would change if the input did: names, sizes, times, shape, dtype.
+
+        Parameters
+        ----------
+        without : collection of int
+            Numbers of slices whose files do not count.
+        """
 
     def token(self) -> str:
-        """Give what lazy arrays of it are named by: its fingerprint."""
+        """Give what lazy arrays of it are named by: its fingerprint, or what is told sooner."""
         return self.fingerprint()
 
     @abstractmethod
     def forget(self) -> None:
-        """Look anew, for the next fingerprint: see `Source`."""
+        """Look anew, for the next fingerprint, at what is only asked for once otherwise."""
 
     @abstractmethod
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray:

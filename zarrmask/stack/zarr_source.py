@@ -1,17 +1,15 @@
 """Zarr arrays and OME-Zarr images as stacks."""
 
 import hashlib
-import json
 import os
 import platform
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from copy import copy
 from itertools import product
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -19,17 +17,17 @@ from zarr.buffer.cpu import NDBuffer
 
 from zarrmask.errors import StackError, escaped, first_of, some_of
 from zarrmask.stack.header import wrong_dtype
+from zarrmask.stack.ngff import Level, coarser_levels, described, no_image
 from zarrmask.stack.remote import PatientStore, Remote
-from zarrmask.stack.source import RegionSource, Source
+from zarrmask.stack.source import Source
+from zarrmask.stack.unfinished import UNFINISHED, is_of_unfinished, is_unfinished
 from zarrmask.stack.unreadable import MOST_AT_ONCE, UnreadableError, reason, try_each
-from zarrmask.stack.voxels import UNKNOWN, Voxels, stated_voxels
+from zarrmask.stack.voxels import UNKNOWN, Voxels
 from zarrmask.storage.files import by_place, stamps
 from zarrmask.storage.pipelines import opening
 from zarrmask.storage.place import redacted, zarr_store
-from zarrmask.transformations import combined
 
 MARKERS = (".zarray", ".zgroup", "zarr.json")
-LISTED = 20  # members of a group named in a message
 
 
 def is_zarr(place: str | Remote) -> bool:
@@ -39,15 +37,8 @@ def is_zarr(place: str | Remote) -> bool:
     return any((Path(place) / marker).is_file() for marker in MARKERS)
 
 
-class Level(NamedTuple):
-    """A coarser level of an image: its array, and how many voxels one of its stands for."""
-
-    array: zarr.Array
-    factors: tuple[int, int, int]
-
-
-class ZarrSource(RegionSource):
-    """A 3-D zarr array: a `Source`.
+class ZarrSource(Source):
+    """A 3-D zarr array.
 
     Parameters
     ----------
@@ -94,7 +85,7 @@ class ZarrSource(RegionSource):
         return other
 
     def coarsest(self, rows: int, columns: int) -> tuple[Source, int]:
-        """Give the coarsest level with slices of so many rows and columns: see `Source`."""
+        """Give the coarsest level with slices of so many rows and columns at least."""
         for array, factors in reversed(self._coarser):
             if array.shape[-2] >= rows and array.shape[-1] >= columns:
                 return ZarrSource(self._place, f"{self.kind}, coarser", array), factors[0]
@@ -129,7 +120,7 @@ class ZarrSource(RegionSource):
         return repr((self.kind, self.shape, str(self.dtype), stamps(self._root(), MARKERS)))
 
     def forget(self) -> None:
-        """Look anew, for the next fingerprint: see `Source`."""
+        """Look anew, for the next fingerprint, at what is at a URL."""
         if isinstance(self._place, Remote):
             self._place.forget()
 
@@ -316,7 +307,7 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
         what = redacted(str(error))
         raise StackError(f"{path}: its zarr metadata cannot be read: {what}") from None
     if isinstance(node, zarr.Array):
-        if isinstance(place, str) and _is_of_unfinished(Path(place).parent):
+        if isinstance(place, str) and is_of_unfinished(Path(place).parent):
             raise StackError(f"{path}: {UNFINISHED}")
         return checked(place, "zarr array", node, labels=labels)
     attributes: dict[str, Any] = dict(node.attrs)
@@ -339,132 +330,6 @@ def open_zarr(place: str | Remote, *, labels: bool = False) -> ZarrSource:
     source = checked(place, "OME-Zarr", array, said.voxels, coarser, axes=said.axes, labels=labels)
     source.offset = said.offset
     return source
-
-
-class Description(NamedTuple):
-    """What an image's metadata says of its levels.
-
-    Attributes
-    ----------
-    axes : list of str
-        Their names; none where the version gives none.
-    paths : list of str
-        Of the levels' arrays in the group, finest first.
-    scales : list of numpy.ndarray, shape (3,)
-        The levels', along z, y, x: ones where the version gives none.
-    voxels : Voxels
-        Of the finest.
-    offset
-        See `Source`.
-    """
-
-    axes: list[str]
-    paths: list[str]
-    scales: list[np.ndarray]
-    voxels: Voxels
-    offset: tuple[float, float, float]
-
-
-def described(multiscale: dict[str, Any]) -> Description:
-    """Read one entry of `multiscales`, of any NGFF version.
-
-    Raises
-    ------
-    StackError
-        If its axes are named, and others than z, y, x come last.
-    """
-    datasets = multiscale["datasets"]
-    axes = [
-        axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes") or []
-    ]
-    names = [str(axis["name"]) for axis in axes]
-    if names and names[-3:] != ["z", "y", "x"]:
-        raise StackError(f"axes {', '.join(names)}; expected z, y, x last")
-    units = [axis.get("unit") for axis in axes[-3:]] or [None] * 3
-    # Levels and image may both scale, and the scales multiply.
-    placed = [combined(_steps(dataset) + _steps(multiscale), 3) for dataset in datasets]
-    scales = [scale for scale, _ in placed]
-    return Description(
-        names,
-        [str(dataset["path"]) for dataset in datasets],
-        scales,
-        stated_voxels(scales[0], units),
-        offset_of(*placed[0]),
-    )
-
-
-def _steps(holder: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(holder.get("coordinateTransformations") or [])
-
-
-def offset_of(scale: np.ndarray, start: np.ndarray) -> tuple[float, float, float]:
-    """Say where an image's first voxel lies, in voxels; at 0 where that cannot be told."""
-    if not (np.isfinite(start).all() and np.isfinite(scale).all() and (scale > 0).all()):
-        return 0.0, 0.0, 0.0
-    z, y, x = np.round(start / scale, 6).tolist()
-    return z, y, x
-
-
-UNFINISHED = (
-    "zarrmask has not finished writing it; give the command that began it again, and take it then"
-)
-
-
-def is_unfinished(place: str | Remote, attributes: dict[str, Any]) -> bool:
-    """Whether a group is a pyramid of zarrmask's that is still being written, or was stopped.
-
-    A conversion has its record in the group itself, a run beside its groups.
-    """
-    record = attributes.get("zarrmask")
-    if record is None and isinstance(place, str):
-        with suppress(OSError, ValueError):
-            record = json.loads((Path(place).parent / "run.json").read_bytes())
-    state = record.get("state") if isinstance(record, dict) else None
-    return isinstance(state, str) and state != "finished"
-
-
-def _is_of_unfinished(folder: Path) -> bool:
-    """Whether a folder, of which an array is a level, is a pyramid that is still being written."""
-    try:
-        group = zarr.open_group(folder, mode="r")
-    except (OSError, ValueError, KeyError, TypeError):  # an array may lie anywhere
-        return False
-    return is_unfinished(str(folder), dict(group.attrs))
-
-
-def coarser_levels(
-    finest: zarr.Array, others: Sequence[Any], scales: Sequence[np.ndarray]
-) -> list[Level]:
-    """Pick the levels whose voxels stand for whole numbers of the finest one's.
-
-    Parameters
-    ----------
-    finest : zarr.Array
-        Level 0.
-    others : sequence
-        What there is under the names of the other levels.
-    scales : sequence of numpy.ndarray, shape (3,)
-        All levels'; if they say nothing, each level is half as fine as the one before.
-    """
-    levels = []
-    for number, array in enumerate(others, start=1):
-        ratio = scales[number] / scales[0]
-        ratio = np.full(3, 2.0**number) if np.all(ratio == 1) else ratio
-        z, y, x = (max(1, round(float(side))) for side in ratio)
-        if (
-            isinstance(array, zarr.Array)
-            and array.ndim == finest.ndim
-            and array.dtype == finest.dtype
-            and np.allclose(ratio, (z, y, x))
-            and all(
-                size in (fine // factor, ceil(fine / factor))
-                for fine, factor, size in zip(
-                    finest.shape[-3:], (z, y, x), array.shape[-3:], strict=True
-                )
-            )
-        ):
-            levels.append(Level(array, (z, y, x)))
-    return levels
 
 
 def checked(
@@ -495,22 +360,3 @@ def checked(
     if isinstance(place, Remote) and array.shards:
         place.fetch(f"{array.path}/zarr.json".lstrip("/"), 0, 1)  # chunks are parts of files
     return ZarrSource(place, kind, array, voxels, coarser)
-
-
-def no_image(path: str, group: zarr.Group) -> str:
-    """Say what a group holds that is no OME-Zarr image, and what to give instead."""
-    try:
-        found = sorted(group.members())
-    except Exception:  # not every server lists what it has
-        found = []
-    members = [
-        f"{escaped(name)} ({' x '.join(map(str, m.shape))} array)"
-        if isinstance(m, zarr.Array)
-        else f"{escaped(name)} (group)"
-        for name, m in found
-    ]
-    return (
-        f"{path} is a zarr group, but no OME-Zarr image (it has no multiscales); "
-        f"it holds: {some_of(members, LISTED) or 'nothing'}. "
-        "Give the path of an array or image inside it"
-    )

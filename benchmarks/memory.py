@@ -31,6 +31,7 @@ from zarrmask.detection.actors import DetectorSpec
 from zarrmask.progress import Reporter
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.workers.cluster import connect
+from zarrmask.workers.crew import Crew
 from zarrmask.workers.detectors import Detectors
 from zarrmask.workers.processes import DETECTING, WRITING
 
@@ -64,7 +65,7 @@ def at_rest(workers: int, imported: tuple[str, ...]) -> dict[str, float]:
     """Bytes of client and workers before and after detectors are loaded."""
     import zarrmask.running.pipeline  # noqa: F401
 
-    with connect(workers=workers, imported=imported) as client:
+    with connect(Crew(workers, 1, None, imported=imported), [], Reporter()) as client:
         before = workers_hold(client)
         detectors = Detectors(client, DetectorSpec(DEFAULT_CHECKPOINT), Reporter())
         detectors.load()

@@ -54,6 +54,7 @@ from zarrmask.pyramid import Shape
 from zarrmask.records.ledger import Ledger
 from zarrmask.workers.blocks import one_task_each, results
 from zarrmask.workers.cluster import connect
+from zarrmask.workers.crew import CrewRequest, find_crew
 
 SETTINGS: dict[str, dict[str, Any]] = {"convert": {}, "run": {"every": 8}}
 DETECTING = {"detect", "detect_anew", "measure_fields"}
@@ -156,9 +157,10 @@ def real(what: str, mode: str, workers: int, stack: Path, depth: int) -> Timing:
     out = stack.with_name("out.zarr")
     os.sync()
     begun = time.time()
+    quiet = Reporter(Console(quiet=True))
     with (
         cores(workers),
-        connect(workers=workers) as client,
+        connect(find_crew(CrewRequest(workers=workers), quiet), [], quiet) as client,
         get_task_stream(client) as stream,
     ):
         program = zarrmask.run if what == "run" else zarrmask.convert
@@ -166,7 +168,7 @@ def real(what: str, mode: str, workers: int, stack: Path, depth: int) -> Timing:
             stack,
             out,
             scheduler=client.scheduler.address,
-            reporter=Reporter(Console(quiet=True)),
+            reporter=quiet,
             z=f"0:{depth}",
             **SETTINGS[what],
         )

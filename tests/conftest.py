@@ -28,7 +28,10 @@ from upath import UPath
 import zarrmask
 from zarrmask import cli
 from zarrmask.phantom import Phantom
+from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import connect
+from zarrmask.workers.crew import Crew
+from zarrmask.workers.processes import WRITING
 
 # A loaded machine is slow, not wrong.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -76,7 +79,7 @@ def shared():
 @pytest.fixture(scope="session")
 def cluster():
     """Address of a cluster of two worker processes."""
-    with connect(workers=2) as client:
+    with connect(Crew(2, 1, None, imported=WRITING), [], Reporter()) as client:
         yield client.scheduler.address
 
 

@@ -20,7 +20,8 @@ from zarrmask import ZarrmaskError
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import come_to_rest, connect, require_sight, started
-from zarrmask.workers.crew import CrewRequest, find_crew
+from zarrmask.workers.crew import Crew, CrewRequest, find_crew
+from zarrmask.workers.processes import WRITING
 from zarrmask.workers.vitals import at_work, has_lost
 
 
@@ -83,8 +84,8 @@ def test_runs_leave_next_to_nothing_on_a_scheduler_that_lives_on(stack, cluster,
 
 
 def test_workers_of_a_named_cluster_are_not_counted_here(cluster):
-    with pytest.raises(ZarrmaskError, match="leave --workers out"), connect(cluster, workers=2):
-        pass
+    with pytest.raises(SettingsError, match="leave --workers out"):
+        find_crew(CrewRequest(cluster, workers=2), Reporter())
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def scheduler(**environment):
 def test_a_scheduler_without_workers_is_waited_for_and_named(capsys):
     with scheduler() as address:
         with pytest.raises(ZarrmaskError, match=f"at {address} has no worker; start some with"):
-            find_crew(CrewRequest(address, patience="500ms"))
+            find_crew(CrewRequest(address, patience="500ms"), Reporter())
         assert f"{address} has no worker; waiting up to 0:00:00.5" in capsys.readouterr().err
 
 
@@ -131,7 +132,7 @@ def test_a_scheduler_that_lacks_zarrmask_is_named(tmp_path):
 )
 def test_a_patience_that_is_no_time_is_refused(patience):
     with pytest.raises(SettingsError, match=f"--patience {patience} is not a time to wait"):
-        find_crew(CrewRequest(patience=patience))
+        find_crew(CrewRequest(patience=patience), Reporter())
 
 
 class Losing:
@@ -153,14 +154,14 @@ def test_a_lost_scheduler_is_told_from_a_lost_worker():
 @pytest.mark.parametrize("workers", [0, -2])
 def test_no_workers_at_all_are_refused(workers):
     with pytest.raises(SettingsError, match=f"{workers} workers; give 1 at least"):
-        find_crew(CrewRequest(workers=workers))
+        find_crew(CrewRequest(workers=workers), Reporter())
 
 
 @pytest.mark.parametrize(
     ("patience", "seconds"), [(None, 600), (90, 90), ("90", 90), ("12h", 43200)]
 )
 def test_patience_is_read_as_dask_reads_times(patience, seconds):
-    assert find_crew(CrewRequest(patience=patience)).patience == seconds
+    assert find_crew(CrewRequest(patience=patience), Reporter()).patience == seconds
 
 
 def test_workers_that_do_not_see_the_output_are_named(stack, tmp_path):
@@ -205,7 +206,7 @@ def test_another_version_of_zarrmask_is_refused(monkeypatch, what):
 
     monkeypatch.setattr(f"zarrmask.workers.cluster.{what}", other)
     with (
-        connect(workers=1) as client,
+        connect(Crew(1, 1, None, imported=WRITING), [], Reporter()) as client,
         pytest.raises(ZarrmaskError, match=r"has zarrmask 9\.9\.9, this is"),
     ):
         require_sight(client, [])
@@ -218,7 +219,7 @@ def test_a_worker_that_dies_when_it_is_asked_is_not_blind(monkeypatch, tmp_path)
         return zarrmask.__version__, paths
 
     monkeypatch.setattr("zarrmask.workers.cluster._equipment", dying)
-    with connect(workers=2) as client:
+    with connect(Crew(2, 1, None, imported=WRITING), [], Reporter()) as client:
         require_sight(client, [])
         with pytest.raises(ZarrmaskError, match=r"1 of the cluster's 1 workers do not see(.|\n)*x"):
             require_sight(client, [tmp_path / "x"])
@@ -251,7 +252,7 @@ def test_what_others_do_on_a_cluster_is_not_waited_for(cluster, tmp_path):
 def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
     cluster, tmp_path, capsys
 ):
-    at = find_crew(CrewRequest(cluster)), tmp_path / "out", [], Reporter()
+    at = find_crew(CrewRequest(cluster), Reporter()), tmp_path / "out", [], Reporter()
     with at_work(*at) as (client, *_):
         _begin(client, tmp_path, 1.0)
     assert not (tmp_path / "done").exists()
@@ -262,7 +263,7 @@ def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
 
 def test_no_login_of_an_output_is_shown_on_the_dashboard(cluster):
     out = UPath("http://me:hidden@localhost/out")
-    with at_work(find_crew(CrewRequest(cluster)), out, [], Reporter()):
+    with at_work(find_crew(CrewRequest(cluster), Reporter()), out, [], Reporter()):
         (name,) = dask.get_annotations()["span"]["name"]
     assert name == "zarrmask http://...@localhost/out"
 

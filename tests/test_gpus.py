@@ -10,6 +10,7 @@ import zarr
 
 import zarrmask
 from zarrmask.errors import SettingsError
+from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import connect
 from zarrmask.workers.crew import Crew, CrewRequest, find_crew
 from zarrmask.workers.gpus import visible_gpus
@@ -28,7 +29,7 @@ def test_a_missing_dask_cuda_is_named_with_what_brings_it(zarrmask, stack, tmp_p
 @pytest.mark.parametrize("other", [{"workers": 2}, {"scheduler": "tcp://127.0.0.1:1"}])
 def test_gpus_and_other_workers_exclude_each_other(other):
     with pytest.raises(SettingsError, match="leave it out, or --scheduler and --workers"):
-        find_crew(CrewRequest(gpus=True, **other))
+        find_crew(CrewRequest(gpus=True, **other), Reporter())
 
 
 def test_gpus_do_not_detect_on_a_processor(stack, tmp_path):
@@ -55,7 +56,7 @@ def test_a_machine_without_gpus_says_so(stack, tmp_path, monkeypatch):
 def test_a_worker_a_gpu_shares_the_cores(monkeypatch):
     monkeypatch.setattr("zarrmask.workers.crew.visible_gpus", lambda: ["0", "1", "2"])
     monkeypatch.setattr("dask.system.CPU_COUNT", 32)
-    crew = find_crew(CrewRequest(memory="64GB", gpus=True))
+    crew = find_crew(CrewRequest(memory="64GB", gpus=True), Reporter())
     assert crew == Crew(3, 10, 64 * GB, fixed=False, gpus=True)
 
 
@@ -65,7 +66,7 @@ def test_the_cluster_is_dask_cuda_s(stack, tmp_path, monkeypatch):
     monkeypatch.setattr("zarrmask.workers.crew.visible_gpus", lambda: ["0", "1"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("DASK_CUDA_TEST_DISABLE_DEVICE_SPECIFIC", "1")
-    with connect(workers=2, threads=3, gpus=True) as client:
+    with connect(Crew(2, 3, None, gpus=True), [], Reporter()) as client:
         assert type(client.cluster).__name__ == "LocalCUDACluster"
         assert list(client.nthreads().values()) == [3, 3]
         assert client.dashboard_link.startswith("http://127.0.0.1:")

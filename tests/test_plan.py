@@ -330,14 +330,14 @@ def test_nothing_is_refused_where_nobody_knows_the_memory():
 @pytest.mark.parametrize("size", ["much", "-4GB", "4 apples", "", 0])
 def test_a_size_that_is_none_is_named(size):
     with pytest.raises(SettingsError, match="not a size"):
-        find_crew(CrewRequest(memory=size))
+        find_crew(CrewRequest(memory=size), Reporter())
 
 
 def test_a_crew_of_this_machine():
-    crew = find_crew(CrewRequest(memory="8GB", workers=3))
+    crew = find_crew(CrewRequest(memory="8GB", workers=3), Reporter())
     assert crew == Crew(3, 1, 8 * GB, imported=shared_imports())
-    assert find_crew(CrewRequest()).memory > GB
-    assert not find_crew(CrewRequest()).fixed
+    assert find_crew(CrewRequest(), Reporter()).memory > GB
+    assert not find_crew(CrewRequest(), Reporter()).fixed
 
 
 def test_a_crew_of_a_cluster_has_what_its_workers_are_limited_to(tmp_path):
@@ -351,7 +351,7 @@ def test_a_crew_of_a_cluster_has_what_its_workers_are_limited_to(tmp_path):
         ) as cluster,
         Client(cluster),
     ):
-        found = find_crew(CrewRequest(cluster.scheduler_address))
+        found = find_crew(CrewRequest(cluster.scheduler_address), Reporter())
     assert (found.workers, found.threads, found.local) == (2, 3, False)
     assert found.memory == pytest.approx(0.8 * 4 * GB)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from zarrmask.progress import Reporter
 from zarrmask.workers import processes
 from zarrmask.workers.cluster import connect
-from zarrmask.workers.crew import CrewRequest, find_crew
+from zarrmask.workers.crew import Crew, CrewRequest, find_crew
 from zarrmask.workers.processes import DETECTING, WRITING, make_ready, shared_imports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
@@ -27,8 +28,10 @@ from multiprocessing import forkserver
 import dask
 import psutil
 
+from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import connect
-from zarrmask.workers.processes import DETECTING, make_ready
+from zarrmask.workers.crew import Crew
+from zarrmask.workers.processes import DETECTING, WRITING, make_ready
 
 sys.path.insert(0, {added!r})
 import added
@@ -45,7 +48,7 @@ def found():
 if __name__ == "__main__":
     dask.config.set({{"distributed.nanny.pre-spawn-environ.ZARRMASK_NULL": None}})
     make_ready(DETECTING)
-    with connect(workers=1) as client:
+    with connect(Crew(1, 1, None, imported=WRITING), [], Reporter()) as client:
         print(*client.run(loaded).values())
         print(*client.run(found).values())
     print(psutil.Process(forkserver._forkserver._forkserver_pid).num_threads())
@@ -57,8 +60,10 @@ import time
 
 import psutil
 
+from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import connect
-from zarrmask.workers.processes import make_ready
+from zarrmask.workers.crew import Crew
+from zarrmask.workers.processes import WRITING, make_ready
 
 def runs(pid):  # what died stays as a zombie where a container's first process takes no leave of it
     try:
@@ -67,7 +72,7 @@ def runs(pid):  # what died stays as a zombie where a container's first process 
         return False
 
 if __name__ == "__main__":
-    with connect(workers=2) as client:
+    with connect(Crew(2, 1, None, imported=WRITING), [], Reporter()) as client:
         before, (parent,) = (set(client.run(what).values()) for what in (os.getpid, os.getppid))
         psutil.Process(parent).kill()
         there, deadline = set(), time.monotonic() + 60
@@ -93,7 +98,7 @@ def _parent():
 
 
 def test_workers_are_forked_from_one_process_without_threads():
-    with connect(workers=2) as client:
+    with connect(Crew(2, 1, None, imported=WRITING), [], Reporter()) as client:
         (parent,) = set(client.run(_parent).values())
         forked_from = psutil.Process(parent)
         assert forked_from.ppid() == os.getpid()
@@ -152,7 +157,7 @@ def test_workers_see_the_environment_as_it_is_now(monkeypatch):
     monkeypatch.setattr(processes, "_origin", forgets)
     for told in ("one", "two"):
         monkeypatch.setenv("ZARRMASK_TOLD", told)
-        with connect(workers=1) as client:
+        with connect(Crew(1, 1, None, imported=WRITING), [], Reporter()) as client:
             assert list(client.run(value).values()) == [(told, None)]
             assert make_ready() == "forkserver"  # though Dask looks for modules in its own folders
 
@@ -164,11 +169,11 @@ def test_there_are_workers_without_forks(monkeypatch, tmp_path):
         patch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
         assert shared_imports(DETECTING) == ()
         assert make_ready() == "spawn"
-        assert find_crew(CrewRequest(), detects=True).imported == ()
+        assert find_crew(CrewRequest(), Reporter(), detects=True).imported == ()
     monkeypatch.setattr(processes, "_possible", False)
-    assert find_crew(CrewRequest(workers=1)).imported == ()
+    assert find_crew(CrewRequest(workers=1), Reporter()).imported == ()
     monkeypatch.undo()
-    with connect(workers=1, imported=()) as client:
+    with connect(Crew(1, 1, None), [], Reporter()) as client:
         assert set(client.run(_parent).values()) == {os.getpid()}
 
 
@@ -211,9 +216,9 @@ def test_workers_end_with_the_process_that_they_were_forked_from_and_come_back(t
 
 def test_what_workers_share_is_settled_by_the_first():
     make_ready()
-    began = find_crew(CrewRequest()).imported
+    began = find_crew(CrewRequest(), Reporter()).imported
     assert set(WRITING) <= set(began)
-    assert find_crew(CrewRequest(), detects=True).imported == began
+    assert find_crew(CrewRequest(), Reporter(), detects=True).imported == began
 
 
 def test_a_socket_has_room_in_the_longest_folder():

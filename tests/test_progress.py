@@ -17,7 +17,9 @@ from rich.console import Console
 from zarrmask.errors import ZarrmaskError
 from zarrmask.progress import Reporter
 from zarrmask.workers.cluster import connect
+from zarrmask.workers.crew import Crew
 from zarrmask.workers.peak_memory import PeakMemory, memory_in_use
+from zarrmask.workers.processes import WRITING
 from zarrmask.workers.vitals import Roll, watched
 
 
@@ -213,7 +215,10 @@ def test_who_is_missing_and_who_stands_in():
 
 def test_a_worker_that_is_killed_is_told_of_and_so_is_the_one_after_it(told):
     told_to = reporter(told)
-    with PeakMemory() as memory, connect(workers=2) as client:
+    with (
+        PeakMemory() as memory,
+        connect(Crew(2, 1, None, imported=WRITING), [], Reporter()) as client,
+    ):
         with watched(client, told_to, memory) as roll:
             assert "2 of 2 workers" in told_to.vitals()
             assert memory.now > 10**8

@@ -390,10 +390,10 @@ def test_corrections_are_undone_one_by_one(deep, masks, out, cluster, tmp_path):
 def test_a_correction_that_another_came_before_is_refused(out, cluster, monkeypatch):
     """Between its look at the record and its lock: it would lose the other's."""
 
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **options):
         monkeypatch.undo()
         redo(out, z="130:140", hold=120, scheduler=cluster)
-        return find_crew(*arguments)
+        return find_crew(*arguments, **options)
 
     monkeypatch.setattr("zarrmask.correcting.redo.find_crew", meanwhile)
     with pytest.raises(OutputError, match="just been corrected"):

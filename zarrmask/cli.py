@@ -8,220 +8,31 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import takewhile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from zarrmask import __version__
 from zarrmask.errors import ZarrmaskError, counted, listed, no_memory, no_space, sized
-
-
-class _Local(click.Path):
-    """A file or a folder that can only be on this machine."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if "://" in str(value):
-            self.fail("expected a path on this machine, not a URL", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-STACK = click.argument("stack", type=click.Path())
-OUT = click.argument("out", type=click.Path())
-OUT_FOLDER = click.argument("out", type=_Local(path_type=Path))
-
-
-def _cluster_options(command: Callable[..., Any], *, out: str = "OUT") -> Callable[..., Any]:
-    """Who does the work, and whether it replaces what is there."""
-    overwrite = click.option(
-        "--overwrite", is_flag=True, help=f"Replace what zarrmask left in {out} before."
-    )
-    return _crew_options(overwrite(command))
-
-
-_into_folder = partial(_cluster_options, out="DIR")
-
-
-def _crew_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Who does the work."""
-    for option in (
-        click.option(
-            "--workers",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Processes; one a core by default.",
-        ),
-        click.option("--scheduler", metavar="ADDRESS", help="Work on this Dask cluster."),
-        click.option(
-            "--memory",
-            metavar="SIZE",
-            help="What all processes may use together, such as 8GB; by default what there is.",
-        ),
-        click.option(
-            "--patience",
-            metavar="TIME",
-            help="How long to wait for a worker where none is left, such as 12h.  [default: 10m]",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What decides how the outputs are stored."""
-    for option in reversed(
-        (
-            click.option("--z", metavar="A:B", help="Slice numbers to work on, B excluded."),
-            click.option("--y", metavar="A:B", help="Rows to write, B excluded."),
-            click.option("--x", metavar="A:B", help="Columns to write, B excluded."),
-            click.option(
-                "--dtype",
-                type=click.Choice(["uint8", "uint16"]),
-                help="What grey values are written as, by a --window.",
-            ),
-            click.option(
-                "--window",
-                metavar="auto|LO HI",
-                help="Grey values that become black and white: percentiles, or these."
-                "  [default: all stay as they are]",
-            ),
-            click.option(
-                "--ngff",
-                type=click.Choice(["0.4", "0.5"]),
-                help="OME-NGFF 0.4 (zarr 2, for khartes) or 0.5 (zarr 3, sharded).  [default: 0.4]",
-            ),
-            click.option("--chunk", type=int, help="Side of a chunk, voxels.  [default: 128]"),
-            click.option("--levels", type=int, help="Levels at most.  [default: 6]"),
-            click.option(
-                "--compressor",
-                metavar="NAME[:LEVEL]",
-                help="none, blosc-lz4, blosc-zstd.  [default: blosc-lz4:5]",
-            ),
-            click.option("--voxel-size", metavar="UM", help="Side of a voxel, micrometres."),
-            click.option(
-                "--allow-missing",
-                is_flag=True,
-                default=None,
-                help="Read missing slice numbers as zeros.",
-            ),
-            click.option(
-                "--on-bad-slice",
-                type=click.Choice(["stop", "interpolate"]),
-                help="What becomes of a slice that cannot be read: stop, to go on when it is "
-                "repaired, or interpolate it from those around it.  [default: stop]",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _volume_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Whether there is a volume beside the masked one, and what they share."""
-    for option in (
-        click.option(
-            "--links/--no-links",
-            default=None,
-            help="Let volume and masked volume share what lies wholly inside, by hard links.  "
-            "[default: where the disk has them]",
-        ),
-        click.option(
-            "--volume/--no-volume",
-            default=None,
-            help="Write the unmasked volume, or do not.  [default: unless STACK is an OME-Zarr "
-            "pyramid]",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-_SECTIONS = {
-    "What is planned": ("conversion", "measure", "as_json"),
-    "Detector": (
-        "checkpoint", "config", "backend", "precision", "device", "threads", "batch", "mirrored",
-        "score", "classes", "detect_window",
-    ),
-    "Masks": (
-        "every", "every_max", "every_min", "tolerance", "mend", "propagate", "first", "dilate",
-        "erode",
-    ),
-    "What is read": ("z", "y", "x", "voxel_size", "allow_missing", "on_bad_slice"),
-    "What is written": (
-        "volume", "links", "dtype", "window", "ngff", "chunk", "levels", "compressor", "overwrite",
-    ),
-    "Who does it": ("workers", "gpus", "scheduler", "memory", "patience", "overlap"),
-}  # fmt: skip
-"""Options by what they are about, in the order of a help that has many."""
-
-
-class _SectionedCommand(click.Command):
-    """Shows its many options in sections; what is in none comes last."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
-        told = {option.name: option.get_help_record(ctx) for option in options}
-        for title, names in _SECTIONS.items():
-            records = [record for name in names if (record := told.pop(name, None))]
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
-        with formatter.section("Options"):
-            formatter.write_dl([record for record in told.values() if record])
-
-
-class _NumbersCommand(click.Command):
-    """Takes `--window LO HI` beside `--window auto`, `--detect-window` and `--classes` likewise."""
-
-    most: ClassVar[dict[str, int | None]] = {"--window": 2, "--detect-window": 2, "--classes": None}
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for place in reversed([n for n, arg in enumerate(args) if arg in self.most]):
-            numbers = list(takewhile(_is_number, args[place + 1 :]))[: self.most[args[place]]]
-            if len(numbers) > 1:
-                args[place + 1 : place + 1 + len(numbers)] = [" ".join(numbers)]
-        return super().parse_args(ctx, args)
-
-
-class _StackCommand(_SectionedCommand, _NumbersCommand):
-    """Reads a stack and writes pyramids."""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-CHECKPOINT = click.option(
-    "--checkpoint", type=_Local(path_type=Path), help="Weights: .pth, .pkl, .safetensors."
-)
-MODEL = click.option(
-    "--model",
-    "--config",
-    "model",
-    type=_Local(path_type=Path),
-    help="The weights' detectron2 config.  [default: the .yaml beside them, or what their shapes "
-    "tell]",
-)
-CLASSES = click.option(
-    "--classes", metavar="N ...", help="Only detections of these classes count.  [default: all]"
-)
-MIRRORED = click.option(
-    "--mirrored/--no-mirrored",
-    default=None,
-    help="Look at mirror images too: in four times the time, somewhat surer.  [default: no]",
-)
-DETECT_WINDOW = click.option(
-    "--detect-window",
-    metavar="seed|auto|LO HI",
-    help="Grey values the detector's 8 bits span: the high byte, percentiles, or these."
-    "  [default: seed]",
+from zarrmask.options import (
+    CHECKPOINT,
+    CLASSES,
+    DETECT_WINDOW,
+    MIRRORED,
+    MODEL,
+    OUT,
+    OUT_FOLDER,
+    STACK,
+    LocalPath,
+    NumbersCommand,
+    StackCommand,
+    cluster_options,
+    crew_options,
+    into_folder,
+    output_options,
+    volume_options,
 )
 
 
@@ -235,14 +46,14 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
 @cli.command(
     "run",
     short_help="Mask a stack: volume, mask and masked volume, and a report.",
-    cls=_StackCommand,
+    cls=StackCommand,
 )
 @STACK
 @OUT
 @CHECKPOINT
 @click.option(
     "--config",
-    type=_Local(path_type=Path),
+    type=LocalPath(path_type=Path),
     help="YAML of settings, or a detectron2 config.  [default: the .yaml beside the weights]",
 )
 @click.option(
@@ -308,9 +119,9 @@ def cli(debug: bool) -> None:  # `main` takes it from anywhere on the line
     "  [default: 3]",
 )
 @DETECT_WINDOW
-@_volume_options
-@_output_options
-@_cluster_options
+@volume_options
+@output_options
+@cluster_options
 @click.option(
     "--gpus",
     is_flag=True,
@@ -325,7 +136,7 @@ def run_command(stack: str, out: str, **options: Any) -> None:
 
 
 @cli.command(
-    "apply", short_help="Mask a stack with masks that are given, and no model.", cls=_StackCommand
+    "apply", short_help="Mask a stack with masks that are given, and no model.", cls=StackCommand
 )
 @STACK
 @click.argument("masks", type=click.Path())
@@ -343,9 +154,9 @@ def run_command(stack: str, out: str, **options: Any) -> None:
     "[default: 0]",
 )
 @click.option("--erode", metavar="P|Lum", help="Shrink masks likewise.")
-@_volume_options
-@_output_options
-@_cluster_options
+@volume_options
+@output_options
+@cluster_options
 def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
     """Mask STACK with given MASKS, and write into OUT what `run` writes.
 
@@ -371,14 +182,16 @@ def apply_command(stack: str, masks: str, out: str, **options: Any) -> None:
 @click.option("--masks", type=click.Path(), metavar="DIR", help="Given masks, as for `apply`.")
 @click.option("--first", type=int, metavar="Z", help="Slice number of a volume's first mask.")
 @click.option("--score", type=float, metavar="S", help="Detect anew: count what is above this.")
-@click.option("--checkpoint", type=_Local(path_type=Path), help="Detect anew with these weights.")
-@click.option("--config", type=_Local(path_type=Path), help="Their detectron2 config.")
+@click.option(
+    "--checkpoint", type=LocalPath(path_type=Path), help="Detect anew with these weights."
+)
+@click.option("--config", type=LocalPath(path_type=Path), help="Their detectron2 config.")
 @click.option("--detect-every", metavar="auto|N", help="Detect anew on every N-th slice.")
 @click.option(
     "--mirrored/--no-mirrored", default=None, help="Detect anew, on mirror images too or not."
 )
 @click.option("--undo", is_flag=True, help="Take the last correction back.")
-@_crew_options
+@crew_options
 def redo_command(out: str, **options: Any) -> None:
     """Correct the masks of some slices of the run in OUT; only what changes is written."""
     anew = ("score", "checkpoint", "detect_every", "mirrored")
@@ -404,11 +217,11 @@ def redo_command(out: str, **options: Any) -> None:
     )
 
 
-@cli.command("convert", cls=_StackCommand)
+@cli.command("convert", cls=StackCommand)
 @STACK
 @click.argument("out", metavar="OUT.zarr", type=click.Path())
-@_output_options
-@_cluster_options
+@output_options
+@cluster_options
 def convert_command(stack: str, out: str, **options: Any) -> None:
     """Write STACK as an OME-Zarr pyramid."""
     _make_ready(options)
@@ -420,7 +233,7 @@ def convert_command(stack: str, out: str, **options: Any) -> None:
 @cli.command(
     "plan",
     short_help="Say what a run will take, before it is begun.",
-    cls=_StackCommand,
+    cls=StackCommand,
     params=[option for option in run_command.params if option.name != "overwrite"],
 )
 @click.option("--convert", "conversion", is_flag=True, help="Plan a conversion to OUT, not a run.")
@@ -451,7 +264,7 @@ def plan_command(out: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "--shape", type=int, nargs=3, default=(200, 512, 512), show_default=True, metavar="Z Y X"
 )
-@_cluster_options
+@cluster_options
 def demo_command(out: Path, shape: tuple[int, int, int], **options: Any) -> None:
     """Make a simulated scroll in OUT/stack and mask it."""
     _make_ready(options, detects=True)
@@ -474,19 +287,19 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     click.echo(f"wrote {counted(shape[0], 'slices')} to {out}, their true masks to {out / 'truth'}")
 
 
-@cli.command("train", short_help="Train a detector, or go on with a training.", cls=_NumbersCommand)
+@cli.command("train", short_help="Train a detector, or go on with a training.", cls=NumbersCommand)
 @click.option("--phantom", is_flag=True, help="Learn from simulated slices.")
-@click.option("--coco", type=_Local(path_type=Path), help="COCO instance annotations (JSON).")
-@click.option("--images", type=_Local(path_type=Path), help="Folder of the annotated images.")
-@click.option("--out", type=_Local(path_type=Path), required=True, help="Folder to make.")
+@click.option("--coco", type=LocalPath(path_type=Path), help="COCO instance annotations (JSON).")
+@click.option("--images", type=LocalPath(path_type=Path), help="Folder of the annotated images.")
+@click.option("--out", type=LocalPath(path_type=Path), required=True, help="Folder to make.")
 @click.option(
     "--init",
-    type=_Local(path_type=Path),
+    type=LocalPath(path_type=Path),
     help="Checkpoint to begin from.  [default: with --phantom none; else the bundled one, "
     "unless --config describes a network]",
 )
 @click.option("--new-heads", is_flag=True, help="Begin afresh with the layers that know classes.")
-@click.option("--config", type=_Local(path_type=Path), help="detectron2 config with a SOLVER.")
+@click.option("--config", type=LocalPath(path_type=Path), help="detectron2 config with a SOLVER.")
 @click.option(
     "--validate",
     type=click.FloatRange(0, 1, max_open=True),
@@ -496,10 +309,10 @@ def phantom_command(out: Path, shape: tuple[int, int, int], seed: int) -> None:
     help="Hold out this share of the images, and judge by them.",
 )
 @click.option(
-    "--validate-coco", type=_Local(path_type=Path), help="Judge by these annotations instead."
+    "--validate-coco", type=LocalPath(path_type=Path), help="Judge by these annotations instead."
 )
 @click.option(
-    "--validate-images", type=_Local(path_type=Path), help="Their images, if not in --images."
+    "--validate-images", type=LocalPath(path_type=Path), help="Their images, if not in --images."
 )
 @DETECT_WINDOW
 @click.option(
@@ -565,17 +378,17 @@ def train_command(
 
 
 @cli.command(
-    "evaluate", short_help="Compare a checkpoint with annotated images.", cls=_NumbersCommand
+    "evaluate", short_help="Compare a checkpoint with annotated images.", cls=NumbersCommand
 )
 @click.option(
     "--coco",
     "annotations",
-    type=_Local(path_type=Path),
+    type=LocalPath(path_type=Path),
     required=True,
     help="COCO annotations, a JSON.",
 )
 @click.option(
-    "--images", type=_Local(path_type=Path), required=True, help="Folder of their images."
+    "--images", type=LocalPath(path_type=Path), required=True, help="Folder of their images."
 )
 @CHECKPOINT
 @MODEL
@@ -591,7 +404,7 @@ def train_command(
 @click.option("--voxel-size", metavar="UM", help="Side of a pixel, micrometres.")
 @DETECT_WINDOW
 @MIRRORED
-@click.option("--out", type=_Local(path_type=Path), help="Folder to make: figures and pictures.")
+@click.option("--out", type=LocalPath(path_type=Path), help="Folder to make: figures and pictures.")
 @click.option(
     "--worst",
     type=click.IntRange(0),
@@ -613,7 +426,7 @@ def evaluate_command(annotations: Path, images: Path, as_json: bool, **options: 
 
 @cli.command("annotate", short_help="Write a run's worst keyframes as images and COCO JSON.")
 @OUT
-@click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
+@click.argument("folder", metavar="DIR", type=LocalPath(path_type=Path))
 @click.option("--every-keyframe", is_flag=True, help="Write all keyframes.")
 @click.option(
     "--worst",
@@ -636,9 +449,9 @@ def annotate_command(
     click.echo(listed(numbers))
 
 
-@cli.command("export", cls=_NumbersCommand)
+@cli.command("export", cls=NumbersCommand)
 @OUT
-@click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
+@click.argument("folder", metavar="DIR", type=LocalPath(path_type=Path))
 @click.option(
     "--what",
     type=click.Choice(["masked", "mask", "volume"]),
@@ -670,7 +483,7 @@ def annotate_command(
     "--level", type=click.IntRange(0), default=0, show_default=True, help="Level of the pyramid."
 )
 @click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
-@_into_folder
+@into_folder
 def export_command(out: str, folder: Path, **options: Any) -> None:
     """Write slices of the run in OUT as numbered images into DIR."""
     _make_ready(options)
@@ -681,9 +494,9 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
     click.echo(f"slices {first} to {stop - 1} are in {folder}: {sized(written['bytes'])}")
 
 
-@cli.command("proxy", cls=_NumbersCommand)
+@cli.command("proxy", cls=NumbersCommand)
 @STACK
-@click.argument("folder", metavar="DIR", type=_Local(path_type=Path))
+@click.argument("folder", metavar="DIR", type=LocalPath(path_type=Path))
 @click.option(
     "--side",
     type=click.IntRange(1),
@@ -703,7 +516,7 @@ def export_command(out: str, folder: Path, **options: Any) -> None:
 )
 @click.option("--z", metavar="A:B", help="Slice numbers to write, B excluded.")
 @click.option("--allow-missing", is_flag=True, default=None, help="Pass over missing slices.")
-@_into_folder
+@into_folder
 def proxy_command(stack: str, folder: Path, **options: Any) -> None:
     """Write small JPEGs of STACK's slices into DIR."""
     _make_ready(options)
@@ -723,7 +536,7 @@ def checkpoint_group() -> None:
 
 
 @checkpoint_group.command("inspect", short_help="Say what a checkpoint is, and whether it fits.")
-@click.argument("file", type=_Local(path_type=Path))
+@click.argument("file", type=LocalPath(path_type=Path))
 @MODEL
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
@@ -741,13 +554,13 @@ def inspect_command(file: Path, model: Path | None, as_json: bool) -> None:
 
 
 @checkpoint_group.command("convert", short_help="Write weights as .pth, .pkl or .safetensors.")
-@click.argument("source", metavar="IN", type=_Local(path_type=Path))
-@click.argument("target", metavar="OUT", type=_Local(path_type=Path))
+@click.argument("source", metavar="IN", type=LocalPath(path_type=Path))
+@click.argument("target", metavar="OUT", type=LocalPath(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 def convert_checkpoint_command(source: Path, target: Path, overwrite: bool) -> None:
     """Write the weights of IN as OUT: .pth or .pkl, as detectron2 loads them, or .safetensors."""
-    from zarrmask.detection.config import config_file
     from zarrmask.detection.conversion import convert_checkpoint
+    from zarrmask.detection.files import config_file
 
     written = convert_checkpoint(source, target, overwrite=overwrite)
     click.echo(f"wrote {len(written.tensors):,} tensors to {target}")

@@ -211,8 +211,8 @@ class Settings(BaseModel):
         How slices between keyframes get their masks: by signed distances to the keyframes' edges,
         interpolated; or as in the scripts that zarrmask replaces, which hold a keyframe's mask.
     dilate : float or str
-        By twice how much a mask grows, in percent of the slice's longer side, or "150um", in
-        micrometres: the side of the square kernel where masks are held.
+        Twice by how much a mask grows on each side: percent of the slice's longer side, or
+        micrometres, as "150um". It is the side of the square kernel where masks are held.
     detect_window : "seed", "auto" or (lo, hi)
         How the detector's 8 bits are taken from 16: the high byte (of int16 and float32, of what is
         written), percentiles of the keyframes, or the given grey values.

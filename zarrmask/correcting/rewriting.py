@@ -16,10 +16,11 @@ from zarrmask.planning.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import BrickGrid, Pyramid, Shape, brick_key, shifted, step_grid, tiles
 from zarrmask.records.ledger import Ledger
-from zarrmask.running.writing import made_of
+from zarrmask.running.tasks import brick_at
+from zarrmask.running.writing import compute_bricks, made_of, missing_bricks
 from zarrmask.storage.buffers import buffer
 from zarrmask.storage.flush import flush_all
-from zarrmask.workers.blocks import one_task_each, results
+from zarrmask.workers.blocks import one_task_each
 
 COMPARED = 16, 128
 """Slices and rows that are compared at a time: what a core's cache holds."""
@@ -63,20 +64,17 @@ def find_changes(
         for place in grid.indices()
         if grid.region(place)[0].start < slices.stop and grid.region(place)[0].stop > slices.start
     ]
-    missing = [near[n] for n in ledger.missing(brick_key(place) for place in near)]
-    if missing:
-        compared = one_task_each(
-            np.array(missing, np.int64),
-            compare_masks,
-            grid=grid,
-            origin=plan.origin,
-            slices=slices,
-            before=delayed(before, traverse=False),
-            after=delayed(after, traverse=False),
-            ledger=ledger,
-        )
-        with reporter.stage("comparing masks", len(missing), "bricks") as advance:
-            results(client, [compared], advance)
+    compared = one_task_each(
+        missing_bricks(near, ledger),
+        compare_masks,
+        grid=grid,
+        origin=plan.origin,
+        slices=slices,
+        before=delayed(before, traverse=False),
+        after=delayed(after, traverse=False),
+        ledger=ledger,
+    )
+    compute_bricks(client, [compared], "comparing masks", len(near), 0, reporter)
     found: Mapping[str, Any] = ledger.results(map(brick_key, near))
     changed = [place for place in near if found[brick_key(place)]["changed"]]
     return changed, sum(found[brick_key(place)]["kept"] for place in near)
@@ -93,8 +91,8 @@ def compare_masks(
     ledger: Ledger,
 ) -> NDArray[np.bool_]:
     """Say whether a brick's masks, (1, 3) its place, have changed, and by how many voxels."""
-    z, y, x = index[0].tolist()
-    deep, rows, columns = grid.region((z, y, x))
+    brick = brick_at(index)
+    deep, rows, columns = grid.region(brick)
     deep = slice(max(deep.start, slices.start), min(deep.stop, slices.stop))
     region = deep, rows, columns
     old, new = (masks.region(*shifted(region, origin)) for masks in (before, after))
@@ -111,7 +109,7 @@ def compare_masks(
         if not np.array_equal(was, becomes):
             changed = True
             kept += int(np.count_nonzero(becomes)) - int(np.count_nonzero(was))
-    ledger.enter(brick_key((z, y, x)), {"changed": changed, "kept": kept})
+    ledger.enter(brick_key(brick), {"changed": changed, "kept": kept})
     return np.ones(1, bool)
 
 
@@ -133,29 +131,26 @@ def recall(
             grid = pyramid.steps(level)
             entries = ledger.stage(f"{name}-{level}")
             places = made_of(changed, plan, level, grid)
-            missing = [places[n] for n in entries.missing(brick_key(place) for place in places)]
-            total += len(missing)
+            total += len(places)
             layers.append(
                 one_task_each(
-                    np.array(missing, np.int64).reshape(-1, 3),
+                    missing_bricks(places, entries),
                     recall_step,
                     pyramid=pyramid,
                     level=level,
                     ledger=entries,
                 )
             )
-    if total:
-        with reporter.stage("recalling levels", total, "bricks") as advance:
-            results(client, layers, advance)
+    compute_bricks(client, layers, "recalling levels", total, 0, reporter)
 
 
 def recall_step(
     index: NDArray[np.int64], *, pyramid: Pyramid, level: int, ledger: Ledger
 ) -> NDArray[np.bool_]:
     """Hand over one of the smallest bricks of a level, (1, 3) its place, once more."""
-    z, y, x = index[0].tolist()
-    ledger.take_back([brick_key((z, y, x))])
-    pyramid.recall(level, pyramid.steps(level).region((z, y, x)))
+    brick = brick_at(index)
+    ledger.take_back([brick_key(brick)])
+    pyramid.recall(level, pyramid.steps(level).region(brick))
     flush_all()
-    ledger.enter(brick_key((z, y, x)), None)
+    ledger.enter(brick_key(brick), None)
     return np.ones(1, bool)

@@ -152,7 +152,7 @@ def export(
             raise OutputError(
                 f"{printable(place)} was corrected or made anew while it was read, so what was "
                 "written of it now is gone; give the same command again, with --overwrite if "
-                "images of before are there"
+                "the folder already held images"
             )
 
     return target.fill(

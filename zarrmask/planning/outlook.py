@@ -23,7 +23,7 @@ class Outlook(NamedTuple):
     left : float
         Share of its bricks that is to be written: of an output that is unfinished not all.
     hours : float or None
-        That all of it will take, where they were to be measured.
+        That the whole work will take; None where they were not measured.
     """
 
     forecast: Forecast

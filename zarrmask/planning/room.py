@@ -46,9 +46,7 @@ def check_room(forecast: Forecast, place: Place, left: float | None) -> list[str
     return warnings
 
 
-def shortages(
-    forecast: Forecast, place: Place, left: float | None = 1.0
-) -> tuple[list[str], list[str]]:
+def shortages(forecast: Forecast, place: Place, left: float | None) -> tuple[list[str], list[str]]:
     """Say where memory or space will certainly not do, and where they may not.
 
     Parameters

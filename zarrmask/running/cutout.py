@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 
 from distributed import Client
@@ -21,74 +19,49 @@ from zarrmask.workers.blocks import let_go
 from zarrmask.workers.detectors import Detectors
 
 
-@dataclass(frozen=True)
-class Cutout:
-    """What a session that has been started makes of its stack.
+def found_and_written(
+    client: Client, session: Session, detectors: Detectors, contrast: Contrast, source: Source
+) -> tuple[Keyframes, int]:
+    """Detect, and write a started session's pyramids: then, or meanwhile.
 
-    Attributes
+    Parameters
     ----------
-    client : Client
-    session : Session
-    detectors : Detectors
     contrast : Contrast
         As the session settled it.
+    source : Source
+        What `Session.bridging` gives.
+
+    Returns
+    -------
+    Keyframes
+        All of them.
+    int
+        Voxels inside the masks.
     """
+    plan, journal, overlaps = session.plan, session.journal, session.forecast.overlaps
+    store, ledger = KeyframeStore(journal.out / "keyframes.zarr"), journal.ledger
+    seeking = detect_keyframes(
+        client,
+        source,
+        plan,
+        contrast.detected,
+        detectors,
+        store,
+        ledger,
+        session.reporter,
+        shares=overlaps,
+    )
+    shape, measuring = (source.shape[1], source.shape[2]), ledger.stage("measuring")
+    fields = FieldStore(journal.scratch / "fields.zarr", shape)
+    newest: deque[Keyframes] = deque(maxlen=1)
 
-    client: Client
-    session: Session
-    detectors: Detectors
-    contrast: Contrast
-
-    def written(self, source: Source) -> tuple[Keyframes, int]:
-        """Detect, and write the pyramids, the one before the other or beside it.
-
-        Parameters
-        ----------
-        source : Source
-            What `Session.bridging` gives.
-
-        Returns
-        -------
-        Keyframes
-            All of them.
-        int
-            Voxels inside the masks.
-        """
-        session, plan, journal = self.session, self.session.plan, self.session.journal
-        store, ledger = KeyframeStore(journal.out / "keyframes.zarr"), journal.ledger
-        seeking = detect_keyframes(
-            self.client,
-            source,
-            plan,
-            self.contrast.detected,
-            self.detectors,
-            store,
-            ledger,
-            session.reporter,
-            shares=session.forecast.overlaps,
-        )
-        shape, measuring = (source.shape[1], source.shape[2]), ledger.stage("measuring")
-        fields = FieldStore(journal.scratch / "fields.zarr", shape)
-        newest: deque[Keyframes] = deque(maxlen=1)
-        with self._running(seeking) as found:
-            used = self._used(found, newest)
-            masks = masks_between(
-                self.client, store, used, plan, fields, measuring, session.reporter
-            )
-            kept = session.write(source, masks, self.contrast)
-        return newest.pop(), kept
-
-    def _running(self, seeking: Iterator[Keyframes]) -> AbstractContextManager[Iterator[Keyframes]]:
-        """Let keyframes be found while bricks are written, or before that."""
-        if self.session.forecast.overlaps:
-            return ahead(seeking, partial(let_go, self.client))
-        return last(seeking)
-
-    def _used(
-        self, found: Iterator[Keyframes], newest: deque[Keyframes]
-    ) -> Iterator[UsedKeyframes]:
+    def used(found: Iterator[Keyframes]) -> Iterator[UsedKeyframes]:
         """Those that make the masks, of what was found; which is left in `newest`."""
         for one in found:
             newest.append(one)
-            indices = self.session.plan.keyframes[one.used]
-            yield UsedKeyframes(one.used, indices, one.areas, one.complete)
+            yield UsedKeyframes(one.used, plan.keyframes[one.used], one.areas, one.complete)
+
+    with ahead(seeking, partial(let_go, client)) if overlaps else last(seeking) as found:
+        masks = masks_between(client, store, used(found), plan, fields, measuring, session.reporter)
+        kept = session.write(source, masks, contrast)
+    return newest.pop(), kept

@@ -94,7 +94,7 @@ def finish_run(
                     f"khartes does not open {given} as it is: the project holds the mask and the "
                     "masked volume (with --volume a volume is written that it opens)"
                 )
-            if for_khartes or project.exists():  # with none, entries of before are dropped
+            if for_khartes or project.exists():  # with none, what it listed is dropped
                 write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
             advance(for_khartes)
     flush_metadata(pyramids)

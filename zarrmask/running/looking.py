@@ -64,7 +64,7 @@ def detect_keyframes(
     Parameters
     ----------
     detectors : Detectors
-        Those that are loaded already are taken over, so that they go when all is detected.
+        Those that are loaded already are let go when all is detected, though these are not.
     ledger : Ledger
         Of the run.
     shares : bool

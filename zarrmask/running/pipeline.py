@@ -15,7 +15,7 @@ from zarrmask.planning.trial import measure_hours
 from zarrmask.progress import Reporter
 from zarrmask.records.journal import differences
 from zarrmask.records.record import outcome, run_record, warnings_of, written_by
-from zarrmask.running.cutout import Cutout
+from zarrmask.running.cutout import found_and_written
 from zarrmask.running.finish import (
     FOR_METADATA,
     FOR_REPORT,
@@ -113,8 +113,9 @@ def run(
             session.start(detectors.kind, written_by(command))
             plan = session.plan
             contrast = session.contrast(plan.keyframes, detecting=True)
-            cutout = Cutout(client, session, detectors, contrast)
-            found, kept = session.bridging(cutout.written)
+            found, kept = session.bridging(
+                partial(found_and_written, client, session, detectors, contrast)
+            )
             keyframes = record_of(found, plan.numbers)
             for warning in warnings_of(keyframes):
                 reporter.warn(warning)

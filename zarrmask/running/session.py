@@ -229,7 +229,10 @@ class Session:
         return Damage(self.journal, self.source)
 
     def bridging(self, work: Callable[[Source], Result]) -> Result:
-        """Do what reads the stack, and takes it; see `Bridger.bridging`."""
+        """Give what `work` makes of the stack; it is called again where slices cannot be read.
+
+        See `Bridger.bridging`.
+        """
         return self._bridger.bridging(self._at_work.client, work)
 
     @cached_property
@@ -340,7 +343,7 @@ def as_settled(identity: Mapping[str, Any], then: Mapping[str, Any] | None) -> M
 
 
 def as_begun(journal: Journal, forecast: Forecast) -> Forecast:
-    """The forecast with the bricks that the run's first session settled on: finished ones count.
+    """The forecast with the bricks of the run's first session: those that are written are of these.
 
     There may be less memory by now: then there are fewer workers.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import InitVar, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask.array as da
@@ -37,21 +37,17 @@ class Slabs:
         Whether all slices are wanted; else those on which the object is.
     folder : Path
         For the scratch files; gone at the end.
-    missing : (n, 3) int64
-        Bricks that are to be written: what else is in the folder goes at once.
     """
 
     source: Source
     plan: Plan
     whole: bool
     folder: Path
-    missing: InitVar[NDArray[np.int64]]
 
-    def __post_init__(self, missing: NDArray[np.int64]) -> None:
-        """Remove what a run left that was stopped before it did so."""
+    def keep(self, slabs: Iterable[int]) -> None:
+        """Remove all but these from the folder: what a run left that was stopped."""
         if self.folder.exists():
-            slabs = {str(slab) for slab in missing[:, 0].tolist()}
-            for left in {path.name for path in self.folder.iterdir()} - slabs:
+            for left in {path.name for path in self.folder.iterdir()} - set(map(str, slabs)):
                 shutil.rmtree(self.folder / left)
 
     def write(

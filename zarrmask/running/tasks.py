@@ -216,7 +216,7 @@ def write_brick(
     anew : bool
         Whether what is there of the brick has to go first.
     """
-    brick = _brick(index)
+    brick = brick_at(index)
     ledger.take_back([brick_key(brick)])  # a result that is lost is made again
     region = grid.region(brick)
     if anew:
@@ -351,7 +351,7 @@ def write_coarser(
     anew : bool
         Whether what is there of the brick has to go first.
     """
-    brick = _brick(index)
+    brick = brick_at(index)
     ledger.take_back([brick_key(brick)])
     if anew:
         pyramid.clear(level, grid.region(brick))
@@ -364,6 +364,7 @@ def write_coarser(
     return np.ones(1, bool)
 
 
-def _brick(index: NDArray[np.int64]) -> tuple[int, int, int]:
+def brick_at(index: NDArray[np.int64]) -> tuple[int, int, int]:
+    """Place of a brick of which an array, (1, 3), holds the indices."""
     z, y, x = index[0].tolist()
     return z, y, x

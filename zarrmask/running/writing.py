@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import prod
@@ -61,29 +60,19 @@ def write_pyramids(
     int
         Voxels inside the mask, of the bricks that were written.
     """
-    written = {name: pyramid for name, pyramid in pyramids.items() if not pyramid.finished}
-    made = [pyramid.create() for pyramid in written.values()]
-    if any(made):
-        ledger.forget()  # somebody removed what it speaks of
-    first = _entries(ledger, "level-0", plan.grid)
+    written = make_pyramids(pyramids, ledger)
+    first = _entries(ledger, plan.grid)
     bricks = plan.grid.indices() if changed is None else changed
     missing = missing_bricks(bricks, first)
-    ends = np.minimum((missing[:, 0] + 1) * plan.grid.brick[0], plan.shape[0]) + plan.origin[0]
     slabs = None
     if scratch is not None and decodes_ahead(source, plan):
-        slabs = Slabs(source, plan, "volume" in pyramids, scratch / DECODED, missing)
+        slabs = Slabs(source, plan, "volume" in pyramids, scratch / DECODED)
+        slabs.keep(missing[:, 0].tolist())
     size, before = _read(source, plan, len(bricks)), len(bricks) - len(missing)
     slices = plan.shape[0] * len(bricks) // len(plan.grid)
-    parts: Iterable[tuple[Masks | None, int]] = [(None, sys.maxsize)]
-    if settled is not None:
-        parts = ((part.masks, part.stop) for part in settled)
     with ExitStack() as shown:
         advance: Advance | None = None
-        for masks, stop in parts:
-            ready, missing = missing[ends <= stop], missing[ends > stop]
-            ends = ends[ends > stop]
-            if not len(ready):
-                continue
+        for masks, ready in _ready(missing, plan, settled):
             advance = advance or shown.enter_context(
                 reporter.stage(
                     "writing", len(bricks), "bricks", before=before, size=size, slices=slices
@@ -112,6 +101,34 @@ def write_pyramids(
     return sum(first.results(map(brick_key, bricks)).values())
 
 
+def make_pyramids(pyramids: Mapping[str, Pyramid], ledger: Ledger) -> dict[str, Pyramid]:
+    """Make those that are to be written, by name, and give them.
+
+    Where one was not there, the ledger forgets: somebody removed what it speaks of.
+    """
+    written = {name: pyramid for name, pyramid in pyramids.items() if not pyramid.finished}
+    made = [pyramid.create() for pyramid in written.values()]
+    if any(made):
+        ledger.forget()
+    return written
+
+
+def _ready(
+    missing: NDArray[np.int64], plan: Plan, settled: Iterable[SettledMasks] | None
+) -> Iterator[tuple[Masks | None, NDArray[np.int64]]]:
+    """Give bricks that are missing, (n, 3), as soon as their masks are settled, with these."""
+    if settled is None:
+        if len(missing):
+            yield None, missing
+        return
+    ends = np.minimum((missing[:, 0] + 1) * plan.grid.brick[0], plan.shape[0]) + plan.origin[0]
+    for part in settled:
+        now = ends <= part.stop
+        if now.any():
+            yield part.masks, missing[now]
+        missing, ends = missing[~now], ends[~now]
+
+
 def _write_coarser(
     client: Client,
     plan: Plan,
@@ -126,7 +143,7 @@ def _write_coarser(
     for name, pyramid in pyramids.items():
         grid = pyramid.bricks(level) if changed is None else pyramid.steps(level)
         bricks = grid.indices() if changed is None else made_of(changed, plan, level, grid)
-        entries = _entries(ledger, f"level-{level}-{name}", grid)
+        entries = _entries(ledger, grid, level, name)
         layers.append(
             one_task_each(
                 missing_bricks(bricks, entries),
@@ -171,7 +188,7 @@ def forget_slices(
             continue
         for level in pyramid.passes:
             grid = pyramid.bricks(level) if level else plan.grid
-            entries = _entries(ledger, f"level-{level}-{name}" if level else "level-0", grid)
+            entries = _entries(ledger, grid, level, name)
             for brick in touched(regions, 2**level, grid):
                 entries.take_back([brick_key(brick)])
                 pyramid.clear(level, grid.region(brick))
@@ -187,13 +204,18 @@ def made_of(bricks: Sequence[Shape], plan: Plan, level: int, grid: BrickGrid) ->
 
 def bricks_left(ledger: Ledger, plan: Plan) -> float:
     """Share of the bricks that are still to be written, of the pass over the stack."""
-    missing = missing_bricks(plan.grid.indices(), _entries(ledger, "level-0", plan.grid))
+    missing = missing_bricks(plan.grid.indices(), _entries(ledger, plan.grid))
     return len(missing) / len(plan.grid)
 
 
-def _entries(ledger: Ledger, name: str, grid: BrickGrid) -> Ledger:
-    """Entries of a stage's bricks; those of another grid say nothing of this one's."""
-    return ledger.stage(name).stage(brick_key(grid.brick))
+def _entries(ledger: Ledger, grid: BrickGrid, level: int = 0, name: str = "") -> Ledger:
+    """Entries of a pass's bricks: from level 0 on for all pyramids together, then for each alone.
+
+    Those of another grid say nothing of this one's.
+    """
+    return ledger.stage(f"level-{level}-{name}" if level else "level-0").stage(
+        brick_key(grid.brick)
+    )
 
 
 def missing_bricks(bricks: Sequence[Shape], ledger: Ledger) -> NDArray[np.int64]:

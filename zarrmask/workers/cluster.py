@@ -12,7 +12,7 @@ from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.system
@@ -25,12 +25,14 @@ from zarrmask.storage.place import Place
 from zarrmask.workers.gpus import gpu_cluster
 from zarrmask.workers.processes import (
     ENVIRONMENT,
-    WRITING,
     forked_first,
     leave_to_workers,
     make_ready,
     uninterrupted,
 )
+
+if TYPE_CHECKING:
+    from zarrmask.workers.crew import Crew
 
 # Ctrl-C goes to all processes of a terminal: the client alone is to stop, and to stop the workers.
 _PRELOAD = (
@@ -44,8 +46,6 @@ _PRELOAD = (
     "import dask.array, zarrmask.running.tasks\n"
 )
 
-ENCODERS = 4
-"""Threads of the codec pipeline for each core."""
 TIMEOUT = "30s"
 """How long a scheduler may take to answer."""
 STARTS = 3
@@ -57,12 +57,6 @@ MOST_NAMED = 5
 """Workers that an error names."""
 LATER = ("safetensors", "torch", "zarrs")
 """Modules that workers import once they need them."""
-
-
-def encoders_each(workers: int) -> int:
-    """Threads that encode in each process: some for a core, since most wait for the disk."""
-    cores: int = dask.system.CPU_COUNT
-    return ENCODERS * max(1, cores // workers)
 
 
 def waiting(patience: float) -> str:
@@ -77,59 +71,36 @@ def waiting(patience: float) -> str:
 
 
 @contextmanager
-def connect(
-    scheduler: str | None = None,
-    workers: int | None = None,
-    seen: Sequence[Place] = (),
-    *,
-    threads: int = 1,
-    gpus: bool = False,
-    patience: float = PATIENCE,
-    imported: tuple[str, ...] = WRITING,
-    reporter: Reporter | None = None,
-) -> Iterator[Client]:
-    """Connect to a Dask cluster.
+def connect(crew: Crew, seen: Sequence[Place], reporter: Reporter) -> Iterator[Client]:
+    """Connect to a Dask cluster: the crew's, or processes of this machine, closed at the end.
 
     Parameters
     ----------
-    scheduler : str, optional
-        Address of a running cluster's scheduler. Without it a local cluster is started, and closed
-        at the end: processes on 127.0.0.1 only.
-    workers : int, optional
-        Processes of the local cluster; one a core by default.
+    crew : Crew
+        Those of this machine listen on 127.0.0.1 only; on GPUs each has its own, see
+        `zarrmask.workers.gpus`.
     seen : sequence of Place
         What the workers of a cluster that was named are to see; see `require_sight`.
-    threads : int
-        Tasks at once in each process of the local cluster.
-    gpus : bool
-        Whether each of them gets a GPU: see `zarrmask.workers.gpus`.
-    patience : float
-        Seconds to wait for its first worker.
-    imported : tuple of str
-        Modules that processes of the local cluster share where they can be forked; with GPUs each
-        has its own.
-    reporter : Reporter, optional
-        Where it says that it waits.
+    reporter : Reporter
+        Where it says that it waits for the first worker.
 
     Raises
     ------
     ZarrmaskError
         Where no scheduler answers, or it has no worker, or one that does not see all that.
     """
-    if scheduler is not None:
-        with reach(scheduler, workers, patience, reporter) as client:
+    if crew.scheduler is not None:
+        with reach(crew.scheduler, crew.patience, reporter) as client:
             require_sight(client, seen)
             yield client
         return
-    if workers is None:
-        workers = dask.system.CPU_COUNT
-    method = "spawn" if gpus else make_ready(imported)
+    method = "spawn" if crew.gpus else make_ready(crew.imported)
     preload = _PRELOAD
     if method != "spawn":
         leave_to_workers()
         preload = forked_first() + _PRELOAD
     settings = {
-        "distributed.nanny.environ.RAYON_NUM_THREADS": encoders_each(workers),  # of zarrs
+        "distributed.nanny.environ.RAYON_NUM_THREADS": crew.encoders,  # of zarrs
         **ENVIRONMENT,
         "distributed.worker.multiprocessing-method": method,
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms
@@ -139,9 +110,9 @@ def connect(
         with uninterrupted():
             cluster = stack.enter_context(
                 started(
-                    gpu_cluster if gpus else LocalCluster,
-                    n_workers=workers,
-                    threads_per_worker=threads,
+                    gpu_cluster if crew.gpus else LocalCluster,
+                    n_workers=crew.workers,
+                    threads_per_worker=crew.threads,
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
                     memory_limit=None,  # what a worker takes is settled beforehand: see `Forecast`
@@ -247,14 +218,8 @@ def _equipment(paths: Sequence[str]) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def reach(
-    scheduler: str, workers: int | None, patience: float, reporter: Reporter | None
-) -> Iterator[Client]:
+def reach(scheduler: str, patience: float, reporter: Reporter) -> Iterator[Client]:
     """Connect to a cluster that is there."""
-    if workers is not None:
-        raise ZarrmaskError(
-            "a cluster at --scheduler has its own workers; leave --workers out, or --scheduler"
-        )
     for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # losses are told of here
     try:
@@ -266,9 +231,7 @@ def reach(
         ) from None
     with client:
         if not client.nthreads():
-            (reporter or Reporter()).say(
-                f"the Dask cluster at {scheduler} has no worker; {waiting(patience)}"
-            )
+            reporter.say(f"the Dask cluster at {scheduler} has no worker; {waiting(patience)}")
             _await_worker(client, scheduler, patience)
         yield client
 

@@ -12,10 +12,12 @@ from distributed.system import memory_limit
 
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
-from zarrmask.workers.cluster import ENCODERS, PATIENCE, encoders_each, reach
+from zarrmask.workers.cluster import PATIENCE, reach
 from zarrmask.workers.gpus import visible_gpus
 from zarrmask.workers.processes import DETECTING, WRITING, shared_imports
 
+ENCODERS = 4
+"""Threads of each process that encode, for each core: most of them wait for the disk."""
 PAUSE = 0.8
 """Share of its limit at which a worker of a named cluster takes no more tasks (Dask's default)."""
 LEAST_MEMORY = 10**6
@@ -116,7 +118,8 @@ class Crew:
     @property
     def encoders(self) -> int:
         """Threads of each process that encode; of a cluster's nobody here knows the cores."""
-        return encoders_each(self.workers) if self.local else ENCODERS * self.threads
+        cores: int = dask.system.CPU_COUNT
+        return ENCODERS * (max(1, cores // self.workers) if self.local else self.threads)
 
     def fewer(self) -> Crew | None:
         """The same with a worker less, on GPUs with a thread less; None where there is no such."""
@@ -127,15 +130,13 @@ class Crew:
         return replace(self, workers=self.workers - 1) if self.workers > 1 else None
 
 
-def find_crew(
-    request: CrewRequest, reporter: Reporter | None = None, *, detects: bool = False
-) -> Crew:
+def find_crew(request: CrewRequest, reporter: Reporter, *, detects: bool = False) -> Crew:
     """Say who would do the work; starts nothing.
 
     Parameters
     ----------
     request : CrewRequest
-    reporter : Reporter, optional
+    reporter : Reporter
         Where it says that it waits.
     detects : bool
         Whether it needs detectors.
@@ -168,7 +169,11 @@ def find_crew(
             patience=patience,
             imported=shared_imports(DETECTING if detects else WRITING),
         )
-    with reach(scheduler, workers, patience, reporter) as client:
+    if workers is not None:
+        raise SettingsError(
+            "a cluster at --scheduler has its own workers; leave --workers out, or --scheduler"
+        )
+    with reach(scheduler, patience, reporter) as client:
         there: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
     limit = min((worker["memory_limit"] or 0 for worker in there), default=0)
     if size is None and limit:

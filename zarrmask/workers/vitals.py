@@ -110,16 +110,7 @@ def at_work(
     """
     with (
         PeakMemory() as memory,
-        connect(
-            crew.scheduler,
-            crew.workers if crew.local else None,
-            seen,
-            threads=crew.threads,
-            gpus=crew.gpus,
-            patience=crew.patience,
-            imported=crew.imported,
-            reporter=reporter,
-        ) as client,
+        connect(crew, seen, reporter) as client,
         watched(client, reporter, memory, crew.patience) as roll,
         # One for all: the scheduler never forgets any, nor what workers measured.
         span(f"zarrmask {printable(out)}"),

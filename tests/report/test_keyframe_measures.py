@@ -88,6 +88,14 @@ def test_where_none_were_kept_nothing_is_known(tmp_path):
     assert found.agreement.shape == (0,)
 
 
+def test_a_spoiled_chunk_is_named(tmp_path):
+    path = stored(tmp_path / "k", [0], [disc()])
+    (chunk,) = (path / "area").glob("[0-9]*")
+    chunk.write_bytes(b"torn" * 8)
+    with pytest.raises(OutputError, match="Run again with --overwrite"):
+        read_keyframes(path, 900)
+
+
 def test_a_broken_store_is_named(tmp_path):
     path = stored(tmp_path / "k", [0], [disc()])
     del zarr.open_group(path, mode="a")["sketch"]

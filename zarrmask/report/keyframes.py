@@ -130,7 +130,7 @@ def read_keyframes(path: Place, side: int) -> KeyframeTable:
         order, numbers, states = store.seen(), store.numbers(), store.states()
         counts, best_scores, areas = store.counts(), store.best_scores(), store.areas()
         stored = store.sketches()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # the last, of a spoiled chunk
         raise OutputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected what a finished "
             "run leaves. Run again with --overwrite."

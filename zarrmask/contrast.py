@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,6 @@ from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
 from zarrmask.grey import Rescaling, auto_window, shows, uses_little
 from zarrmask.progress import Reporter
-from zarrmask.records.journal import Journal
 from zarrmask.settings import Settings
 
 DARK = (
@@ -100,7 +99,7 @@ def choose_contrast(
 
 
 def settle_contrast(
-    journal: Journal,
+    once: Callable[[str, Callable[[], Any]], Any],
     dtype: np.dtype,
     settings: Settings,
     sample: Sample,
@@ -108,9 +107,18 @@ def settle_contrast(
     *,
     detecting: bool,
 ) -> Contrast:
-    """Choose the windows once for all sessions of a work, and warn of what a detector misses."""
+    """Choose the windows, and warn of what a detector misses; see `choose_contrast`.
+
+    Parameters
+    ----------
+    once : callable
+        Keeps a choice for all sessions of a work; see `zarrmask.records.journal.Journal.once`.
+    dtype, settings, sample, detecting
+        See `choose_contrast`.
+    reporter : Reporter
+    """
     contrast = Contrast.from_json(
-        journal.once(
+        once(
             "contrast",
             lambda: asdict(choose_contrast(dtype, settings, sample, detecting=detecting)),
         )

@@ -134,7 +134,7 @@ def proxy(
         with at_work(crew, journal.out, [journal.held], reporter) as (client, *_):
             sample = partial(sample_greys, client, source, plan.keyframes, reporter)
             contrast = settle_contrast(
-                journal, source.dtype, settings, sample, reporter, detecting=True
+                journal.once, source.dtype, settings, sample, reporter, detecting=True
             )
             slices = lazy_slices(keyframe_runs(source, indices, shape, crew.workers))
             numbers = da.from_array(missing[:, None, None], chunks=(slices.chunks[0], 1, 1))

@@ -4,8 +4,6 @@ from zarrmask.pyramid.layout import (
     USUAL_BRICK,
     BrickGrid,
     Format,
-    Region,
-    Shape,
     brick_grid,
     brick_key,
     shifted,
@@ -19,6 +17,7 @@ from zarrmask.pyramid.metadata import link_label, read_metadata, write_metadata
 from zarrmask.pyramid.reading import open_pyramid
 from zarrmask.pyramid.store import open_array
 from zarrmask.pyramid.writing import Pyramid, Step, remove_pyramid
+from zarrmask.storage.files import Region, Shape
 
 __all__ = [
     "USUAL_BRICK",

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmask.pyramid.layout import Region
 from zarrmask.storage.buffers import CACHED
+from zarrmask.storage.files import Region
 
 _DEPTHS = {np.dtype(np.uint8): cv2.CV_8U, np.dtype(np.uint16): cv2.CV_16U}
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil, lcm, prod
 
-Shape = tuple[int, int, int]
-Region = tuple[slice, slice, slice]
+from zarrmask.storage.files import Region, Shape
 
 LEVELS_A_PASS = 2
 """A brick is written at two levels; what it is at the next one is kept for the pass after."""

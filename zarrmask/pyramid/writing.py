@@ -32,8 +32,6 @@ from zarrmask.pyramid.layout import (
     LEVELS_A_PASS,
     BrickGrid,
     Format,
-    Region,
-    Shape,
     brick_grid,
     halved_region,
     level_shapes,
@@ -45,7 +43,7 @@ from zarrmask.pyramid.metadata import LABEL
 from zarrmask.pyramid.store import open_array, open_group
 from zarrmask.storage.atomic import replace_file
 from zarrmask.storage.buffers import buffer
-from zarrmask.storage.files import by_file, by_place, files_of
+from zarrmask.storage.files import Region, Shape, by_file, by_place, files_of
 from zarrmask.storage.flush import flush_soon
 from zarrmask.storage.place import Place, make_folder, names_in, remove
 

@@ -11,7 +11,6 @@ from typing import Any
 from zarrmask.errors import sized
 from zarrmask.planning.forecast import Forecast
 from zarrmask.planning.outlook import Outlook
-from zarrmask.planning.trial import measure_hours
 from zarrmask.progress import Reporter
 from zarrmask.records.journal import differences
 from zarrmask.records.record import outcome, run_record, warnings_of, written_by
@@ -28,6 +27,7 @@ from zarrmask.running.looking import record_of
 from zarrmask.running.model import detectors_of
 from zarrmask.running.opening import refuse_worker, to_be_seen
 from zarrmask.running.session import as_begun, recognised
+from zarrmask.running.trial import measure_hours
 from zarrmask.running.writing import bricks_left
 from zarrmask.settings import read_settings
 from zarrmask.storage.place import Place, output_place

@@ -185,7 +185,7 @@ class Session:
             return taken(finest and has_coarser(self.source))
 
         return settle_contrast(
-            self.journal,
+            self.journal.once,
             self.source.dtype,
             self.settings,
             sample,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import zarr
 
-    from zarrmask.pyramid import Region, Shape
     from zarrmask.storage.place import Place
+
+Shape = tuple[int, int, int]
+Region = tuple[slice, slice, slice]
 
 
 def by_place(region: Region, sides: Shape) -> Iterator[tuple[Shape, Region]]:

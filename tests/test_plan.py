@@ -459,7 +459,8 @@ def test_a_stopped_run_goes_on_with_other_memory_and_its_first_bricks(
 
 @pytest.mark.slow
 def test_a_run_takes_what_was_predicted(stack, tmp_path):
-    process = command("run", stack, tmp_path / "out", "--workers", 2, "--every", 8)
+    # Long enough to be looked at: memory is, ten times a second.
+    process = command("run", stack, tmp_path / "out", "--workers", 2, "--every", 1)
     message = process.communicate(timeout=300)[1]
     assert process.returncode == 0, message
     record = json.loads((tmp_path / "out/run.json").read_text())

@@ -1,6 +1,6 @@
 """Detecting: what each way to run the same network takes, and how far they agree.
 
-    python benchmarks/detect.py [--model shipped] [--side 2048] [--rounds 5] [--json FILE]
+    python benchmarks/detect.py [--model shipped] [--side 2048] [--rounds 5] [--device cuda]
 
 Each way has processes of its own, which load the weights and wait; then they take turns, round by
 round after one to warm up, on the same simulated slices. The ways are detectron2's DefaultPredictor
@@ -66,24 +66,24 @@ class Way:
     ----------
     name : str
     start : callable
-        Of a checkpoint and a stack, what gives the mask of slice n; what is not to be measured is
-        done by then.
+        Of a device, a checkpoint and a stack, what gives the mask of slice n; what is not to be
+        measured is done by then.
     processes, threads : int
         That work at the same time, and the threads of each.
     """
 
     name: str
-    start: Callable[[Path, Path], Detect]
+    start: Callable[[str, Path, Path], Detect]
     processes: int = 1
     threads: int = 1
 
 
-def on_network(backend: Any, precision: Any, checkpoint: Path, stack: Path) -> Detect:
+def on_network(backend: Any, precision: Any, device: str, checkpoint: Path, stack: Path) -> Detect:
     """Detect on slices that are in memory, in the network's size."""
     from zarrmask.detection.load import load_detector
 
     detector = load_detector(
-        checkpoint, backend=backend, precision=precision, score_threshold=SCORE
+        checkpoint, backend=backend, precision=precision, device=device, score_threshold=SCORE
     )
     images = [detector.network_input.prepare(to_8bit(image)) for image in slices(stack)]
 
@@ -95,14 +95,14 @@ def on_network(backend: Any, precision: Any, checkpoint: Path, stack: Path) -> D
     return detect
 
 
-def on_disk(precision: Any, checkpoint: Path, stack: Path) -> Detect:
+def on_disk(precision: Any, device: str, checkpoint: Path, stack: Path) -> Detect:
     """Read slices, make them 8 bits, shrink them, detect, paste masks of their size, measure those.
 
     As a run does, to the distance of each coarse cell to the mask's edge.
     """
     from zarrmask.detection.load import load_detector
 
-    detector = load_detector(checkpoint, precision=precision, score_threshold=SCORE)
+    detector = load_detector(checkpoint, precision=precision, device=device, score_threshold=SCORE)
     source = open_source(stack)
     shape = (source.shape[1], source.shape[2])
 
@@ -121,13 +121,13 @@ def prepared(source: Source, network_input: NetworkInput, n: int) -> NDArray[np.
     return network_input.prepare(to_8bit(image))
 
 
-def predictor(checkpoint: Path, stack: Path) -> Detect:
+def predictor(device: str, checkpoint: Path, stack: Path) -> Detect:
     """Let detectron2's DefaultPredictor detect; it shrinks slices and pastes masks itself."""
     from detectron2.engine import DefaultPredictor
 
     from zarrmask.detection.load import load_detector
 
-    own: Any = load_detector(checkpoint, backend="detectron2", score_threshold=SCORE)
+    own: Any = load_detector(checkpoint, backend="detectron2", device=device, score_threshold=SCORE)
     config = own.config.clone()
     config.MODEL.WEIGHTS = ""
     config.DATASETS.TEST = ()
@@ -140,7 +140,7 @@ def predictor(checkpoint: Path, stack: Path) -> Detect:
 
     def detect(n: int) -> Mask:
         found = predict(images[n])["instances"].pred_masks
-        return np.asarray(found.any(0).numpy(), np.uint8)
+        return np.asarray(found.any(0).cpu().numpy(), np.uint8)
 
     return detect
 
@@ -227,7 +227,7 @@ class Team:
 
 
 @contextmanager
-def team(way: Way, checkpoint: Path, stack: Path) -> Iterator[Team]:
+def team(way: Way, device: str, checkpoint: Path, stack: Path) -> Iterator[Team]:
     """Start the processes of a way, and end them."""
     context = get_context("spawn")
     threads = {f"{name}_NUM_THREADS": str(way.threads) for name in ("OMP", "OPENBLAS", "MKL")}
@@ -235,7 +235,7 @@ def team(way: Way, checkpoint: Path, stack: Path) -> Iterator[Team]:
     os.environ.update(threads)  # what is spawned reads them
     ends = [context.Pipe() for _ in range(way.processes)]
     processes = [
-        context.Process(target=serve, args=(end, way, checkpoint, stack), daemon=True)
+        context.Process(target=serve, args=(end, way, device, checkpoint, stack), daemon=True)
         for _, end in ends
     ]
     for process in processes:
@@ -254,14 +254,14 @@ def team(way: Way, checkpoint: Path, stack: Path) -> Iterator[Team]:
             process.join()
 
 
-def serve(connection: Connection, way: Way, checkpoint: Path, stack: Path) -> None:
+def serve(connection: Connection, way: Way, device: str, checkpoint: Path, stack: Path) -> None:
     """Detect when told to, until nobody is there to tell."""
     import torch
 
     torch.set_num_threads(way.threads)
     cv2.setNumThreads(way.threads)
     count = len(list(stack.iterdir()))
-    detect = way.start(checkpoint, stack)
+    detect = way.start(device, checkpoint, stack)
     try:
         while True:
             told = connection.recv()
@@ -273,10 +273,12 @@ def serve(connection: Connection, way: Way, checkpoint: Path, stack: Path) -> No
         return
 
 
-def contest(them: Iterable[Way], checkpoint: Path, stack: Path, rounds: int) -> list[Team]:
+def contest(
+    them: Iterable[Way], device: str, checkpoint: Path, stack: Path, rounds: int
+) -> list[Team]:
     """Let ways take turns."""
     with ExitStack() as open_teams:
-        teams = [open_teams.enter_context(team(way, checkpoint, stack)) for way in them]
+        teams = [open_teams.enter_context(team(way, device, checkpoint, stack)) for way in them]
         for one in teams:
             one.warm_up()
         for turn in range(rounds):
@@ -400,12 +402,12 @@ def times(one: Team, other: Team) -> float:
     return statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True))
 
 
-def agreement(count: int) -> Findings:
+def agreement(count: int, device: str) -> Findings:
     """Compare fast with full precision on slices of several sizes."""
     from zarrmask.detection.load import load_detector
 
     detectors = [
-        load_detector(DEFAULT_CHECKPOINT, precision=precision, score_threshold=SCORE)
+        load_detector(DEFAULT_CHECKPOINT, precision=precision, device=device, score_threshold=SCORE)
         for precision in ("full", "fast")
     ]
     found = Findings()
@@ -462,6 +464,7 @@ def main() -> None:
     add("--slices", type=int, default=3, help="of a turn")
     add("--compared", type=int, default=60, help="simulated slices that fast is compared on")
     add("--rounds", type=int, default=5, help="after one to warm up")
+    add("--device", default="cpu", help="as of zarrmask run")
     add("--folder", type=Path, help="where to work")
     add("--json", type=Path, help="save the figures here too")
     options = parser.parse_args()
@@ -477,11 +480,13 @@ def main() -> None:
         stack = make_stack(Path(name) / "stack", options.slices, options.side)
         for model in options.model or MODELS:
             found = findings[model] = told(
-                contest(ways(model), MODELS[model](Path(name)), stack, options.rounds)
+                contest(
+                    ways(model), options.device, MODELS[model](Path(name)), stack, options.rounds
+                )
             )
             print(f"\n## {model}\n", *found.lines, sep="\n", flush=True)
         if "shipped" in findings and options.compared:
-            findings["agreement"] = agreement(options.compared)
+            findings["agreement"] = agreement(options.compared, options.device)
             print("\n## agreement\n", *findings["agreement"].lines, sep="\n")
     for model, found in findings.items():
         for goal in found.goals:

@@ -173,7 +173,7 @@ def tiny_checkpoint(tmp_path):
 def test_ways_to_detect_take_turns(tmp_path, tiny_checkpoint):
     stack = detect.make_stack(tmp_path / "stack", 2, 100)
     them = (detect.NETWORK[0], detect.WHOLE[0])
-    teams = detect.contest(them, tiny_checkpoint, stack, 2)
+    teams = detect.contest(them, "cpu", tiny_checkpoint, stack, 2)
     assert [len(one.seconds) for one in teams] == [2, 2]
     assert [one.masks[0].shape for one in teams] == [(64, 64), (100, 100)]
     assert all(one.peak > 50e6 for one in teams)
@@ -198,7 +198,7 @@ def test_a_detector_is_fed(tmp_path, tiny_checkpoint):
 def test_fast_is_compared_with_full():
     if not has_bfloat16(torch.device("cpu")):
         pytest.skip("this processor does not compute in bfloat16")
-    found = detect.agreement(2)
+    found = detect.agreement(2, "cpu")
     assert len(found.figures["simulated"]) == 2
     assert min(found.figures["simulated"]) > 0.9
 

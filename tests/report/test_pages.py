@@ -188,6 +188,16 @@ def test_of_many_suspicious_ranges_the_worst_have_pictures_and_all_a_command(tmp
     assert f"There are pictures of the {SUSPECTS} worst." in page.text
 
 
+def test_given_masks_are_not_left_to_the_detector(tmp_path, fake_run):
+    record = fake_run(tmp_path, (320, 40, 56), missed=range(16, 320, 32))
+    record["settings"]["propagate"] = "hold"
+    record["masks"] = {"path": "masks"}
+    text = read(report(tmp_path, record)).text
+    assert text.count("--masks MORE") == 2  # at both ends
+    assert "--detect-every" not in text
+    assert "Each mask is held until the next" in text
+
+
 @pytest.mark.parametrize(("propagate", "slices"), [("hold", "148:152"), ("field", "145:152")])
 def test_a_suspicious_range_comes_with_the_command_that_corrects_it(
     tmp_path, fake_run, propagate, slices

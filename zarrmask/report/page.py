@@ -114,6 +114,7 @@ def _content(views: Views, out: Place, record: Mapping[str, Any]) -> dict[str, A
         if views.shape[0] > 1
         else [],
         "lying": views.lying,
+        "held": _held(record),
         "ranges": _ranges(views, out, record),
         "corrections": _corrections(record),
         "bad_slices": words.bad_slices(record)[:LISTED],
@@ -214,7 +215,6 @@ def _settings(record: Mapping[str, Any]) -> Any:
 
 def _ranges(views: Views, out: Place, record: Mapping[str, Any]) -> list[Range]:
     """Give the suspicious ranges, the worst first."""
-    held = pick(record, "settings", "propagate") == "hold"
     z = views.keyframes.z.tolist()
     ranges = []
     for one, planes in views.suspects[:LISTED]:
@@ -224,17 +224,24 @@ def _ranges(views: Views, out: Place, record: Mapping[str, Any]) -> list[Range]:
         worst = z[one.worst] - views.first_z
         pictures = [(picture(views, plane, SUSPECT), plane.index == worst) for plane in planes]
         slices = f"z {first}" if first == last else f"z {first} to {last}"
-        correcting = _correcting(views, out, one, held=held)
+        correcting = _correcting(views, out, one, held=_held(record), given=_given(record))
         ranges.append(Range(slices, why, round(100 * min(1, one.weight)), *correcting, pictures))
     return ranges
 
 
-def _correcting(views: Views, out: Place, one: Suspect, *, held: bool) -> tuple[str, str]:
+def _held(record: Mapping[str, Any]) -> bool:
+    """Whether a mask counts until the next."""
+    return bool(pick(record, "settings", "propagate") == "hold")
+
+
+def _correcting(
+    views: Views, out: Place, one: Suspect, *, held: bool, given: bool
+) -> tuple[str, str]:
     """Say how a range may be corrected, and write the command.
 
     The mask of a good neighbour is held over it; at an end of the stack, where the object ends, it
-    is looked at more closely. Where masks are held, a keyframe's reaches to the next; else it
-    shapes those on both sides.
+    is looked at more closely: by whoever gave the masks, else by the detector. Where masks are
+    held, a keyframe's reaches to the next; else it shapes those on both sides.
     """
     z = views.keyframes.z.tolist()
     before = z[one.first - 1] if one.first else None
@@ -244,6 +251,8 @@ def _correcting(views: Views, out: Place, one: Suspect, *, held: bool) -> tuple[
     command = f"zarrmask redo {shlex.quote(str(out.absolute()))} --z {start}:{stop}"
     if before is not None and behind is not None:
         return "hold a good neighbour’s mask over it", f"{command} --from {before}"
+    if given:
+        return "give more masks for it, in a folder of their own", f"{command} --masks MORE"
     apart = min((b - a for a, b in pairwise(z[max(one.first - 1, 0) : one.last + 2])), default=2)
     return "look at it more closely", f"{command} --detect-every {max(1, apart // 2)}"
 

@@ -374,7 +374,7 @@ def train_command(
         lesson, out, threads=threads, workers=workers, device=device, progress=click.echo
     )
     if is_first_process():
-        click.echo(f"the weights are in {weights}")
+        click.echo(f"the last weights are in {weights}")
 
 
 @cli.command(

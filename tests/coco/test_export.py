@@ -13,6 +13,7 @@ import zarrmask as package
 from zarrmask.coco import read_coco
 from zarrmask.coco.evaluation import evaluate
 from zarrmask.coco.export import annotate, suspicions
+from zarrmask.coco.polygons import polygons_of
 from zarrmask.correcting.redo import redo
 from zarrmask.errors import OutputError
 from zarrmask.masking import KeyframeStore
@@ -75,6 +76,21 @@ def test_the_worst_come_first(run, tmp_path):
     sketches = zarr.open_array(out / "keyframes.zarr" / "sketch", mode="r+")
     sketches[2] = Sketch.of_mask(mask).pixels * np.uint8(255)
     assert annotate(out, tmp_path / "export", worst=1) == [store.numbers()[2]]
+
+
+def test_what_a_detector_scatters_is_no_annotation(run, tmp_path):
+    """As the report does not count it as pieces."""
+    out = copied(run, tmp_path)
+    store = KeyframeStore(out / "keyframes.zarr")
+    mask = np.asarray(store.masks()[2])
+    clean = len(polygons_of(mask))
+    mask[0, 0] = 255
+    store.write_mask(2, mask)
+    annotate(out, tmp_path / "export", worst=None)
+    content = json.loads((tmp_path / "export" / "annotations.json").read_text())
+    (image,) = [one["id"] for one in content["images"] if one["z"] == store.numbers()[2]]
+    assert sum(one["image_id"] == image for one in content["annotations"]) == clean
+    assert len(polygons_of(mask)) == clean + 1
 
 
 def test_suspicion():

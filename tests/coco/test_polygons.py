@@ -75,3 +75,14 @@ def test_long_lines_take_little_memory():
 
 def test_nothing_has_no_polygon():
     assert polygons_of(np.zeros((5, 5), bool)) == []
+
+
+def test_specks_are_left_out_unless_they_are_all():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2, 2:4] = mask[5, 5] = 1
+    assert len(polygons_of(mask)) == 2
+    assert len(polygons_of(mask, 1)) == 1
+    assert len(polygons_of(mask, 4)) == 1
+    mask[10:15, 10:15] = 1
+    assert len(polygons_of(mask, 4)) == 1
+    assert polygons_of(np.zeros_like(mask), 4) == []

@@ -131,6 +131,29 @@ def test_loss_falls_and_masks_get_better(plain, annotated, tmp_path):
     load_detector(out / "model_best.pth")  # by the config beside it
 
 
+def test_a_training_tells_where_it_began_and_which_weights_did_best(plain, annotated, tmp_path):
+    first, out, said = tmp_path / "first", tmp_path / "out", []
+    checkpoint = train(
+        annotated_lesson(*annotated, config=plain, iterations=1), first, workers=0, threads=1
+    )
+    lesson = annotated_lesson(*annotated, config=plain, init=checkpoint, iterations=22)
+    lesson = replace(lesson, recipe=replace(lesson.recipe, period=11))
+    train(lesson, out, workers=0, threads=1, progress=lambda told: said.append(str(told)))
+    assert "4 images, 1 to judge by (" in said[0]
+    assert re.fullmatch(r"before: IoU held out \d\.\d{3}", said[1])
+    assert re.fullmatch(r"iteration 20 of 22: .*; 0:00:0\d left", said[3])
+    assert said[-1].startswith("best on the slices held out: model_best.pth, IoU ")
+    judged = [line["iteration"] for line in figures(out) if "union_iou" in line]
+    assert judged == [-1, 10, 21]
+
+
+def test_a_short_training_is_judged_as_often_as_a_long_one(plain, annotated):
+    """As long as no config says how often."""
+    assert annotated_lesson(*annotated, iterations=200).recipe.period == 50
+    assert annotated_lesson(*annotated).recipe.period == 250
+    assert annotated_lesson(*annotated, config=plain, iterations=2).recipe.period == 3
+
+
 def test_resumed_equals_unresumed(config, annotated, tmp_path):
     weights = {}
     for name, stops in {"whole": (7,), "parts": (3, 7)}.items():
@@ -705,7 +728,7 @@ def test_two_processes_train_as_one(plain, annotated, tmp_path):
     coco, images = annotated
     arguments = ["--out", out, "--coco", coco, "--images", images, "--config", plain]
     arguments += ["--iterations", 40, "--workers", 0, "--device", "cpu"]
-    assert launch("-m", "zarrmask", "train", *arguments).count("the weights are in ") == 1
+    assert launch("-m", "zarrmask", "train", *arguments).count("the last weights are in ") == 1
     losses = [line["total_loss"] for line in figures(out) if "total_loss" in line]
     assert len(losses) == 2
     assert losses[1] < losses[0]

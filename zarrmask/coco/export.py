@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from zarrmask import __version__
 from zarrmask.coco.polygons import polygons_of
 from zarrmask.coco.region import Region
-from zarrmask.coco.undilated import told, undilated_masks
+from zarrmask.coco.undilated import Undilated, told, undilated_masks
 from zarrmask.contrast import detected_window
 from zarrmask.detection.inputs import to_8bit
 from zarrmask.errors import OutputError, listed
-from zarrmask.masking.sketch import agreement
+from zarrmask.masking.sketch import SPECK, agreement
 from zarrmask.progress import Reporter
 from zarrmask.records.damage import slices_of
 from zarrmask.records.journal import finished_record
@@ -83,6 +83,7 @@ def annotate(
                 f"nothing of {place} is left to annotate: {told(lost)}. Detect on these slices "
                 "anew, or give masks for them (zarrmask redo)"
             )
+        painted = "masks" in record
         read, there = _reader(place, record, known[0].store.masks().shape[1:])
         given, known = known, [one for one in known if one.number in there]
         if not known:
@@ -107,10 +108,11 @@ def annotate(
                 name = f"{number:05d}.{'png' if png else 'jpg'}"
                 _write_image(half / "images" / name, read(number))
                 height, width = mask.shape
+                speck = 0 if painted or known[position].given else _speck(known[position])
                 image = {"id": id_, "file_name": name, "height": height, "width": width}
                 images.append({**image, "z": number, "suspicion": float(suspected[position])})
                 annotations += [
-                    _annotation(id_, polygon, height, width) for polygon in polygons_of(mask)
+                    _annotation(id_, polygon, height, width) for polygon in polygons_of(mask, speck)
                 ]
                 advance(1)
             content = {
@@ -150,6 +152,12 @@ def suspicions(scores: NDArray, agreement: Sequence[float]) -> NDArray[np.float6
     alike = np.maximum(np.append(sides, lonely), np.insert(sides, 0, lonely))
     total: NDArray[np.float64] = 1 - alike + np.nan_to_num(1 - scores.astype(np.float64), nan=0.0)
     return total
+
+
+def _speck(one: Undilated) -> float:
+    """Pixels of a detector's mask that may lie anywhere, and are no piece of the object."""
+    whole, small = one.store.masks().shape[1:], one.sketch.shape
+    return SPECK * float(np.prod(whole) / np.prod(small))
 
 
 def _reader(

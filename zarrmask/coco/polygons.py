@@ -15,7 +15,7 @@ SIMPLER = 500
 """A polygon is first simplified by a pixel, or a part of its longer side, one of so many."""
 
 
-def polygons_of(mask: NDArray) -> list[list[float]]:
+def polygons_of(mask: NDArray, least: float = 0) -> list[list[float]]:
     """Draw a polygon around each connected piece of a mask.
 
     A COCO polygon has no holes. So a hole is joined to the line around it by a slit of no width,
@@ -25,6 +25,8 @@ def polygons_of(mask: NDArray) -> list[list[float]]:
     ----------
     mask : (y, x)
         What is not 0 is inside; pixels that touch at a corner are connected.
+    least : float
+        Pixels; a piece of no more is left out, unless there is none larger.
 
     Returns
     -------
@@ -37,9 +39,12 @@ def polygons_of(mask: NDArray) -> list[list[float]]:
     >>> polygons_of(np.array([[0, 1, 0], [0, 0, 0]]))
     [[1.25, 0.25, 1.25, 0.75, 1.75, 0.75, 1.75, 0.25]]
     """
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8))
+    count, labels, found, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8))
+    least = min(least, found[1:, cv2.CC_STAT_AREA].max(initial=0) - 1)
     polygons = []
-    for label, (x, y, width, height, _) in zip(range(1, count), boxes[1:].tolist(), strict=True):
+    for label, (x, y, width, height, area) in zip(range(1, count), found[1:].tolist(), strict=True):
+        if area <= least:
+            continue
         piece = labels[y : y + height, x : x + width] == label
         polygons.append((_polygon(piece) + np.array([x, y])).ravel().tolist())
     return polygons

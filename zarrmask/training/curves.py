@@ -25,8 +25,8 @@ class Curves:
     """Keeps the figures of a training.
 
     ``metrics.json`` has one JSON object a line, as detectron2 writes it: the iteration, counted
-    from 0, and figures by name. ``curves.png`` shows them. TensorBoard's files are written to
-    ``tensorboard/`` where it is installed.
+    from 0 (-1 is before the first), and figures by name. ``curves.png`` shows them. TensorBoard's
+    files are written to ``tensorboard/`` where it is installed.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ class Curves:
     def __init__(self, out: Path, start: int = 0) -> None:
         self._lines = out / METRICS
         self._picture = out / PICTURE
-        self._known = [line for line in read_metrics(self._lines) if line[ITERATION] < start]
+        before = read_metrics(self._lines) if start else []
+        self._known = [line for line in before if line[ITERATION] < start]
         text = "".join(json.dumps(line) + "\n" for line in self._known)
         replace_file(self._lines, text.encode())
         self._board = _tensorboard(out / "tensorboard", start)
@@ -55,6 +56,10 @@ class Curves:
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, iteration)
+
+    def judged(self) -> dict[int, float]:
+        """Give the IoU of slices held out by iterations done, where they were looked at."""
+        return {line[ITERATION] + 1: line[UNION_IOU] for line in self._known if UNION_IOU in line}
 
     def is_old(self) -> bool:
         """Whether the picture was drawn some time ago, and there are figures since."""

@@ -15,7 +15,7 @@ from zarrmask.coco.greys import settle_window
 from zarrmask.detection.config import ModelConfig, describes_network
 from zarrmask.detection.config_keys import lookup
 from zarrmask.detection.inputs import Window
-from zarrmask.errors import CheckpointError, SettingsError, counted
+from zarrmask.errors import CheckpointError, SettingsError, counted, escaped, some_of
 from zarrmask.settings import read_settings
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
 from zarrmask.storage.digest import sha256
@@ -25,6 +25,8 @@ from zarrmask.training.recipe import Recipe
 from zarrmask.training.validation import mean_union_iou
 
 FINETUNE = CONFIGS / "finetune.yaml"
+JUDGED = 4
+"""How often a training without a config is judged at least, however short it is."""
 
 
 def annotated_lesson(
@@ -78,9 +80,11 @@ def annotated_lesson(
         `init`, or it names simulated slices.
     """
     wished = read_settings(None, detect_window=detect_window).detect_window
-    config = config or FINETUNE
-    start = begin(config, init, iterations, seed, usual=DEFAULT_CHECKPOINT)
+    start = begin(config or FINETUNE, init, iterations, seed, usual=DEFAULT_CHECKPOINT)
     recipe, warnings = start.recipe, list(start.warnings)
+    if config is None:
+        config = FINETUNE
+        recipe = replace(recipe, period=min(recipe.period, -(-recipe.iterations // JUDGED)))
     if recipe.missed or recipe.mistaken:
         raise SettingsError(
             f"{config} has ZARRMASK.MISSED or MISTAKEN, the numbers of simulated slices: leave "
@@ -117,7 +121,7 @@ def annotated_lesson(
         new_heads,
         partial(mean_union_iou, network, judges, window) if judges else None,
         [*warnings, *dark, *crowds],
-        f"{counted(len(learned), 'images')}, {len(judges) or 'none'} to judge by",
+        f"{counted(len(learned), 'images')}, {_judged_by(judges)}",
     )
 
 
@@ -151,6 +155,11 @@ def _called(images: Sequence[CocoImage]) -> str:
     for image in images:
         digest.update(f"{image.path.name} {image.path.stat().st_size}\n".encode())
     return f"images {digest.hexdigest()[:16]}"
+
+
+def _judged_by(judges: Sequence[CocoImage]) -> str:
+    names = some_of([escaped(image.path.name) for image in judges])
+    return f"{len(judges)} to judge by ({names})" if judges else "none to judge by"
 
 
 def _seen_through(window: Window) -> str:

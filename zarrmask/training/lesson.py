@@ -68,6 +68,11 @@ class Lesson:
     summary: str = ""
 
     @property
+    def is_schooled(self) -> bool:
+        """Whether the weights to begin from find what is to be found already."""
+        return self.weights is not None and not self.new_heads
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on."""
         own = {"learned from": self.source, "seed": self.seed, "optimizer": self.recipe.optimizer}

@@ -18,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from zarrmask.detection.config import STRIDES, ModelConfig
 from zarrmask.detection.weights import load_weights, model_weights, norm_counters
 from zarrmask.errors import OutputError, SettingsError, TrainingError
+from zarrmask.pace import Pace
+from zarrmask.progress import time_left
 from zarrmask.storage.lock import hold
 from zarrmask.storage.place import names_in, require_writable
 from zarrmask.training.batches import Batch, stream
@@ -61,17 +63,21 @@ class Step:
         Mean of each loss since the last report.
     union_iou : float or None
         Of the slices that are held out, where they were just looked at.
+    left : float or None
+        Seconds that the rest will take, as far as is known.
     """
 
     iteration: int
     iterations: int
     losses: dict[str, float]
     union_iou: float | None = None
+    left: float | None = None
 
     def __str__(self) -> str:
         parts = [f"{name[5:]} {loss:.3f}" for name, loss in self.losses.items()]
         parts += [] if self.union_iou is None else [f"IoU held out {self.union_iou:.3f}"]
-        return f"iteration {self.iteration} of {self.iterations}: {', '.join(parts)}"
+        told = [", ".join(parts)] + ([time_left(self.left)] if self.left else [])
+        return f"iteration {self.iteration} of {self.iterations}: {'; '.join(told)}"
 
 
 def train(
@@ -221,7 +227,14 @@ class Training:
             self._save_state(out)  # from here on the folder is this training's
         curves = Curves(out, self.done) if self.world.is_first else None
         try:
+            if not self.done and self.lesson.is_schooled and self.lesson.judge is not None:
+                iou = self.lesson.judge(self.world.of_first(self.kept), self.world)
+                if curves is not None:
+                    curves.add(-1, {UNION_IOU: iou})
+                    progress(f"before: IoU held out {iou:.3f}")
             self._iterate(out, workers, progress, stop, curves)
+            if curves is not None and self.done == total and (judged := curves.judged()):
+                progress(_verdict(judged))
         finally:
             if curves is not None:
                 curves.close()
@@ -242,6 +255,7 @@ class Training:
         """Learn batch after batch, and write what is due; the first process has the curves."""
         total = self.recipe.iterations
         source = self.lesson.batches(self.world.rank, self.world.size)
+        pace = Pace(total, self.done, time.monotonic())
         for batch in stream(source, self.done, total, workers):
             stopped = self._learn(batch, out, stopping=stop.asked) and self.done < total
             is_saved = self._is_due(self.recipe.period)
@@ -250,10 +264,11 @@ class Training:
                 self._check(self.kept, out)
             figures = self._figures() if self._is_due(REPORT) else {}
             is_best = is_judged and self.lesson.judge is not None and self._judge(figures)
+            pace.advance(1, time.monotonic())
             if curves is not None:
                 if figures:
                     curves.add(self.done - 1, figures)
-                    progress(_step(self.done, total, figures))
+                    progress(_step(self.done, total, figures, pace.left(time.monotonic())))
                 if is_best:
                     self._save_best(out)
                 if is_saved:
@@ -407,6 +422,23 @@ def _shared(pupil: Pupil, config: ModelConfig, world: World) -> nn.Module:
     )
 
 
-def _step(done: int, total: int, figures: Mapping[str, float]) -> Step:
+def _step(done: int, total: int, figures: Mapping[str, float], left: float | None) -> Step:
     losses = {name: value for name, value in figures.items() if name.startswith("loss_")}
-    return Step(done, total, losses, figures.get(UNION_IOU))
+    return Step(done, total, losses, figures.get(UNION_IOU), left)
+
+
+def _verdict(judged: Mapping[int, float]) -> str:
+    """Say which weights did best on the slices held out, whose IoU stand by iterations done.
+
+    Examples
+    --------
+    >>> _verdict({0: 0.91, 50: 0.96, 100: 0.95}).split(": ")[1]
+    'model_best.pth, IoU 0.960 after iteration 50; 0.950 at the end; 0.910 before'
+    """
+    learned = {done: iou for done, iou in judged.items() if done}
+    top, last = max(learned, key=lambda done: learned[done]), max(learned)
+    said = f"best on the slices held out: {BEST}, IoU {learned[top]:.3f} after iteration {top}"
+    said += f"; {learned[last]:.3f} at the end" if learned[last] < learned[top] else ""
+    said += f"; {judged[0]:.3f} before" if 0 in judged else ""
+    worse = 0 in judged and learned[top] < judged[0]
+    return said + (": they got no better" if worse else "")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -109,9 +110,13 @@ def test_the_masks_are_those_of_a_scroll_without_gaps(mended):
     assert areas.min() > 0.8 * areas.max()
 
 
-def test_nothing_is_mended_unless_asked_for_with_held_masks(spoiled, cluster, tmp_path):
+def test_nothing_is_mended_unless_asked_for_with_held_masks(spoiled, cluster, tmp_path, capsys):
     options = {**OPTIONS, "propagate": "hold", "every": 2}
     record = zarrmask.run(spoiled, tmp_path / "out", scheduler=cluster, **options)
+    said = capsys.readouterr().err
+    told = re.search(r"shows \d suspicious ranges of keyframes, the worst at z (\d+)", said)
+    assert told is not None, said
+    assert int(told[1]) in (DARK, AIR)
     assert record["keyframes"]["without_detection"] == [DARK, AIR]
     assert record["keyframes"]["replaced"] == record["keyframes"]["redone"] == []
 

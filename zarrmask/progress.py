@@ -278,7 +278,8 @@ def _told(stage: Stage, pace: Pace, each: Each) -> str:
     """What a stage did, how long it took, and how fast it went."""
     now = time.monotonic()
     speed, items = pace.mean_speed(now), pace.total - pace.before
-    fast = f", {rates(speed, stage.unit, each)}" if speed else ""
+    is_rate = items > 1 or any(each)
+    fast = f", {rates(speed, stage.unit, each)}" if speed and is_rate else ""
     return f"{stage.name}: {counted(items, stage.unit)} in {now - pace.begun:.1f} s{fast}"
 
 

@@ -221,6 +221,8 @@ def test_a_suspicious_range_comes_with_the_command_that_corrects_it(
     ]
     text = read(report(out, record)).text
     assert "corrected since" in text
+    assert "suspicious ranges, 1 corrected" in text
+    assert "--from 144" not in text
     assert "z 148 to 151: from 144" in text
     assert "1.5 million voxels fewer kept" in text
     assert "z 160 to 160: masks /my/masks" in text

@@ -52,7 +52,7 @@ class Range:
     slices: str
     why: Sequence[str]
     weight: int  # of 100
-    means: str  # of correcting it
+    means: str  # of correcting it; empty where that was done
     correct: str  # the command
     pictures: Sequence[tuple[Picture, bool]]  # and whether it is the worst
 
@@ -151,6 +151,8 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
     share = partial(words.percent, whole=voxels("total"))
     keyframes = views.keyframes
     empty, replaced = len(keyframes.empty_z), int(np.count_nonzero(~keyframes.used))
+    doubtful = len(views.doubtful)
+    corrected = len(views.suspects) - doubtful
     return [
         ("kept", share(voxels("kept")), f"{words.large(voxels('kept'))} voxels"),
         ("removed", share(voxels("removed")), f"{words.large(voxels('removed'))} voxels"),
@@ -164,8 +166,10 @@ def _tiles(views: Views, record: Mapping[str, Any]) -> list[tuple[str, str, str]
         ),
         (
             "to look at",
-            f"{len(views.suspects):,}",
-            "suspicious range" + ("" if len(views.suspects) == 1 else "s"),
+            f"{doubtful:,}",
+            "suspicious range"
+            + ("" if doubtful == 1 else "s")
+            + (f", {corrected:,} corrected" if corrected else ""),
         ),
         ("time", words.duration(headline.run_seconds(record)), _sessions(record)),
         ("peak memory", words.size(pick(record, "peak_memory_bytes")), _processes(record)),
@@ -224,7 +228,9 @@ def _ranges(views: Views, out: Place, record: Mapping[str, Any]) -> list[Range]:
         worst = z[one.worst] - views.first_z
         pictures = [(picture(views, plane, SUSPECT), plane.index == worst) for plane in planes]
         slices = f"z {first}" if first == last else f"z {first} to {last}"
-        correcting = _correcting(views, out, one, held=_held(record), given=_given(record))
+        correcting = ("", "")
+        if not one.corrected:
+            correcting = _correcting(views, out, one, held=_held(record), given=_given(record))
         ranges.append(Range(slices, why, round(100 * min(1, one.weight)), *correcting, pictures))
     return ranges
 

@@ -61,6 +61,8 @@ class Suspect:
         Of all that speaks against the worst of them; comparable, without a unit.
     why : tuple of str
         What speaks against them, the gravest first.
+    corrected : bool
+        Whether a person has corrected them since.
     """
 
     first: int
@@ -68,6 +70,7 @@ class Suspect:
     worst: int
     weight: float
     why: tuple[str, ...]
+    corrected: bool = False
 
 
 def suspects(keyframes: KeyframeTable, greys: Greys, record: Mapping[str, Any]) -> list[Suspect]:
@@ -99,7 +102,7 @@ def suspects(keyframes: KeyframeTable, greys: Greys, record: Mapping[str, Any]) 
     still += _found_anew(keyframes, corrections(record))
     ranges = [_joined(together, keyframes.z) for together in _neighbours(still)]
     ranges += [
-        replace(one, weight=LEAST, why=("corrected since", *one.why))
+        replace(one, weight=LEAST, why=("corrected since", *one.why), corrected=True)
         for one in (_joined(together, keyframes.z) for together in _neighbours(settled))
     ]
     return sorted(ranges, key=lambda one: (-one.weight, one.first))

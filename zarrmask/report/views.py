@@ -55,6 +55,11 @@ class Views:
         return tuple(self.frames[place] for place in spread(len(self.frames), SLICES))
 
     @property
+    def doubtful(self) -> tuple[Suspect, ...]:
+        """What nobody has corrected of what is suspicious, the worst first."""
+        return tuple(one for one, _ in self.suspects if not one.corrected)
+
+    @property
     def stop_z(self) -> int:
         """The slice number after the last."""
         return self.first_z + self.shape[Z]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zarrmask.errors import counted
 from zarrmask.planning.plan import Plan
 from zarrmask.progress import Reporter
 from zarrmask.pyramid import Pyramid, link_label, write_metadata
@@ -97,5 +98,11 @@ def finish_run(
             if for_khartes or project.exists():  # with none, what it listed is dropped
                 write_khartes_project(project, volumes, voxel_size_um=plan.voxel_size)
             advance(for_khartes)
+    if views.doubtful:
+        z, worst = views.keyframes.z, views.doubtful[0].worst
+        reporter.say(
+            f"the report shows {counted(len(views.doubtful), 'suspicious ranges')} of keyframes, "
+            f"the worst at z {z[worst]}"
+        )
     flush_metadata(pyramids)
     journal.finish(record)

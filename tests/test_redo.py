@@ -121,7 +121,10 @@ class Stopping(Reporter):
 def test_painted_masks_give_the_run_that_had_them(deep, masks, masked, out, cluster, tmp_path):
     better = {135: ellipse(135, share=0.6), 145: ellipse(145, share=1.3)}
     was, volume = stamps(out, "mask", "masked"), stamps(out, "volume")
-    record = redo(out, z="130:150", masks=painted(tmp_path / "better", better), scheduler=cluster)
+    said = Reporter.quiet()
+    better_ones = painted(tmp_path / "better", better)
+    record = redo(out, z="130:150", masks=better_ones, scheduler=cluster, reporter=said)
+    assert "the first mask is of slice 135: slices 130 to 134 stay as they are" in said.warnings
     outside = {number: mask for number, mask in masks.items() if number not in (130, 140)}
     everything = {**outside, **better, 130: masks[130]}  # that slices before the first keep
     everything = painted(tmp_path / "all", everything)
@@ -362,6 +365,17 @@ def test_a_stopped_correction_by_a_run_that_is_gone_is_finished(deep, out, clust
     np.testing.assert_array_equal(level(out, "mask")[30:40], expected[30:40])
 
 
+def test_a_mask_from_before_the_range_is_told_of(out, cluster, tmp_path):
+    masks = painted(tmp_path / "painted", {n: ellipse(n, share=0.5) for n in (120, 130)})
+    said = Reporter.quiet()
+    redo(out, z="125:135", masks=masks, scheduler=cluster, reporter=said)
+    (told,) = [one for one in said.warnings if "there is no mask of slice" in one]
+    assert told.endswith("125: slices 125 to 129 as the one of slice 120, before them")
+    said = Reporter.quiet()
+    redo(out, z="130:135", masks=masks, scheduler=cluster, reporter=said)
+    assert not said.warnings
+
+
 def test_corrections_are_undone_one_by_one(deep, masks, out, cluster, tmp_path):
     names = ("volume", "mask", "masked")
     begun = json.loads((out / "run.json").read_text()), contents(out, *names)
@@ -382,7 +396,7 @@ def test_corrections_are_undone_one_by_one(deep, masks, out, cluster, tmp_path):
     for name in ("voxels", "settings", "state", "z"):
         assert record[name] == begun[0][name]
     assert "corrections" not in record
-    assert not list((out / "corrections").glob("*"))
+    assert not (out / "corrections").exists()
     with pytest.raises(OutputError, match="nothing to undo"):
         redo(out, undo=True, scheduler=cluster)
 
@@ -499,6 +513,16 @@ def test_slices_are_detected_on_anew(stack, cluster, tmp_path):
     np.testing.assert_array_equal(level(out, "mask")[14:], expected[14:])
 
 
+def test_given_masks_give_way_to_a_detector_that_is_asked(out, cluster):
+    """By the bundled weights, since there were none; noise is no scroll."""
+    said, before = Reporter.quiet(), level(out, "mask")
+    record = redo(out, z="120:124", detect_every=2, scheduler=cluster, reporter=said)
+    assert "given for slices 120 to 123 give way to what the detector finds" in said.warnings[0]
+    assert record["corrections"][0]["detected"]["without_detection"] == [120, 122]
+    before[20:24] = 0
+    np.testing.assert_array_equal(level(out, "mask"), before)
+
+
 def test_mirror_images_are_looked_at_as_a_run_that_does_so_would(stack, cluster, tmp_path):
     out, surer = tmp_path / "out", tmp_path / "surer"
     options = {"propagate": "hold", "every": 12, "scheduler": cluster}
@@ -587,8 +611,9 @@ def test_the_command(out, cluster, zarrmask, tmp_path):
     code, printed, _ = zarrmask("redo", out, *options)
     assert (code, "slices 120 to 129" in printed) == (0, True)
     np.testing.assert_array_equal(level(out, "mask")[20:30] > 0, labels > 0)
-    code, _, told = zarrmask("redo", out, *options)
+    code, printed, told = zarrmask("redo", out, *options)
     assert (code, "this one comes on top of it" in told) == (0, True)
+    assert "nothing: the masks were so already" in printed
     assert zarrmask("info", out)[1].count("--z 120:130 --masks") == 2
     zarrmask("redo", out, "--undo", "--scheduler", cluster)
     code, printed, told = zarrmask("redo", out, "--undo", "--scheduler", cluster)

@@ -210,7 +210,9 @@ def redo_command(out: str, **options: Any) -> None:
         in_columns(
             {
                 "corrected": f"slices {first} to {stop - 1}",
-                "written": f"{counted(correction['bricks'], 'bricks')} of those that there are",
+                "written": counted(correction["bricks"], "bricks")
+                if correction["bricks"]
+                else "nothing: the masks were so already",
                 "inside": f"{correction['voxels']:+,} voxels",
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def taken_by(
         Where that cannot be.
     """
     try:
-        return _opened(there, span, asked, masks)
+        taken = _opened(there, span, asked, masks)
     except (ZarrmaskError, OSError) as error:
         stopped = there.stopped
         if stopped is None or not _is_asked_for(stopped, Correction(span, asked)):
@@ -122,6 +122,28 @@ def taken_by(
         reporter.warn(f"{error}\nit is finished with what was there when it began")
         numbers = store_of(there.place, len(there.corrections)).numbers()
         return Taken(stopped, numbers=np.array(numbers, np.int64))
+    for doubt in _doubts(there, span, taken):
+        reporter.warn(doubt)
+    return taken
+
+
+def _doubts(there: FinishedRun, span: tuple[int, int], taken: Taken) -> Iterator[str]:
+    """What may not be as it was meant, of what can be done."""
+    start, stop = span
+    if taken.redetection is not None and "masks" in there.record:
+        yield (
+            f"the masks that were given for slices {start} to {stop - 1} give way to what the "
+            "detector finds"
+        )
+    if taken.given is None:
+        return
+    first = int(taken.numbers[0])
+    until = min((n for n in taken.numbers.tolist() if n > start), default=stop)
+    if first < start and until > start:
+        told = f"slice {start}" if until == start + 1 else f"slices {start} to {until - 1}"
+        yield f"there is no mask of slice {start}: {told} as the one of slice {first}, before them"
+    elif first > start:
+        yield f"the first mask is of slice {first}: slices {start} to {first - 1} stay as they are"
 
 
 def _is_asked_for(stopped: Correction, asked: Correction) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zarrmask.contrast import detected_window
 from zarrmask.correcting.asked import Redetection, Taken, asked_for, taken_by
-from zarrmask.correcting.corrections import Correction, side_of, store_of
+from zarrmask.correcting.corrections import FOLDER, Correction, side_of, store_of
 from zarrmask.correcting.entry import begin, corrected, enter, undone
 from zarrmask.correcting.finished import FinishedRun, open_run
 from zarrmask.correcting.rewriting import find_changes, recall
@@ -162,7 +162,7 @@ def redo(
         record = corrected(there, replace(correction, bricks=len(changed), voxels=voxels))
         finish_run(there.journal, record, there.pyramids, there.plan, reporter)
         if undo:
-            remove(store_of(place, number - 1).path)
+            remove(store_of(place, number - 1).path if number > 1 else place / FOLDER)
     return record
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from zarrmask.contrast import Contrast, choose_contrast, output_dtype
+from zarrmask.contrast import DARK, Contrast, choose_contrast, output_dtype, samples_needed
 from zarrmask.errors import SettingsError
 from zarrmask.grey import Rescaling, auto_window, sample, uses_little
 from zarrmask.settings import Settings
@@ -108,19 +108,19 @@ def test_a_window_beyond_all_grey_values_is_refused(name, dtype, window, shows):
 @pytest.mark.parametrize(
     ("dtype", "given_", "expected", "samples"),
     [
-        ("uint16", {}, Contrast("seed", True, None), 1),
-        ("uint8", {}, Contrast("seed", False, None), 0),
-        ("uint16", {"detect_window": (3, 9)}, Contrast((3, 9), False, None), 0),
-        ("uint16", {"detect_window": "auto"}, Contrast((4, 994), False, None), 1),
-        ("uint16", {"window": "auto"}, Contrast("seed", True, (4, 994)), 2),
-        ("float32", {"window": "auto"}, Contrast((4.995, 994.005), False, (4.995, 994.005)), 1),
-        ("float32", {"window": (0, 1)}, Contrast((0, 1), False, (0, 1)), 0),
-        ("int16", {"window": (-900, 400)}, Contrast((-900, 400), False, (-900, 400)), 0),
+        ("uint16", {}, Contrast("seed", None, (f"the slices {DARK}",)), 1),
+        ("uint8", {}, Contrast("seed", None), 0),
+        ("uint16", {"detect_window": (3, 900)}, Contrast((3, 900), None), 1),
+        ("uint16", {"detect_window": "auto"}, Contrast((4, 994), None), 1),
+        ("uint16", {"window": "auto"}, Contrast("seed", (4, 994), (f"the slices {DARK}",)), 2),
+        ("float32", {"window": "auto"}, Contrast((4.995, 994.005), (4.995, 994.005)), 1),
+        ("float32", {"window": (0, 900)}, Contrast((0, 900), (0, 900)), 1),
+        ("int16", {"window": (-900, 600)}, Contrast((-900, 600), (-900, 600)), 1),
         (
             "float32",
-            {"window": (0, 1), "detect_window": (0, 2)},
-            Contrast((0, 2), False, (0, 1)),
-            0,
+            {"window": (600, 990), "detect_window": (0, 900)},
+            Contrast((0, 900), (600, 990)),
+            2,
         ),
     ],
 )
@@ -134,4 +134,22 @@ def test_windows_are_settled_from_what_is_needed(dtype, given_, expected, sample
     chosen = choose_contrast(np.dtype(dtype), Settings(**given_), values, detecting=True)
     assert chosen == expected
     assert len(asked) == samples
-    assert (True in asked) == (given_.get("window") == "auto")
+    assert (True in asked) == ("window" in given_)
+    needed = samples_needed(np.dtype(dtype), Settings(**given_), detecting=True)
+    assert sorted(needed) == sorted(asked)
+
+
+@pytest.mark.parametrize("name", ["window", "detect_window"])
+@pytest.mark.parametrize(
+    ("window", "told"),
+    [((0, 300), "0% of the stack black and 70% white"), ((995, 2000), "100% of the stack black")],
+)
+def test_a_window_that_leaves_little_to_be_seen_is_warned_of(name, window, told):
+    def values(*, finest):
+        return np.arange(1000, dtype=np.uint16)
+
+    (doubt,) = choose_contrast(
+        np.dtype("uint16"), Settings(**{name: window}), values, detecting=name != "window"
+    ).doubts
+    assert f"--{name.replace('_', '-')} {window[0]} {window[1]} makes {told}" in doubt
+    assert "nearly all of it lies between 4 and 994" in doubt

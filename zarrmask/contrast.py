@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zarrmask.detection.inputs import Window
 from zarrmask.errors import SettingsError
-from zarrmask.grey import Rescaling, auto_window, shows, uses_little
+from zarrmask.grey import Rescaling, auto_window, clipped, shows, uses_little
 from zarrmask.progress import Reporter
 from zarrmask.settings import Settings
 
@@ -20,6 +20,8 @@ DARK = (
     "nothing; --detect-window auto spreads what they use"
 )
 """What to warn of where `grey.uses_little`."""
+WHITE, CLIPPED = 0.5, 0.99
+"""Shares of a stack: more of it is not to be made white, or black and white."""
 
 
 class Sample(Protocol):
@@ -37,15 +39,15 @@ class Contrast:
     ----------
     detected : "seed" or (lo, hi)
         What the detector's 8 bits span; "seed" is the high byte.
-    dark : bool
-        Whether the high byte shows it next to nothing.
     written : (lo, hi) or None
         What the outputs' grey values span; None leaves them as they are.
+    doubts : tuple of str
+        What may not be as it was meant.
     """
 
     detected: Window
-    dark: bool
     written: tuple[float, float] | None
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Contrast:
@@ -53,8 +55,8 @@ class Contrast:
         written = entry["written"]
         return cls(
             _as_window(entry["detected"]),
-            entry["dark"],
             None if written is None else (written[0], written[1]),
+            tuple(entry["doubts"]),
         )
 
 
@@ -83,19 +85,38 @@ def choose_contrast(
         Whether a detector is to see the stack.
     """
     written = settings.window
+    doubts = []
     if written == "auto":
         written = auto_window(sample(finest=True))
+    elif written is not None:
+        doubts.append(_doubt("--window", written, sample(finest=True)))
     detected: Window = "seed"
-    dark = False
     if isinstance(settings.detect_window, tuple):
         detected = settings.detect_window
+        if detecting:
+            doubts.append(_doubt("--detect-window", detected, sample(finest=False)))
     elif detecting and settings.detect_window == "auto":
         detected = auto_window(sample(finest=False))
     elif dtype.kind != "u" and written is not None:
         detected = written  # the high byte of what is written
     elif detecting and dtype == np.uint16:
-        dark = uses_little(sample(finest=False))
-    return Contrast(detected, dark, written)
+        doubts.append(f"the slices {DARK}" if uses_little(sample(finest=False)) else "")
+    return Contrast(detected, written, tuple(filter(None, doubts)))
+
+
+def _doubt(option: str, window: tuple[float, float], values: NDArray) -> str:
+    """What to warn of where a window leaves little to be seen of a sample; else nothing.
+
+    Air may be most of a stack, and black; what is white should be little.
+    """
+    black, white = clipped(values, window)
+    if white <= WHITE and black + white <= CLIPPED:
+        return ""
+    low, high = auto_window(values)
+    return (
+        f"{option} {window[0]:g} {window[1]:g} makes {black:.0%} of the stack black and "
+        f"{white:.0%} white, by a sample; nearly all of it lies between {low:,g} and {high:,g}"
+    )
 
 
 def settle_contrast(
@@ -123,8 +144,8 @@ def settle_contrast(
             lambda: asdict(choose_contrast(dtype, settings, sample, detecting=detecting)),
         )
     )
-    if contrast.dark:
-        reporter.warn(f"the slices {DARK}")
+    for doubt in contrast.doubts:
+        reporter.warn(doubt)
     return contrast
 
 
@@ -133,16 +154,15 @@ def samples_needed(dtype: np.dtype, settings: Settings, *, detecting: bool) -> l
 
     See `choose_contrast`.
     """
-    high_byte = settings.detect_window == "seed" and dtype == np.uint16
-    seen = detecting and (settings.detect_window == "auto" or high_byte)
-    return [True] * (settings.window == "auto") + [False] * seen
+    seen = detecting and (settings.detect_window != "seed" or dtype == np.uint16)
+    return [True] * (settings.window is not None) + [False] * seen
 
 
-def rescaling(dtype: np.dtype, settings: Settings, contrast: Contrast) -> Rescaling | None:
-    """What becomes of the stack's grey values in the outputs; None where they stay."""
-    if contrast.written is None:
-        return None
-    return Rescaling(*contrast.written, output_dtype(dtype, settings))
+def rescaling(
+    dtype: np.dtype, settings: Settings, window: tuple[float, float] | None
+) -> Rescaling | None:
+    """What becomes of the stack's grey values in the outputs; without a window they stay."""
+    return None if window is None else Rescaling(*window, output_dtype(dtype, settings))
 
 
 def output_dtype(dtype: np.dtype, settings: Settings) -> str:

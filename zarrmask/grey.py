@@ -53,6 +53,19 @@ def shows(window: tuple[float, float], least: float, greatest: float) -> bool:
     return window[0] < greatest and least < window[1]
 
 
+def clipped(values: NDArray, window: tuple[float, float]) -> tuple[float, float]:
+    """Shares of a sample that a window makes black, and white.
+
+    Examples
+    --------
+    >>> clipped(np.arange(100), (10, 79))
+    (0.11, 0.21)
+    """
+    count = max(1, values.size)
+    black, white = values <= window[0], values >= window[1]
+    return int(np.count_nonzero(black)) / count, int(np.count_nonzero(white)) / count
+
+
 def uses_little(values: NDArray) -> bool:
     """Whether a sample uses so little of its grey range that its high byte shows very little."""
     low, high = np.percentile(values, (0.1, 99.9))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from zarrmask.contrast import Contrast, rescaling
+from zarrmask.contrast import rescaling
 from zarrmask.correcting.corrections import Correction, kept, redilated, store_of
 from zarrmask.correcting.rewriting import in_steps
 from zarrmask.errors import OutputError, SettingsError
@@ -220,7 +220,7 @@ def open_run(place: Place) -> FinishedRun:
     if "volume" in pyramids:
         pyramids["volume"] = replace(pyramids["volume"], finished=True)
     window = None if greys.window is None else (record["window"][0], record["window"][1])
-    become = rescaling(source.dtype, greys, Contrast("seed", False, window))
+    become = rescaling(source.dtype, greys, window)
     return FinishedRun(place, record, settings, source, plan, pyramids, become)
 
 

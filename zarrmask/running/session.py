@@ -212,7 +212,7 @@ class Session:
                 self.plan,
                 self.pyramids,
                 settled,
-                rescaling(source.dtype, self.settings, contrast),
+                rescaling(source.dtype, self.settings, contrast.written),
                 disk,
                 self.journal.ledger.stage("writing"),
                 self.reporter,

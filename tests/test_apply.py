@@ -181,6 +181,9 @@ def test_masks_that_do_not_fit(run, stack, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StackError, match="holds no slices"):
         apply(stack, tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "empty/00100.jpg").touch()
+    with pytest.raises(StackError, match=r"1 .jpg.* JPEG blurs the edges of masks: save them as"):
+        apply(stack, tmp_path / "empty", tmp_path / "out")
     with pytest.raises(StackError, match="slices of a scan"):
         apply(stack, stack, tmp_path / "out")
     painted(tmp_path / "fine", [100])

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zarrmask.running.model import config_identity
+from zarrmask.errors import CheckpointError
+from zarrmask.running.model import config_identity, find_checkpoint
 from zarrmask.settings import read_settings
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 
@@ -34,3 +35,11 @@ def test_a_default_that_is_stated_changes_nothing(tmp_path: Path) -> None:
 
 def test_weights_without_a_config_have_none(tmp_path: Path) -> None:
     assert config_identity(read_settings(), tmp_path / "model.safetensors") is None
+
+
+def test_what_is_no_checkpoint_is_met_before_anybody_is_waited_for(tmp_path: Path) -> None:
+    picture = tmp_path / "model.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(CheckpointError, match=r"model.png is not a checkpoint: it starts with"):
+        find_checkpoint(read_settings(checkpoint=picture))
+    assert find_checkpoint(read_settings()) == DEFAULT_CHECKPOINT

@@ -92,7 +92,7 @@ def test_each_wrong_setting_is_refused(wrong):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"score": "2"}, "score: write a number that is at most 1 (got '2')"),
+        ({"score": "2"}, "score: write a number from 0 to 1 (got '2')"),
         ({"threads": 0}, "threads: write a number that is at least 1 (got 0)"),
         ({"voxel_size": "0um"}, "voxel_size: write a number above 0 (got 0.0)"),
         ({"batch": "many"}, "batch: write a whole number (got 'many')"),

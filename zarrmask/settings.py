@@ -352,6 +352,12 @@ def _reason(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         alike = get_close_matches(_name(problem["loc"]), Settings.model_fields, 1)
         return "there is no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
+    if problem["type"] in ("greater_than_equal", "less_than_equal"):
+        bounds: dict[str, Any] = {}
+        for one in Settings.model_fields[_name(problem["loc"])].metadata:
+            bounds |= {name: getattr(one, name) for name in ("ge", "le") if hasattr(one, name)}
+        if len(bounds) == 2:
+            return "write a number from {ge:g} to {le:g}".format(**bounds)
     return wanted(problem)
 
 

@@ -2,9 +2,7 @@
 
 import pickle
 import re
-import struct
 import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zarrmask.detection.files import require_file
+from zarrmask.detection.files import PICKLE, SAFETENSORS, TORCH, format_of
 from zarrmask.detection.names import is_weight
 from zarrmask.errors import CheckpointError
 
@@ -67,27 +65,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     CheckpointError
         If the file is none of these, is damaged, or asks to import anything but arrays.
     """
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
-    if zipfile.is_zipfile(path):
-        return _from_content(load_torch(path, mmap=True), path, "torch")
-    if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
+    form = format_of(path)
+    if form == SAFETENSORS:
         return _load_safetensors(path)
-    if start[:1] == b"\x80" or path.suffix == ".pkl":
-        if path.suffix == ".pkl":
-            return _from_content(_load_pickle(path), path, "pickle of arrays")
-        return _from_content(load_torch(path, mmap=False), path, "torch, as before 1.6")
-    found = "it is empty" if not start else f"it starts with {start!r}"
-    if start.startswith(b"PK"):  # a zip's directory stands at its end
-        found = "its end is missing: it was not written, copied or downloaded whole"
-    raise CheckpointError(
-        f"{path} is not a checkpoint: {found}. Expected a detectron2 .pth or .pkl, or a "
-        ".safetensors file."
-    )
+    content = _load_pickle(path) if form == PICKLE else load_torch(path, mmap=form == TORCH)
+    return _from_content(content, path, form)
 
 
 def load_torch(path: Path, *, mmap: bool = False) -> Any:
@@ -117,7 +99,7 @@ def _load_safetensors(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             _require_plain(tensors, path)
-            return Checkpoint(tensors, metadata, "safetensors")
+            return Checkpoint(tensors, metadata, SAFETENSORS)
     except safetensors.SafetensorError as error:
         raise _damaged(path, error) from None
 

@@ -1,6 +1,8 @@
 """Where the files of a detector lie: its checkpoint, and the config that goes with it."""
 
 import re
+import struct
+import zipfile
 from pathlib import Path
 
 from zarrmask.errors import CheckpointError, some_of
@@ -12,13 +14,45 @@ SUFFIXES = (".safetensors", ".pth", ".pkl")
 """Of checkpoints."""
 
 
-def require_file(checkpoint: Path) -> None:
-    """Refuse what is no file.
+TORCH, OLD_TORCH = "torch", "torch, as before 1.6"
+PICKLE, SAFETENSORS = "pickle of arrays", "safetensors"
+"""What a checkpoint may be, by how it begins."""
+
+
+def format_of(checkpoint: Path) -> str:
+    """Tell what kind of file a checkpoint is, by its first bytes.
 
     Raises
     ------
     CheckpointError
+        If it is none, or not there.
     """
+    _require_file(checkpoint)
+    try:
+        with checkpoint.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(
+            f"{checkpoint}: cannot read the checkpoint: {error.strerror}"
+        ) from None
+    if zipfile.is_zipfile(checkpoint):
+        return TORCH
+    if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < checkpoint.stat().st_size:
+        return SAFETENSORS
+    if checkpoint.suffix == ".pkl":
+        return PICKLE
+    if start[:1] == b"\x80":
+        return OLD_TORCH
+    found = "it is empty" if not start else f"it starts with {start!r}"
+    if start.startswith(b"PK"):  # a zip's directory stands at its end
+        found = "its end is missing: it was not written, copied or downloaded whole"
+    raise CheckpointError(
+        f"{checkpoint} is not a checkpoint: {found}. Expected a detectron2 .pth or .pkl, or a "
+        ".safetensors file."
+    )
+
+
+def _require_file(checkpoint: Path) -> None:
     if checkpoint.is_dir():
         inside = sorted(one.name for one in checkpoint.iterdir() if one.suffix in SUFFIXES)
         names = f"name one of these in it: {some_of(inside)}" if inside else "and holds none"

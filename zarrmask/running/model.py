@@ -18,7 +18,7 @@ from zarrmask.detection.config import (
     stated_keys,
 )
 from zarrmask.detection.config_file import Document, read_documents
-from zarrmask.detection.files import config_file, guessed, require_file
+from zarrmask.detection.files import config_file, format_of, guessed
 from zarrmask.detection.inputs import NetworkInput
 from zarrmask.detection.shapes import infer_documents
 from zarrmask.planning.forecast import Network
@@ -40,7 +40,7 @@ def find_checkpoint(settings: Settings) -> Path:
         Where it is not there, or lacks a class that is asked for.
     """
     checkpoint = settings.checkpoint or DEFAULT_CHECKPOINT
-    require_file(checkpoint)
+    format_of(checkpoint)  # refuses what is none, before anybody is waited for
     if settings.classes is not None:
         if file := config_file(checkpoint, settings.model):
             documents = read_documents(file)

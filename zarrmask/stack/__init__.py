@@ -145,7 +145,7 @@ def is_tiff(place: str | Remote) -> bool:
         return False
     if not os.path.isfile(place):  # noqa: PTH113
         there = "is not a file or folder" if os.path.lexists(place) else "does not exist"
-        raise StackError(f"{escaped(place)} {there}; expected a stack of slices")
+        raise StackError(f"{escaped(place)} {there}; expected slices or a volume")
     if PurePath(place).suffix.lower() not in TIFFS:
         raise StackError(
             f"{escaped(place)} is a file, but not a TIFF; expected a folder of numbered slices "

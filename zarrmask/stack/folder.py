@@ -129,6 +129,9 @@ def open_folder(
     )
 
 
+_BLURRED = ". JPEG blurs the edges of masks: save them as PNG or TIFF"
+
+
 def slice_files(place: str | Remote, formats: Mapping[str, Format]) -> tuple[list[str], list[str]]:
     """List the folder's slice files, and the entries so named that are no readable file.
 
@@ -155,6 +158,7 @@ def slice_files(place: str | Remote, formats: Mapping[str, Format]) -> tuple[lis
         raise StackError(
             f"{shown(place)} holds no slices (found: {there or 'nothing, it is empty'}); "
             f"expected numbered files ({', '.join(formats)}), a multipage TIFF or a zarr"
+            + (_BLURRED if formats is LABELS and {".jpg", ".jpeg"} & others.keys() else "")
         )
     return sorted(names), sorted(odd)
 

@@ -56,7 +56,8 @@ def open_multipage(place: str | Remote, *, labels: bool = False) -> SliceSource:
         raise refusal(place, complaints(bad, len(pages)), expected)
     slices = [header for header in pages if isinstance(header, Header)]
     names = [""] * len(slices)
-    return SliceSource(place, "multipage TIFF", read_tiff, 0, names, slices, voxels=voxels)
+    kind = "multipage TIFF" if len(slices) > 1 else "TIFF of one slice"
+    return SliceSource(place, kind, read_tiff, 0, names, slices, voxels=voxels)
 
 
 def arranged(tif: TiffFile, found: list[Header | str]) -> list[Header | str]:

@@ -53,6 +53,14 @@ def test_boxes_fit():
     assert boxes_of(masks[:0]).shape == (0, 4)
 
 
+def test_boxes_have_a_margin_within_the_image():
+    masks = np.zeros((2, 9, 12), np.uint8)
+    masks[0, 2:6, 3:9] = masks[1] = 1
+    assert boxes_of(masks, 0.5).tolist() == [[1.5, 1, 10.5, 7], [0, 0, 12, 9]]
+    _, target = example(masks[0], masks[:1], np.array([0]), 0.5)
+    assert target["boxes"].tolist() == [[1.5, 1, 10.5, 7]]
+
+
 def test_what_was_cropped_away_is_left_out():
     masks = np.zeros((2, 4, 4), np.uint8)
     masks[1, 1, 2] = 1

@@ -696,6 +696,36 @@ def test_frozen_stages_stay_as_they_are(plain, annotated, tmp_path):
     assert {"res3", "res4", "res5"} <= differing
 
 
+def test_norms_keep_the_statistics_that_they_began_with(plain, annotated, tmp_path):
+    """If they are to, and learn how to scale all the same."""
+    plain.write_text(plain.read_text().replace("  HELP:", "  FREEZE_NORM: true\n  HELP:"))
+    out = tmp_path / "out"
+    lesson = annotated_lesson(*annotated, config=plain, iterations=2)
+    train(replace(lesson, recipe=replace(lesson.recipe, period=1)), out, workers=0, threads=1)
+    first, last = (read_checkpoint(out / f"model_000000{n}.pth").tensors for n in (0, 1))
+    statistics = {name for name in first if "running" in name}
+    assert statistics
+    assert all(torch.equal(first[name], last[name]) for name in statistics)
+    norm = "backbone.bottom_up.stem.conv1.norm.weight"
+    assert not torch.equal(first[norm], last[norm])
+
+
+def test_crumbs_are_learned_as_parts(plain, annotated):
+    document = json.loads(annotated[0].read_text())
+    crumb = {**document["annotations"][0], "id": 99, "segmentation": [[0, 0, 3, 0, 3, 3, 0, 3]]}
+    document["annotations"].append(crumb)
+    annotated[0].write_text(json.dumps(document))
+    counts = []
+    for key in ("", "  JOIN: 0.01\n"):
+        plain.write_text(plain.read_text().replace("  HELP:", f"{key}  HELP:"))
+        lesson = annotated_lesson(*annotated, config=plain, validate=0)
+        batches = lesson.batches(0, 1)
+        targets = [target for n in range(3) for target in batches[n][1]]  # each image once
+        counts.append(sum(len(target["labels"]) for target in targets))
+    assert counts[0] == counts[1] + 1
+    assert lesson.source.endswith(", joined below 0.01")
+
+
 TOGETHER = """
 import hashlib, sys
 from pathlib import Path

@@ -111,7 +111,7 @@ def want_of_memory(forecast: Forecast) -> str:
         count = f"CUDA_VISIBLE_DEVICES with {fewer} GPUs" if crew.gpus else f"--workers {fewer}"
         advice.insert(0, count)
     elif writing and memory.task > memory.total / 10:
-        advice.append("an uncompressed stack, of which less is held at once")
+        advice.append("smaller chunks, or a stack that is not compressed: less is held at once")
     takes, has = sized(memory.total), sized(crew.memory or 0)
     if takes == has:
         takes, has = f"{memory.total / 1e6:,.1f} MB", f"{(crew.memory or 0) / 1e6:,.1f} MB"

@@ -60,6 +60,7 @@ class AnnotatedBatches(Dataset[Batch]):
             grey,
             np.stack(masks) if masks else np.zeros((0, *grey.shape), np.uint8),
             np.array(categories, np.int64),
+            self.recipe.margin,
         )
 
 

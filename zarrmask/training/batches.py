@@ -28,6 +28,7 @@ def example(
     image: NDArray[np.uint8] | NDArray[np.float32],
     masks: NDArray[np.uint8],
     categories: NDArray[np.int64],
+    margin: float = 0.0,
 ) -> tuple[Tensor, Target]:
     """Give an image and what is on it as `network.build_model` wants them.
 
@@ -39,6 +40,8 @@ def example(
         0 and 1, one for each object. One without a pixel is left out.
     categories : ndarray of int64, (n,)
         Counted from 0.
+    margin : float
+        Share of its sides by which a box is larger than what is in it.
 
     Returns
     -------
@@ -49,19 +52,24 @@ def example(
     there = masks.any((1, 2))
     masks = np.ascontiguousarray(masks[there])
     target = {
-        "boxes": boxes_of(masks),
+        "boxes": boxes_of(masks, margin),
         "labels": torch.from_numpy(categories[there]) + 1,
         "masks": torch.from_numpy(masks),
     }
     return torch.from_numpy(np.ascontiguousarray(image, np.float32))[None], target
 
 
-def boxes_of(masks: NDArray[np.uint8]) -> Tensor:
-    """Bounding boxes x0, y0, x1, y1 of masks (n, h, w), none of them empty; float32 (n, 4)."""
+def boxes_of(masks: NDArray[np.uint8], margin: float = 0.0) -> Tensor:
+    """Boxes x0, y0, x1, y1 around masks (n, h, w), none of them empty; float32 (n, 4).
+
+    Larger than that by a share of their sides, within the image.
+    """
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
         x, y, width, height = cv2.boundingRect(mask)
-        box[:] = x, y, x + width, y + height
+        more, higher = width * margin / 2, height * margin / 2
+        box[:2] = max(0, x - more), max(0, y - higher)
+        box[2:] = np.minimum((x + width + more, y + height + higher), mask.shape[::-1])
     return torch.from_numpy(boxes)
 
 

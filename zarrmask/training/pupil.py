@@ -39,7 +39,7 @@ class Pupil(nn.Module):
 
     def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
         super().__init__()
-        self.frozen = recipe.frozen_stages
+        self.frozen, self.still = recipe.frozen_stages, recipe.still
         self.model = build_model(config)
         self.help = nn.ModuleList(
             nn.Conv2d(config.fpn_channels, 1, 1) for _ in self.levels if recipe.helped
@@ -59,8 +59,8 @@ class Pupil(nn.Module):
     def train(self, mode: bool = True) -> Pupil:
         """Set to learning; norms of stages that do not learn keep their statistics."""
         super().train(mode)
-        for stage in self._frozen_stages():
-            for module in stage.modules():
+        for part in [self.model] if self.still else self._frozen_stages():
+            for module in part.modules():
                 if isinstance(module, _NormBase):
                     module.eval()
         return self

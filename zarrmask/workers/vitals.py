@@ -117,7 +117,8 @@ def at_work(
     ):
         if not crew.local:
             come_to_rest(client, reporter)
-        reporter.say(f"dashboard: {client.dashboard_link}")
+        if "dashboard" in client.scheduler_info()["services"]:
+            reporter.say(f"dashboard: {client.dashboard_link}")
         yield Workshop(client, roll, memory)
 
 

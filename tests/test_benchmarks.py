@@ -13,6 +13,7 @@ import feeding
 import numpy as np
 import pytest
 import soak
+import teach
 import torch
 from conversion import parts
 from conversion.contest import Contestant, Figures, contest, doubts, ratio
@@ -25,10 +26,12 @@ from conversion.staged import WritingReporter
 from conversion.watched import counted
 
 import zarrmask
+from zarrmask.coco import read_coco
 from zarrmask.detection.actors import DetectorSpec
 from zarrmask.detection.devices import has_bfloat16
 from zarrmask.phantom.mistakes import MISTAKES
 from zarrmask.shipped import DEFAULT_CHECKPOINT
+from zarrmask.training.fine_tuning import annotated_lesson
 
 MODES = ("strong", "weak")
 CONVERT = Path(parts.__file__).parents[1] / "convert.py"
@@ -311,3 +314,24 @@ def test_a_soak_kills_workers_and_compares_bytes(tmp_path):
     assert not any(run["wrong"] for run in seen["runs"])
     assert {one["process"] for one in seen["memory"]} == {"client", "scheduler", "survivor"}
     assert "all as of the undisturbed run" in done.stdout
+
+
+def test_a_new_object_is_drawn_and_its_lessons_differ(tmp_path):
+    folder = teach.bones(tmp_path / "new", 3, 1)
+    dataset = read_coco(folder / "annotations.json", folder / "images")
+    assert dataset.names == ("bone",)
+    for number, image in enumerate(dataset.images):
+        grey, mask = teach.bone(np.random.default_rng([1, number]))
+        np.testing.assert_array_equal(image.grey(), grey)
+        assert 0.01 < image.true().area / grey.size < 0.5
+        assert grey[mask > 0].mean() > grey[mask == 0].mean() + 30
+    recipes = {
+        name: annotated_lesson(
+            folder / "annotations.json",
+            folder / "images",
+            config=teach.varied(tmp_path / "config.yaml", changes),
+            validate=0,
+        ).recipe
+        for name, changes in teach.VARIANTS.items()
+    }
+    assert len(set(recipes.values())) == len(teach.VARIANTS)

@@ -114,26 +114,6 @@ def test_a_window_of_grey_values(files):
     assert image.grey().max() == 1
 
 
-def rectangle(x, y, width, height):
-    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
-
-
-def test_crumbs_are_joined_to_the_nearest_piece_of_their_kind(files):
-    files.content["categories"].append({"id": 2, "name": "case"})
-    files.mark(category_id=1, segmentation=rectangle(40, 0, 8, 20))
-    files.mark(category_id=2, segmentation=rectangle(0, 30, 20, 9))
-    files.mark(category_id=1, segmentation=rectangle(34, 10, 4, 2))  # nearer to the second
-    files.mark(category_id=1, segmentation=rectangle(2, 26, 2, 2))  # nearest to the case's
-    (image, empty) = read_coco(*files.write()).images
-    assert image.joined(0) == image
-    joined = image.joined(0.01)
-    assert [one.category for one in joined.instances] == [0, 0, 1]
-    assert [one.region.area for one in joined.instances] == [404, 168, 180]
-    assert joined.true() == image.true()
-    assert empty.joined(0.5) == empty
-    assert image.joined(1.0) == image  # none is large enough to be joined to
-
-
 def test_an_absolute_name_within_the_folder(files):
     files.content["images"][0]["file_name"] = str(files.images / "a.png")
     assert read_coco(*files.write()).images[0].path == files.images / "a.png"

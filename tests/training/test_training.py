@@ -710,22 +710,6 @@ def test_norms_keep_the_statistics_that_they_began_with(plain, annotated, tmp_pa
     assert not torch.equal(first[norm], last[norm])
 
 
-def test_crumbs_are_learned_as_parts(plain, annotated):
-    document = json.loads(annotated[0].read_text())
-    crumb = {**document["annotations"][0], "id": 99, "segmentation": [[0, 0, 3, 0, 3, 3, 0, 3]]}
-    document["annotations"].append(crumb)
-    annotated[0].write_text(json.dumps(document))
-    counts = []
-    for key in ("", "  JOIN: 0.01\n"):
-        plain.write_text(plain.read_text().replace("  HELP:", f"{key}  HELP:"))
-        lesson = annotated_lesson(*annotated, config=plain, validate=0)
-        batches = lesson.batches(0, 1)
-        targets = [target for n in range(3) for target in batches[n][1]]  # each image once
-        counts.append(sum(len(target["labels"]) for target in targets))
-    assert counts[0] == counts[1] + 1
-    assert lesson.source.endswith(", joined below 0.01")
-
-
 TOGETHER = """
 import hashlib, sys
 from pathlib import Path

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from math import hypot
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,49 +82,9 @@ class CocoImage:
         """Pixels of any crowd."""
         return self._union(self.crowds)
 
-    def joined(self, share: float) -> CocoImage:
-        """Make instances that are less than this share of the image part of others.
-
-        Of the nearest, by their boxes, that is not so small and of the same category; where there
-        is none, an instance stays as it is.
-        """
-        least = share * self.height * self.width
-        parts = {
-            place: [one.region]
-            for place, one in enumerate(self.instances)
-            if one.region.area >= least
-        }
-        large = [(place, self.instances[place]) for place in parts]
-        for place, small in enumerate(self.instances):
-            gaps = {
-                other: _gap(one.region.box, small.region.box)
-                for other, one in large
-                if one.category == small.category
-            }
-            if place not in parts:
-                parts.setdefault(min(gaps, key=gaps.__getitem__, default=place), []).append(
-                    small.region
-                )
-        return replace(
-            self,
-            instances=tuple(
-                replace(
-                    self.instances[place],
-                    region=Region.of_union(regions, self.height, self.width),
-                )
-                for place, regions in sorted(parts.items())
-            ),
-        )
-
     def _union(self, instances: tuple[Instance, ...]) -> Region:
         regions = [instance.region for instance in instances]
         return Region.of_union(regions, self.height, self.width)
-
-
-def _gap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """How far two boxes are apart, pixels."""
-    apart = [max(0.0, one[n] - other[n + 2], other[n] - one[n + 2]) for n in (0, 1)]
-    return hypot(*apart)
 
 
 @dataclass(frozen=True)

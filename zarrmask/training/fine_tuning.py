@@ -107,13 +107,13 @@ def annotated_lesson(
     by += f", {_called(judges)}" if judges else ""
     window, dark = settle_window(dataset.images, wished, judges)
     crowds = _crowds(learned)
-    learned = [image.joined(recipe.joined) for image in _with_instances(learned, recipe)]
+    learned = _with_instances(learned, recipe)
     return Lesson(
         network,
         recipe,
         start.seed,
         f"{coco.name} {sha256(coco)[:16]}, {_called(dataset.images)}, {len(judges)} held out{by}"
-        f"{_seen_through(window)}{f', joined below {recipe.joined:g}' if recipe.joined else ''}",
+        f"{_seen_through(window)}",
         partial(AnnotatedBatches, learned, recipe, start.seed, window),
         start.weights,
         start.origin,

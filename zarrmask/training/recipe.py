@@ -140,9 +140,6 @@ class Recipe:
     """Whether batch norms keep the statistics that they began with."""
     margin: float = key("ZARRMASK.BOX_MARGIN", 0.0, fraction)
     """By this share of its sides a box is larger than what is in it, so that it cuts no mask."""
-    joined: float = key("ZARRMASK.JOIN", 0.0, fraction)
-    """Annotated instances that are less than this share of an image are parts of others: see
-    `CocoImage.joined`."""
     missed: tuple[int, ...] = key("ZARRMASK.MISSED", (), _wholes(0))
     """Simulated slices, by number, on which a network missed papyrus, to be shown more often."""
     mistaken: tuple[int, ...] = key("ZARRMASK.MISTAKEN", (), _wholes(0))

@@ -89,12 +89,10 @@ def choose_contrast(
     if written == "auto":
         written = auto_window(sample(finest=True))
     elif written is not None:
-        doubts.append(_doubt("--window", written, sample(finest=True)))
+        doubts.append(_doubt(written, sample(finest=True)))
     detected: Window = "seed"
     if isinstance(settings.detect_window, tuple):
         detected = settings.detect_window
-        if detecting:
-            doubts.append(_doubt("--detect-window", detected, sample(finest=False)))
     elif detecting and settings.detect_window == "auto":
         detected = auto_window(sample(finest=False))
     elif dtype.kind != "u" and written is not None:
@@ -104,8 +102,8 @@ def choose_contrast(
     return Contrast(detected, written, tuple(filter(None, doubts)))
 
 
-def _doubt(option: str, window: tuple[float, float], values: NDArray) -> str:
-    """What to warn of where a window leaves little to be seen of a sample; else nothing.
+def _doubt(window: tuple[float, float], values: NDArray) -> str:
+    """What to warn of where a window leaves little of a sample in the outputs; else nothing.
 
     Air may be most of a stack, and black; what is white should be little.
     """
@@ -114,7 +112,7 @@ def _doubt(option: str, window: tuple[float, float], values: NDArray) -> str:
         return ""
     low, high = auto_window(values)
     return (
-        f"{option} {window[0]:g} {window[1]:g} makes {black:.0%} of the stack black and "
+        f"--window {window[0]:g} {window[1]:g} makes {black:.0%} of the stack black and "
         f"{white:.0%} white, by a sample; nearly all of it lies between {low:,g} and {high:,g}"
     )
 
@@ -154,7 +152,8 @@ def samples_needed(dtype: np.dtype, settings: Settings, *, detecting: bool) -> l
 
     See `choose_contrast`.
     """
-    seen = detecting and (settings.detect_window != "seed" or dtype == np.uint16)
+    high_byte = settings.detect_window == "seed" and dtype == np.uint16
+    seen = detecting and (settings.detect_window == "auto" or high_byte)
     return [True] * (settings.window is not None) + [False] * seen
 
 

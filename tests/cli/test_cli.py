@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import zlib
+from pathlib import Path
 
 import click
 import cv2
@@ -320,3 +321,11 @@ def test_help_has_each_option_once_in_a_section(zarrmask, name):
             shown = re.findall(rf"^  {option.opts[0]}(?=[ /\n])", told, re.MULTILINE)
             assert len(shown) == 1, option.name
     assert re.findall("--[a-z-]+", rest) == ["--help"]
+
+
+def test_the_documented_options_of_a_run_are_those_it_has():
+    text = (Path(__file__).parents[2] / "docs" / "options.md").read_text()
+    named = set(re.findall(r"`(--[a-z-]+)", text)) - {"--help"}
+    options = [one for one in cli.commands["run"].params if isinstance(one, click.Option)]
+    assert all(named & {*one.opts, *one.secondary_opts} for one in options)
+    assert named <= {flag for one in options for flag in (*one.opts, *one.secondary_opts)}

@@ -13,6 +13,8 @@ Result = TypeVar("Result")
 
 ACCEPTED = tuple(map(np.dtype, (np.uint8, np.uint16, np.int16, np.float32)))
 PIXELS = "uint8, uint16, int16 or float32"
+NOT_GREY = "expected greyscale: convert it first (ImageMagick: mogrify -colorspace Gray)"
+"""What to say of colours: a scan has none, so what they show is for a person to decide."""
 
 
 class BadSliceError(Exception):

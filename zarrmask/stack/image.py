@@ -7,7 +7,7 @@ import struct
 import imagecodecs
 import numpy as np
 
-from zarrmask.stack.header import BadSliceError, Header
+from zarrmask.stack.header import NOT_GREY, BadSliceError, Header
 from zarrmask.stack.remote import File, Stream, opened
 
 # Bytes after the end marker (padding, a scanner's own notes) are let pass within this distance.
@@ -41,7 +41,7 @@ def jpeg_header(file: File) -> Header:
     except struct.error:
         raise BadSliceError("a damaged JPEG header") from None
     if components != 1:
-        raise BadSliceError(f"{components} samples a pixel (colour?); expected greyscale")
+        raise BadSliceError(f"{components} samples a pixel (colour?); {NOT_GREY}")
     if bits != 8:
         raise BadSliceError(f"{bits} bits a pixel; expected a JPEG of 8")
     return whole_image(rows, columns, np.dtype(np.uint8))
@@ -78,7 +78,7 @@ def png_header(file: File) -> Header:
     """
     rows, columns, bits, colour = png_kind(file)
     if colour != 0:
-        raise BadSliceError(f"{PNG_COLOURS.get(colour, 'unknown colours')}; expected greyscale")
+        raise BadSliceError(f"{PNG_COLOURS.get(colour, 'unknown colours')}; {NOT_GREY}")
     if bits not in (8, 16):
         raise BadSliceError(f"{bits} bits a pixel; expected 8 or 16")
     return whole_image(rows, columns, np.dtype(np.uint8 if bits == 8 else np.uint16))

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
-from zarrmask.stack.header import PIXELS, BadSliceError, Header, wrong_dtype
+from zarrmask.stack.header import NOT_GREY, PIXELS, BadSliceError, Header, wrong_dtype
 from zarrmask.stack.remote import File, RangeFile
 from zarrmask.stack.voxels import MICROMETRES, UNKNOWN, Voxels, stated_voxels
 from zarrmask.storage.buffers import buffer
@@ -175,11 +175,11 @@ def page_header(page: TiffPage, *, labels: bool = False) -> Header:
 def wrong_pixels(page: TiffPage, *, labels: bool = False) -> str | None:
     """Say why the page is no greyscale image of an accepted dtype, or None."""
     if page.samplesperpixel > 1:
-        return f"{page.samplesperpixel} samples a pixel (colour?); expected greyscale"
+        return f"{page.samplesperpixel} samples a pixel (colour?); {NOT_GREY}"
     if page.dtype is None or page.bitspersample not in (8, 16, 32, 64):
         return f"{page.bitspersample} bits a pixel; expected {PIXELS}: save it as uint8 or uint16"
     if page.photometric == PHOTOMETRIC.PALETTE:
-        return "a colour palette; expected greyscale"
+        return f"a colour palette; {NOT_GREY}"
     if page.photometric == PHOTOMETRIC.MINISWHITE and 262 in page.tags:
         return "zero is white (MINISWHITE); expected zero to be black: invert it first"
     if len(page.shape) != 2 or 0 in page.shape:

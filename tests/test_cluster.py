@@ -261,6 +261,24 @@ def test_what_a_session_left_that_was_stopped_is_done_before_another_begins(
     assert "still at what was cancelled" in capsys.readouterr().err
 
 
+def test_workers_of_a_named_cluster_encode_with_as_many_threads_as_are_foreseen(stack, tmp_path):
+    how = {
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.nanny.environ.RAYON_NUM_THREADS": None,
+    }
+    with (
+        dask.config.set(how),
+        LocalCluster(1, threads_per_worker=16, dashboard_address=None) as own,
+        Client(own) as client,
+    ):
+        address = own.scheduler_address
+        zarrmask.convert(stack, tmp_path / "out.zarr", chunk=16, scheduler=address)
+        crew = find_crew(CrewRequest(address), Reporter())
+        (there,) = client.run(lambda: psutil.Process().num_threads()).values()
+    assert crew.encoders == 4 * 16
+    assert there >= crew.encoders + 16
+
+
 def test_no_login_of_an_output_is_shown_on_the_dashboard(cluster):
     out = UPath("http://me:hidden@localhost/out")
     with at_work(find_crew(CrewRequest(cluster), Reporter()), out, [], Reporter()):

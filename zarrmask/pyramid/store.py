@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import zarr
 
-from zarrmask.storage.pipelines import STOCK, opening
+from zarrmask.storage.pipelines import STOCK, bound_encoders, opening
 from zarrmask.storage.place import Place, zarr_store
 
 Mode = Literal["r", "r+", "a"]
@@ -53,6 +53,7 @@ def open_array(place: Place, mode: Mode, *, fast: bool = True, direct: bool = Tr
     """
     if not fast or not isinstance(place, Path) or not _is_utf8(place):
         return _open(place, mode, STOCK)
+    bound_encoders()
     array = _open(place, mode, _FAST)
     settings = dict(_ORDERED if array.shards else _FAST)
     large = prod(array.shards or array.chunks) * array.dtype.itemsize >= DIRECT_FILE

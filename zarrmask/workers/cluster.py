@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster, Worker
 from zarrmask import __version__
 from zarrmask.errors import ZarrmaskError, first_of
 from zarrmask.progress import Reporter
+from zarrmask.storage.pipelines import ENCODERS_IN_ALL
 from zarrmask.storage.place import Place
 from zarrmask.workers.gpus import gpu_cluster
 from zarrmask.workers.processes import (
@@ -100,7 +101,7 @@ def connect(crew: Crew, seen: Sequence[Place], reporter: Reporter) -> Iterator[C
         leave_to_workers()
         preload = forked_first() + _PRELOAD
     settings = {
-        "distributed.nanny.environ.RAYON_NUM_THREADS": crew.encoders,  # of zarrs
+        f"distributed.nanny.environ.{ENCODERS_IN_ALL}": crew.encoders,
         **ENVIRONMENT,
         "distributed.worker.multiprocessing-method": method,
         "distributed.worker.profile.enabled": False,  # it looks at every thread every 10 ms

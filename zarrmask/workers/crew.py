@@ -12,12 +12,11 @@ from distributed.system import memory_limit
 
 from zarrmask.errors import SettingsError
 from zarrmask.progress import Reporter
+from zarrmask.storage.pipelines import ENCODERS
 from zarrmask.workers.cluster import PATIENCE, reach
 from zarrmask.workers.gpus import visible_gpus
 from zarrmask.workers.processes import DETECTING, WRITING, shared_imports
 
-ENCODERS = 4
-"""Threads of each process that encode, for each core: most of them wait for the disk."""
 PAUSE = 0.8
 """Share of its limit at which a worker of a named cluster takes no more tasks (Dask's default)."""
 LEAST_MEMORY = 10**6

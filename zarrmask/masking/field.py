@@ -244,6 +244,7 @@ def grown(mask: NDArray[np.uint8], growth: float) -> NDArray[np.uint8]:
     height, width = mask.shape
     side = cell_side(height, width)
     out = np.empty((height, width), np.uint8)
-    field = signed_distance(coarse_mask(mask, side))
+    inside = np.where(mask, np.uint8(255), np.uint8(0))
+    field = signed_distance(coarse_mask(inside, side))
     enlarged(field, threshold(growth, side), side, (0, 0), out)
     return out

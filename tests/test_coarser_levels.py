@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import yaml
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import zarrmask
 from zarrmask.phantom import Phantom
 from zarrmask.planning import reading
+from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import open_source
 
 SHAPE = (40, 904, 944)
@@ -23,6 +25,7 @@ NETWORK = (448, 468)  # of the shipped detector, for slices of that shape
 def runs(cluster, tmp_path_factory):
     """A run on slices, and one on what they were converted to: their folders.
 
+    By a detector that does not look closer: else the finest level would be read.
     From slice to slice little changes, as in a real scroll: a coarse slice shows each of its own.
     And on none of this scroll's are two regions as good as each other, of which the detector might
     take the other one at another level.
@@ -34,11 +37,19 @@ def runs(cluster, tmp_path_factory):
         image = phantom.slice(20 + z // 4)[0]
         for same in range(z, z + 4):
             tifffile.imwrite(folder / f"slices/{same}.tif", image)
-    options = {"every": 4, "scheduler": cluster}
+    model = yaml.safe_load(DEFAULT_CHECKPOINT.with_suffix(".yaml").read_text())
+    model["ZARRMASK"]["LOOK_CLOSER"] = False
+    (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    options = {"every": 4, "scheduler": cluster, **from_afar(folder)}
     zarrmask.convert(folder / "slices", folder / "stack.zarr", scheduler=cluster)
     for name in ("slices", "stack.zarr"):
         zarrmask.run(folder / name, folder / f"of-{name}", **options)
     return folder
+
+
+def from_afar(folder):
+    """Options for a detector that does not look closer."""
+    return {"checkpoint": DEFAULT_CHECKPOINT, "config": folder / "model.yaml"}
 
 
 def keyframes(out, name):
@@ -56,6 +67,33 @@ def test_the_coarsest_level_that_is_fine_enough(runs):
     assert source.coarsest(1, 1)[1] == 8
     slices = open_source(runs / "slices")
     assert slices.coarsest(1, 1) == (slices, 1)
+
+
+def small(z, side=1100):
+    """A slice of a scroll that is a fifth of its field, and where it is."""
+    phantom = Phantom((60, 300, 330), seed=8)
+    image, inside = phantom.slice(20 + z // 4)
+    air = np.random.default_rng(z).normal(np.median(image[:20]), 900, (side, side))
+    field, truth = air.astype(np.uint16), np.zeros((side, side), bool)
+    field[300:600, 400:730], truth[300:600, 400:730] = image, inside > 0
+    return field, truth
+
+
+@pytest.mark.parametrize("kind", ["slices", "stack.zarr"])
+def test_a_small_scroll_is_looked_at_closer(cluster, tmp_path, runs, kind):
+    fields, truths = zip(*(small(z) for z in range(8)), strict=True)
+    (tmp_path / "slices").mkdir()
+    for z, field in enumerate(fields):
+        tifffile.imwrite(tmp_path / f"slices/{z}.tif", field)
+    if kind == "stack.zarr":
+        zarrmask.convert(tmp_path / "slices", tmp_path / kind, scheduler=cluster)
+    lacks = []
+    for name, detector in (("from afar", from_afar(runs)), ("closer", {})):
+        options = {"every": 4, "scheduler": cluster, **detector}
+        zarrmask.run(tmp_path / kind, tmp_path / name, **options)
+        found, expected = keyframes(tmp_path / name, "mask")[:2] > 0, np.array(truths[::4])
+        lacks.append(1 - (found & expected).sum() / (found | expected).sum())
+    assert lacks[1] < 0.7 * lacks[0]
 
 
 def test_masks_are_those_of_the_finest_level(runs):
@@ -81,7 +119,8 @@ def test_boxes_are_in_full_pixels(runs):
 def test_chunks_that_keyframes_share_are_fetched_a_few_times(runs, web, cluster):
     (web.folder / "stack.zarr").symlink_to(runs / "stack.zarr")
     out = web.folder.parent / "out"
-    zarrmask.run(f"{web.url}/stack.zarr", out, every=1, volume=True, scheduler=cluster)
+    options = {"scheduler": cluster, **from_afar(runs)}
+    zarrmask.run(f"{web.url}/stack.zarr", out, every=1, volume=True, **options)
     chunks = Counter(path for _, path, _ in web.requests if path.count("/") > 3)
     finest = {path: n for path, n in chunks.items() if path.startswith("/stack.zarr/0/")}
     assert len(finest) == 64

@@ -274,7 +274,10 @@ def test_agree_on_slices_of_any_size(random_r18):
 def test_agree_where_each_slice_is_brought_to_one_contrast(random_r18, tmp_path):
     checkpoint = tmp_path / "even.safetensors"
     checkpoint.write_bytes(random_r18.read_bytes())
-    content = random_r18.with_suffix(".yaml").read_text() + "ZARRMASK: {EVEN_CONTRAST: true}\n"
+    content = (
+        random_r18.with_suffix(".yaml").read_text()
+        + "ZARRMASK: {EVEN_CONTRAST: true, LOOK_CLOSER: true}\n"
+    )
     checkpoint.with_suffix(".yaml").write_text(content)
     assert min(assert_backends_agree(checkpoint, drawn(3, (400, 420)) // 3, drawn(4, (320, 320))))
     odd = drawn(5, (410, 333))  # cells that are evened are cut at its sides

@@ -327,7 +327,10 @@ def test_what_is_written_says_the_same(config, tmp_path):
     network, recipe = read_training(config)
     save_config(network, recipe, out)
     assert read_config(out) == network
-    assert yaml.safe_load(out.read_text())["ZARRMASK"] == {"EVEN_CONTRAST": True}
+    assert yaml.safe_load(out.read_text())["ZARRMASK"] == {
+        "EVEN_CONTRAST": True,
+        "LOOK_CLOSER": True,
+    }
     _, again = read_training(out)
     assert again.short == recipe.short
     assert again.rate == Recipe().rate  # not AdamW's, of which detectron2 knows nothing
@@ -340,7 +343,8 @@ def test_what_is_written_says_the_same(config, tmp_path):
     _, again = read_training(out)
     assert (again.clipped, again.clip_type) == (True, "value")
     assert interpret(read_documents(out), "").classes == 1
-    save_config(replace(network, even_contrast=False), recipe, out)
+    usual = replace(network, even_contrast=False, look_closer=False)
+    save_config(usual, recipe, out)
     assert "ZARRMASK" not in yaml.safe_load(out.read_text())  # detectron2 would refuse it
 
 

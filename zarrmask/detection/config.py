@@ -134,6 +134,8 @@ class ModelConfig:
     )
     even_contrast: bool = key("ZARRMASK.EVEN_CONTRAST", False, flag)
     """zarrmask's own: whether each image is brought to one contrast; see `even_contrast.even`."""
+    look_closer: bool = key("ZARRMASK.LOOK_CLOSER", False, flag)
+    """zarrmask's own: whether small objects are looked at closer; see `closer.look_closer`."""
 
     @property
     def is_bottleneck(self) -> bool:

@@ -38,16 +38,31 @@ class Detections:
         Detecting with that threshold gives the same: suppression and the limit on their number go
         from the highest score down.
         """
-        return self._kept(self.scores > score)
+        return self.kept(self.scores > score)
 
     def of_classes(self, chosen: Collection[int]) -> Self:
         """Keep what is of one of these classes."""
-        return self._kept(np.isin(self.classes, list(chosen)))
+        return self.kept(np.isin(self.classes, list(chosen)))
 
-    def _kept(self, keep: NDArray[np.bool_]) -> Self:
+    def kept(self, keep: NDArray[np.bool_]) -> Self:
+        """Keep those of a mask, (n,)."""
         return type(self)(
             self.boxes[keep], self.scores[keep], self.classes[keep], self.patches[keep]
         )
+
+    def with_boxes(self, boxes: NDArray[np.float32]) -> Self:
+        """Give the same with other boxes, (n, 4): in pixels of another image."""
+        return type(self)(boxes, self.scores, self.classes, self.patches)
+
+    def joined(self, others: Self) -> Self:
+        """Put both together, the surest first."""
+        both = zip(self._fields(), others._fields(), strict=True)
+        boxes, scores, classes, patches = (np.concatenate(pair) for pair in both)
+        order = np.argsort(-scores, kind="stable")
+        return type(self)(boxes[order], scores[order], classes[order], patches[order])
+
+    def _fields(self) -> tuple[NDArray, ...]:
+        return self.boxes, self.scores, self.classes, self.patches
 
 
 def on_slice(

@@ -70,7 +70,7 @@ class Detectron2Detector:
     ) -> None:
         _require_detectron2()
         self.config = _config(documents, source)
-        (self._evens,) = read_fields(documents, source, "even_contrast")
+        self._evens, self._closer = read_fields(documents, source, "even_contrast", "look_closer")
         self._device = device
         self.config.MODEL.DEVICE = str(device)
         if score_threshold is not None:
@@ -84,7 +84,8 @@ class Detectron2Detector:
     @property
     def network_input(self) -> NetworkInput:
         """How a slice becomes what the network sees."""
-        return NetworkInput(self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST)
+        sides = self.config.INPUT
+        return NetworkInput(sides.MIN_SIZE_TEST, sides.MAX_SIZE_TEST, self._closer)
 
     @property
     def classes(self) -> int:

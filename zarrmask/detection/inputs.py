@@ -13,6 +13,8 @@ from zarrmask.errors import SettingsError
 from zarrmask.grey import Rescaling
 
 Window: TypeAlias = Literal["seed"] | tuple[float, float]
+CLOSER = 2.0
+"""Times the network's size in which a slice is read where it may be looked at closer."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,14 @@ class NetworkInput:
         Pixels that the shorter side gets; 0 leaves every slice as it is.
     max_size : int
         Pixels that the longer side has at most.
+    closer : bool
+        Whether an object that takes little of its slice is looked at closer; see
+        `zarrmask.detection.closer`.
     """
 
     min_size: int
     max_size: int
+    closer: bool = False
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Give the height and width that a slice gets, in pixels.
@@ -55,9 +61,15 @@ class NetworkInput:
         Examples
         --------
         >>> NetworkInput(800, 1333).scaled(0.5)
-        NetworkInput(min_size=400, max_size=666)
+        NetworkInput(min_size=400, max_size=666, closer=False)
         """
-        return NetworkInput(round(self.min_size * times), round(self.max_size * times))
+        sides = round(self.min_size * times), round(self.max_size * times)
+        return NetworkInput(*sides, self.closer)
+
+    @property
+    def read(self) -> NetworkInput:
+        """In what size slices are read, at least."""
+        return self.scaled(CLOSER) if self.closer else self
 
     def prepare(
         self, image: NDArray[np.uint8], of: tuple[int, int] | None = None

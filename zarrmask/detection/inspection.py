@@ -182,8 +182,9 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _input(model: ModelConfig) -> str:
-    contrast = ", each slice brought to one contrast" if model.even_contrast else ""
+    ways = ", each slice brought to one contrast" if model.even_contrast else ""
+    ways += ", small objects looked at closer" if model.look_closer else ""
     if model.min_size == 0:
-        return f"{model.channel_order}, slices at their own size{contrast}"
+        return f"{model.channel_order}, slices at their own size{ways}"
     sides = f"shorter side {model.min_size}, longer at most {model.max_size}"
-    return f"{model.channel_order}, {sides}{contrast}"
+    return f"{model.channel_order}, {sides}{ways}"

@@ -151,7 +151,8 @@ class MaskRCNNDetector:
     @property
     def network_input(self) -> NetworkInput:
         """How a slice becomes what the network sees."""
-        return NetworkInput(self.config.min_size, self.config.max_size)
+        config = self.config
+        return NetworkInput(config.min_size, config.max_size, config.look_closer)
 
     @property
     def classes(self) -> int:

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.detection.closer import look_closer
 from zarrmask.detection.detections import Detections
 from zarrmask.detection.inputs import NetworkInput
 
@@ -48,7 +49,17 @@ class Detector(Protocol):
 
 
 def detect_one(detector: Detector, image: NDArray[np.uint8]) -> Detections:
-    """Detect in one slice, of 8 bits and as large as it is."""
-    shape = (image.shape[0], image.shape[1])
-    (found,) = detector.detect([detector.network_input.prepare(image)], [shape])
-    return found
+    """Detect in one slice, of 8 bits and as large as it is, looking closer if the detector does.
+
+    Parameters
+    ----------
+    detector : Detector
+    image : ndarray of uint8, (h, w) or (h, w, 3) BGR
+    """
+
+    def detect(prepared: NDArray[np.uint8], size: tuple[int, int]) -> Detections:
+        (found,) = detector.detect([prepared], [size])
+        return found
+
+    shape, seen = (image.shape[0], image.shape[1]), detector.network_input
+    return look_closer(detect(seen.prepare(image), shape), image, shape, seen, detect)

@@ -141,7 +141,7 @@ class Forecast:
         """How keyframes are read for the detector, round by round, if all are seen."""
         if self.network is None:
             return []
-        seen = self.network.input.shape(*self.source.shape[1:])
+        seen = self.network.input.read.shape(*self.source.shape[1:])
         rounds = (self.plan.keyframes[positions] for positions in self.plan.placing.rounds())
         return [keyframe_runs(self.source, one, seen, self.crew.workers) for one in rounds]
 

@@ -248,7 +248,7 @@ class _Eyes:
         keys = [heappop(self.free) for _ in range(most)]
         stage = keys[0][1]
         chosen = [key for key in keys if key[1] == stage]
-        scaled = network_input.scaled(LARGEST if stage == SECOND else 1.0)
+        scaled = network_input.scaled(LARGEST) if stage == SECOND else network_input.read
         indices = self.plan.keyframes[[position for position, _ in chosen]]
         seen = scaled.shape(*self.source.shape[1:])
         runs = keyframe_runs(self.source, indices, seen, workers)

@@ -81,7 +81,7 @@ def network_of(settings: Settings, checkpoint: Path) -> Network:
     """
     documents, source = _stated(settings, checkpoint)
     _understood(settings, documents, source)
-    seen = NetworkInput(*read_fields(documents, source, "min_size", "max_size"))
+    seen = NetworkInput(*read_fields(documents, source, "min_size", "max_size", "look_closer"))
     return Network(checkpoint.stat().st_size, seen, settings.mirrored)
 
 

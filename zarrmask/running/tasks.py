@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from math import prod
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from zarrmask.detection.closer import look_closer
 from zarrmask.detection.detections import Detections, union_mask
 from zarrmask.detection.inputs import NetworkInput, Window, to_8bit
 from zarrmask.grey import Rescaling, sample
@@ -91,9 +93,10 @@ def detect(
 
     entries = np.empty(len(places), object)
     for n, (image, place) in enumerate(zip(keyframes, places.ravel().tolist(), strict=True)):
-        prepared = network_input.prepare(to_8bit(image, window), shape)
-        detector = detectors.nearest(place)
-        found = ask(detector, "detect", prepared, shape)
+        grey = to_8bit(image, window)
+        prepared = network_input.prepare(grey, shape)
+        asked = partial(ask, detectors.nearest(place), "detect")
+        found = look_closer(asked(prepared, shape), grey, shape, network_input, asked)
         mask, sighting = _seen(found, prepared, shape)
         store.write_mask(place, mask)
         entries[n] = sighting.to_json()

@@ -30,6 +30,8 @@ from zarrmask.shipped import DEFAULT_CHECKPOINT
 
 SEED_ALTERED, ALTERED = 20261127, 50
 """Of altered real slices; how many of each."""
+FIELDS = (1.5, 2.0, 3.0)
+"""Times as wide as a real slice: fields in which it is small."""
 SIZES = {
     "of 330 to 1,100 pixels, as real ones are shown": ((330, 1100), (20261129, 20261130)),
     "of 320 pixels": ((320, 320), (20261122, 20261123)),
@@ -65,7 +67,11 @@ def main() -> None:
         row(name, value)
     if "ZARRMASK_SHARED" in os.environ:
         folder = Path(os.environ["ZARRMASK_SHARED"]) / "data"
-        for name, value in (*on_real(find, folder), *on_altered(find, folder, ALTERED)):
+        for name, value in (
+            *on_real(find, folder),
+            *in_fields(find, folder),
+            *on_altered(find, folder, ALTERED),
+        ):
             row(name, value)
 
 
@@ -164,17 +170,47 @@ def on_real(find: Find, folder: Path) -> Iterator[tuple[str, str]]:
     )
 
 
+def in_fields(find: Find, folder: Path) -> Iterator[tuple[str, str]]:
+    """The traced slices as a scanner with a larger field of view would show them."""
+    for times in FIELDS:
+        said = []
+        for image, traced in traced_slices(folder):
+            field, truth = in_field(image, traced, times)
+            found = find(field)
+            lost, surplus = after_dilation(found, truth)
+            said.append(f"{iou_but_for_band(found, truth):.3f} / {lost:.2%} / {surplus:.2%}")
+        yield (
+            f"both in a field {times:g} times as wide: IoU but for the band / lost / kept beyond",
+            "; ".join(said),
+        )
+
+
+def in_field(
+    image: NDArray[np.uint8], traced: NDArray[np.uint8], times: float
+) -> tuple[NDArray[np.uint8], Mask]:
+    """Put a slice in the middle of a field so many times as high and wide, of noisy air."""
+    margins = [round(side * (times - 1) / 2) for side in image.shape]
+    truth = np.pad(traced > 0, [(margin, margin) for margin in margins])
+    air = np.random.default_rng(SEED_ALTERED).normal(0, 3, truth.shape)
+    field = (air + np.percentile(image[traced == 0], 25)).round().astype(np.uint8)
+    field[tuple(slice(margin, -margin) for margin in margins)] = image
+    return field, truth
+
+
+def traced_slices(folder: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """The real slices that were traced, and their masks."""
+    yield grey(folder / "07000.jpg"), grey(folder / "07000_mask.png")
+    frame = list(frames(folder / "scroll1.mp4"))[150]
+    yield frame, grey(folder / "scroll1_frame150_mask.png")
+
+
 def on_altered(find: Find, folder: Path, count: int) -> Iterator[tuple[str, str]]:
     """The traced slices as others might show them: cropped, of other sizes, other contrast."""
-    frame = list(frames(folder / "scroll1.mp4"))[150]
     scores = []
-    for image, name in (
-        (grey(folder / "07000.jpg"), "07000_mask.png"),
-        (frame, "scroll1_frame150_mask.png"),
-    ):
+    for image, traced in traced_slices(folder):
         for number in range(count):
             rng = np.random.default_rng([SEED_ALTERED, number])
-            shown, truth = altered(rng, image, grey(folder / name))
+            shown, truth = altered(rng, image, traced)
             scores.append(iou_but_for_band(find(shown), truth))
     lower, middle = np.percentile(scores, [10, 50])
     yield (

@@ -58,12 +58,13 @@ def test_the_second_look_is_in_more_pixels_and_found_where_it_is(coarser):
 @pytest.mark.parametrize(
     ("seen", "boxes", "scores"),
     [
-        (NetworkInput(100, 150), [[0, 0, 99, 99]], [0.9]),  # not this network's way
+        (NetworkInput(100, 150), [[9, 9, 99, 99]], [0.9]),  # not this network's way
         (CLOSER, [], []),
-        (CLOSER, [[0, 0, 99, 99]], [0.5]),  # not sure
-        (CLOSER, [[0, 0, 1200, 900]], [0.9]),  # large
-        (NetworkInput(0, 150, closer=True), [[0, 0, 99, 99]], [0.9]),  # at its own size already
-        (NetworkInput(900, 1500, closer=True), [[0, 0, 99, 99]], [0.9]),  # no pixels to gain
+        (CLOSER, [[9, 9, 99, 99]], [0.5]),  # not sure
+        (CLOSER, [[9, 9, 1190, 900]], [0.9]),  # large
+        (CLOSER, [[9, 900, 99, 1000]], [0.9]),  # cut by the slice's border
+        (NetworkInput(0, 150, closer=True), [[9, 9, 99, 99]], [0.9]),  # at its own size already
+        (NetworkInput(900, 1500, closer=True), [[9, 9, 99, 99]], [0.9]),  # no pixels to gain
     ],
 )
 def test_nobody_looks_again_where_there_is_nothing_to_gain(seen, boxes, scores):

@@ -80,7 +80,9 @@ def is_sure(found: Detections) -> bool:
 def part_to_see(
     boxes: NDArray[np.float32], size: tuple[int, int], network_input: NetworkInput
 ) -> tuple[slice, slice] | None:
-    """Rows and columns of an image to look at again, or None where that would show no more.
+    """Rows and columns of an image to look at again, or None.
+
+    None where that would show no more, or where what is seen of the object is not the whole.
 
     Parameters
     ----------
@@ -95,12 +97,13 @@ def part_to_see(
     >>> small = np.array([[3000, 3400, 5000, 4400]], np.float32)
     >>> part_to_see(small, (8000, 8000), NetworkInput(448, 689))
     (slice(3000, 4800, None), slice(2600, 5400, None))
-    >>> part_to_see(small * 2 - 4000, (8000, 8000), NetworkInput(448, 689)) is None
-    False
-    >>> part_to_see(small / 20, (400, 400), NetworkInput(448, 689)) is None
-    True
+    >>> large = np.array([[500, 500, 7500, 7500]], np.float32)
+    >>> part_to_see(large, (8000, 8000), NetworkInput(448, 689))  # None
+    >>> part_to_see(small / 20, (400, 400), NetworkInput(448, 689))  # there are no more pixels
     """
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    if (low < 1).any() or (high > np.array(size[::-1]) - 1).any():
+        return None
     margin = MARGIN * float((high - low).max())
     (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
     rows = slice(max(0, int(y0)), min(size[0], int(np.ceil(y1))))

@@ -43,13 +43,12 @@ from numpy.typing import NDArray
 from real_slices import frames, grey
 
 from zarrmask.detection.detections import union_mask
-from zarrmask.detection.inputs import to_8bit
-from zarrmask.detection.protocol import detect_one
+from zarrmask.detection.inputs import NetworkInput, to_8bit
 from zarrmask.masking.field import cell_side, coarse_mask, signed_distance
 from zarrmask.masking.overlap import Overlap
 from zarrmask.phantom import simulate
 from zarrmask.shipped import CONFIGS, DEFAULT_CHECKPOINT
-from zarrmask.stack import open_source
+from zarrmask.stack import Source, open_source
 
 DRAWN = 800
 """Pixels: larger slices are drawn in this size and enlarged."""
@@ -99,7 +98,7 @@ def on_network(backend: Any, precision: Any, device: str, checkpoint: Path, stac
 def on_disk(precision: Any, device: str, checkpoint: Path, stack: Path) -> Detect:
     """Read slices, make them 8 bits, shrink them, detect, paste masks of their size, measure those.
 
-    As a run does, to the distance of each coarse cell to the mask's edge.
+    As a run does that looks once, to the distance of each coarse cell to the mask's edge.
     """
     from zarrmask.detection.load import load_detector
 
@@ -108,12 +107,18 @@ def on_disk(precision: Any, device: str, checkpoint: Path, stack: Path) -> Detec
     shape = (source.shape[1], source.shape[2])
 
     def detect(n: int) -> Mask:
-        image = np.asarray(source[n : n + 1, 0 : shape[0], 0 : shape[1]])[0]
-        mask = union_mask(detect_one(detector, to_8bit(image)), shape)
+        (found,) = detector.detect([prepared(source, detector.network_input, n)], [shape])
+        mask = union_mask(found, shape)
         signed_distance(coarse_mask(mask, cell_side(*shape)))
         return mask
 
     return detect
+
+
+def prepared(source: Source, network_input: NetworkInput, n: int) -> NDArray[np.uint8]:
+    """Read a slice from disk and make it what the network sees."""
+    image = np.asarray(source[n : n + 1, 0 : source.shape[1], 0 : source.shape[2]])[0]
+    return network_input.prepare(to_8bit(image))
 
 
 def predictor(device: str, checkpoint: Path, stack: Path) -> Detect:

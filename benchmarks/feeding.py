@@ -21,14 +21,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from conversion.findings import Findings
-from detect import make_stack
-from numpy.typing import NDArray
+from detect import make_stack, prepared
 
 from zarrmask.detection.actors import DetectorActor, DetectorSpec
 from zarrmask.detection.devices import find_device
-from zarrmask.detection.inputs import NetworkInput, to_8bit
+from zarrmask.detection.inputs import NetworkInput
 from zarrmask.shipped import DEFAULT_CHECKPOINT
 from zarrmask.stack import Source, open_source
 
@@ -68,12 +66,6 @@ class Watched:
         """Of the time since the first was done, what was spent in the network."""
         since, until = self.spans[0][1], self.spans[-1][1]
         return sum(end - begun for begun, end in self.spans[1:]) / (until - since)
-
-
-def prepared(source: Source, network_input: NetworkInput, n: int) -> NDArray[np.uint8]:
-    """Read a slice from disk and make it what the network sees."""
-    image = np.asarray(source[n : n + 1, 0 : source.shape[1], 0 : source.shape[2]])[0]
-    return network_input.prepare(to_8bit(image))
 
 
 async def feed(actor: Any, source: Source, slices: int, readers: int) -> Watched:

@@ -133,7 +133,8 @@ def _paste(mask: NDArray[np.uint8], box: NDArray[np.float32], patch: NDArray[np.
         return
     left, weight = _neighbours(columns, x0, x1, patch.shape[1])
     around = np.pad(patch, 1)
-    across = around[:, left] * (1 - weight) + around[:, left + 1] * weight
+    first, second = (np.take(around, cells, axis=1) for cells in (left, left + 1))
+    across = first * (1 - weight) + second * weight
     inside = across >= 0.5
     solid = (inside[:-1] & inside[1:]) * np.uint8(255)
     differs = inside[:-1] != inside[1:]

@@ -8,8 +8,8 @@ The rows on real slices need the folder that ZARRMASK_SHARED names.
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
@@ -46,6 +46,8 @@ KINDS = {
 """Of simulated slices with papyrus: what they are, and how `simulate` is told."""
 Mask = NDArray[np.bool_]
 Find = Callable[[NDArray[np.uint8]], Mask]
+Traced = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""A slice, and its mask."""
 
 
 def main() -> None:
@@ -67,10 +69,11 @@ def main() -> None:
         row(name, value)
     if "ZARRMASK_SHARED" in os.environ:
         folder = Path(os.environ["ZARRMASK_SHARED"]) / "data"
+        traced = list(traced_slices(folder))
         for name, value in (
             *on_real(find, folder),
-            *in_fields(find, folder),
-            *on_altered(find, folder, ALTERED),
+            *in_fields(find, traced),
+            *on_altered(find, traced, ALTERED),
         ):
             row(name, value)
 
@@ -170,11 +173,11 @@ def on_real(find: Find, folder: Path) -> Iterator[tuple[str, str]]:
     )
 
 
-def in_fields(find: Find, folder: Path) -> Iterator[tuple[str, str]]:
+def in_fields(find: Find, slices: Sequence[Traced]) -> Iterator[tuple[str, str]]:
     """The traced slices as a scanner with a larger field of view would show them."""
     for times in FIELDS:
         said = []
-        for image, traced in traced_slices(folder):
+        for image, traced in slices:
             field, truth = in_field(image, traced, times)
             found = find(field)
             lost, surplus = after_dilation(found, truth)
@@ -197,17 +200,17 @@ def in_field(
     return field, truth
 
 
-def traced_slices(folder: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def traced_slices(folder: Path) -> Iterator[Traced]:
     """The real slices that were traced, and their masks."""
     yield grey(folder / "07000.jpg"), grey(folder / "07000_mask.png")
-    frame = list(frames(folder / "scroll1.mp4"))[150]
+    frame = next(islice(frames(folder / "scroll1.mp4"), 150, None))
     yield frame, grey(folder / "scroll1_frame150_mask.png")
 
 
-def on_altered(find: Find, folder: Path, count: int) -> Iterator[tuple[str, str]]:
+def on_altered(find: Find, slices: Sequence[Traced], count: int) -> Iterator[tuple[str, str]]:
     """The traced slices as others might show them: cropped, of other sizes, other contrast."""
     scores = []
-    for image, traced in traced_slices(folder):
+    for image, traced in slices:
         for number in range(count):
             rng = np.random.default_rng([SEED_ALTERED, number])
             shown, truth = altered(rng, image, traced)

@@ -7,6 +7,7 @@ is shown that part alone. Arithmetic, but for who is asked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -55,26 +56,22 @@ def look_closer(
         that it does not replace. What scores above a threshold, up to `SURE`, is what there would
         be had all that scores less never been found.
     """
-    if not (network_input.closer and is_sure(found)):
+    sure = found.above(SURE)
+    if not (network_input.closer and len(sure)):
         return found
     size = (image.shape[0], image.shape[1])
     scale = np.array([shape[1] / size[1], shape[0] / size[0]] * 2, np.float32)
-    part = part_to_see(found.above(SURE).boxes / scale, size, network_input)
+    part = part_to_see(sure.boxes / scale, size, network_input)
     if part is None:
         return found
     seen = image[part]
     again = detect(network_input.prepare(seen), (seen.shape[0], seen.shape[1]))
-    if not is_sure(again):
+    if not len(again.above(SURE)):
         return found
     rows, columns = part
     corner = np.array([columns.start, rows.start] * 2, np.float32)
-    again = again.with_boxes((again.boxes + corner) * scale)
+    again = replace(again, boxes=(again.boxes + corner) * scale)
     return again.joined(found.kept(~replaced(found, again)))
-
-
-def is_sure(found: Detections) -> bool:
-    """Whether anything is."""
-    return bool(len(found)) and float(found.scores[0]) > SURE
 
 
 def part_to_see(

@@ -44,22 +44,15 @@ class Detections:
         """Keep what is of one of these classes."""
         return self.kept(np.isin(self.classes, list(chosen)))
 
-    def kept(self, keep: NDArray[np.bool_]) -> Self:
-        """Keep those of a mask, (n,)."""
-        return type(self)(
-            self.boxes[keep], self.scores[keep], self.classes[keep], self.patches[keep]
-        )
-
-    def with_boxes(self, boxes: NDArray[np.float32]) -> Self:
-        """Give the same with other boxes, (n, 4): in pixels of another image."""
-        return type(self)(boxes, self.scores, self.classes, self.patches)
+    def kept(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Self:
+        """Keep those of a mask, (n,), or of some places, in their order."""
+        return type(self)(*(one[which] for one in self._fields()))
 
     def joined(self, others: Self) -> Self:
         """Put both together, the surest first."""
         both = zip(self._fields(), others._fields(), strict=True)
-        boxes, scores, classes, patches = (np.concatenate(pair) for pair in both)
-        order = np.argsort(-scores, kind="stable")
-        return type(self)(boxes[order], scores[order], classes[order], patches[order])
+        together = type(self)(*(np.concatenate(pair) for pair in both))
+        return together.kept(np.argsort(-together.scores, kind="stable"))
 
     def _fields(self) -> tuple[NDArray, ...]:
         return self.boxes, self.scores, self.classes, self.patches
